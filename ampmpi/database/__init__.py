@@ -1,0 +1,1 @@
+"""The fingerprint database: one directory, many processes."""

@@ -1,0 +1,1 @@
+"""Gaussian fingerprints: parameters, cutoffs, neighbour lists and kernels."""

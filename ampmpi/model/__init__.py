@@ -1,0 +1,1 @@
+"""Neural networks, their loss, and the files that hold them."""

@@ -1,0 +1,1 @@
+"""MPI: the launch, the communicator, the schedule, failures and the log."""
