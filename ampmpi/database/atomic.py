@@ -1,0 +1,421 @@
+"""Files that appear whole or not at all.
+
+A file is written under a name of its writer's own in the database's ``tmp/``,
+closed, and only then given its real name. The temporary's name says who wrote
+it, so that what a killed writer left behind can be swept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from functools import cache
+from types import TracebackType
+from typing import Self
+
+from ampmpi.errors import DatabaseError
+
+DAY = 86400.0
+
+_NAME = re.compile(
+    r"ampmpi-(?P<purpose>[a-z]+)"
+    r"-(?P<host>[A-Za-z0-9._-]*)-(?P<boot>[0-9a-f]{8})-(?P<namespace>\d+)"
+    r"-(?P<pid>\d+)-(?P<start>\d+)-r\d+-[0-9a-f]{12}\.tmp"
+)
+
+_SENTENCES = {
+    errno.ENOSPC: "the disk is full: free some space and start again",
+    errno.EDQUOT: "the disk quota is used up: free some space or files and start again",
+    errno.EROFS: "the file system is read-only: choose another place for the database",
+    errno.EACCES: "permission denied: choose a place that you may write to",
+    errno.EPERM: "the operation is not permitted: choose a place that you may write to",
+    errno.EIO: "the disk reports an input/output error: check the disk or the network mount",
+    errno.EFBIG: "the file grows beyond the allowed size: raise the limit (ulimit -f)",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
+}
+
+
+def database_error(error: OSError, doing: str, path: str) -> DatabaseError:
+    """Return the error that says in one sentence what could not be done, to what, and why."""
+    reason = _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
+    result = DatabaseError(f"cannot {doing} {path}: {reason}")
+    result.errno = error.errno
+    return result
+
+
+@cache
+def hostname() -> str:
+    """Name of this host, of letters that a file name may hold."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:64]
+
+
+@cache
+def boot_id() -> str:
+    """Eight hex digits that change when this host starts anew."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read(8)
+    except OSError:
+        return "00000000"
+
+
+@cache
+def pid_namespace() -> int:
+    """Return the number of the process-id namespace: elsewhere the same pid is another process."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def process_start(pid: int) -> int:
+    """Start time of a process in clock ticks since boot, or 0 if it is not known or not running."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process, told apart from every other one that ever was.
+
+    Attributes
+    ----------
+    host, boot : str
+        Host name and what tells its boots apart.
+    namespace, pid, start : int
+        Process-id namespace, process id, and start time in clock ticks.
+    """
+
+    host: str
+    boot: str
+    namespace: int
+    pid: int
+    start: int
+
+    @classmethod
+    def me(cls) -> Self:
+        """Return this process."""
+        pid = os.getpid()
+        return cls(hostname(), boot_id(), pid_namespace(), pid, _own_start(pid))
+
+    def is_dead(self) -> bool | None:
+        """Whether the process has ended; None where that cannot be known from here."""
+        if self.host != hostname():
+            return None
+        if self.boot != boot_id():
+            return True
+        if self.namespace != pid_namespace():
+            return None
+        return process_start(self.pid) != self.start
+
+
+@cache
+def _own_start(pid: int) -> int:
+    return process_start(pid)
+
+
+def temporary_name(purpose: str, rank: int = 0) -> str:
+    """Return a name for a temporary of this process that no other one has.
+
+    Parameters
+    ----------
+    purpose : str
+        A word of small letters, for whoever looks into the directory.
+    rank : int
+        MPI rank of the writer.
+    """
+    me = Owner.me()
+    return (
+        f"ampmpi-{purpose}-{me.host}-{me.boot}-{me.namespace}-{me.pid}-{me.start}"
+        f"-r{rank}-{secrets.token_hex(6)}.tmp"
+    )
+
+
+def temporary_owner(name: str) -> Owner | None:
+    """Return who made a temporary, from its name; None if the name is none of ours."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    return Owner(
+        match["host"],
+        match["boot"],
+        int(match["namespace"]),
+        int(match["pid"]),
+        int(match["start"]),
+    )
+
+
+class Temporary:
+    """A file being written, which is given its name when it is whole.
+
+    Use it as a context manager; a file that was not placed is removed on leaving.
+
+    Parameters
+    ----------
+    directory : str
+        The database's ``tmp/``; made if it is missing.
+    purpose : str
+        A word of small letters for the file's name.
+    rank : int
+        MPI rank of the writer.
+
+    Attributes
+    ----------
+    path : str
+        Where the file is until it is placed.
+    descriptor : int
+        The open file; -1 once it is closed.
+    """
+
+    def __init__(self, directory: str, purpose: str, rank: int = 0) -> None:
+        self.path = f"{directory}/{temporary_name(purpose, rank)}"
+        self._placed = False
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            try:
+                self.descriptor = os.open(self.path, flags, 0o666)
+            except FileNotFoundError:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(directory)
+                self.descriptor = os.open(self.path, flags, 0o666)
+        except OSError as error:
+            self._remove()
+            raise database_error(error, "create a temporary file in", directory) from error
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write all of `data`, however little the system takes at a time.
+
+        Raises
+        ------
+        DatabaseError
+            The data cannot be written.
+        """
+        rest = memoryview(data)
+        try:
+            while rest:
+                written = os.write(self.descriptor, rest)
+                if written == 0:
+                    raise OSError(errno.EIO, "nothing was written")
+                rest = rest[written:]
+        except OSError as error:
+            raise database_error(error, "write", self.path) from error
+
+    def sync(self) -> None:
+        """Wait until the file is on the disk."""
+        try:
+            os.fsync(self.descriptor)
+        except OSError as error:
+            raise database_error(error, "write", self.path) from error
+
+    def close(self) -> None:
+        """Close the file; only now is it known that all was written."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            try:
+                os.close(descriptor)
+            except OSError as error:
+                raise database_error(error, "write", self.path) from error
+
+    def replace(self, target: str) -> None:
+        """Close the file and give it the name `target`, in place of what has it.
+
+        An error of the rename is not believed before the target was looked at:
+        NFS repeats a request whose answer was lost, and the repetition fails.
+
+        Raises
+        ------
+        DatabaseError
+            The file cannot be closed or renamed.
+        FileNotFoundError
+            The directory of `target` is missing.
+        """
+        status = self._finish()
+        try:
+            os.rename(self.path, target)
+        except OSError as error:
+            if not _is_same_file(target, status):
+                if error.errno == errno.ENOENT:
+                    raise
+                raise database_error(error, "write", target) from error
+        self._placed = True
+
+    def link(self, target: str) -> bool:
+        """Close the file and give it the name `target` unless another file has it.
+
+        Returns
+        -------
+        bool
+            Whether the target is now this file.
+
+        Raises
+        ------
+        DatabaseError
+            The file cannot be closed or linked.
+        """
+        status = self._finish()
+        try:
+            os.link(self.path, target)
+        except OSError as error:
+            if _is_same_file(target, status):
+                return True
+            if error.errno == errno.EEXIST:
+                return False
+            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+                return self._rename_new(target)
+            raise database_error(error, "write", target) from error
+        return True
+
+    def _rename_new(self, target: str) -> bool:
+        """Place the file on a file system without hard links."""
+        if os.path.lexists(target):
+            return False
+        self.replace(target)
+        return True
+
+    def _finish(self) -> os.stat_result:
+        try:
+            status = os.fstat(self.descriptor)
+        except OSError as error:
+            raise database_error(error, "write", self.path) from error
+        self.close()
+        return status
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        if not self._placed:
+            self._remove()
+
+
+def _is_same_file(path: str, status: os.stat_result) -> bool:
+    """Whether `path` names the file of `status`; asked of the server, not of a cache."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    return os.path.samestat(found, status)
+
+
+def write_file(directory: str, target: str, data: bytes, purpose: str, rank: int = 0) -> None:
+    """Write a whole file into place.
+
+    Parameters
+    ----------
+    directory : str
+        The database's ``tmp/``.
+    target : str
+        The file's path; its directory exists, on the same file system.
+    data : bytes
+        What it shall hold.
+    purpose : str
+        A word of small letters for the temporary's name.
+    rank : int
+        MPI rank of the writer.
+
+    Raises
+    ------
+    DatabaseError
+        The file cannot be written; there is nothing left of it, and `target`
+        is as it was.
+    FileNotFoundError
+        The target's directory is missing.
+    """
+    with Temporary(directory, purpose, rank) as temporary:
+        temporary.write(data)
+        temporary.replace(target)
+
+
+def write_new_file(directory: str, target: str, data: bytes, purpose: str) -> bool:
+    """Write a whole file into place unless there is one: the first writer wins.
+
+    Parameters are those of `write_file`. Returns whether this writer was first.
+    """
+    with Temporary(directory, purpose) as temporary:
+        temporary.write(data)
+        return temporary.link(target)
+
+
+def sync_directory(path: str) -> None:
+    """Wait until the names in a directory are on the disk, where the file system can do that."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
+            raise database_error(error, "write", path) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def sweep(directory: str, older_than: float = DAY) -> int:
+    """Remove the temporaries whose writer is dead, or that are old.
+
+    Names that are not those of our temporaries are left alone.
+
+    Parameters
+    ----------
+    directory : str
+        The database's ``tmp/``.
+    older_than : float
+        Age in seconds after which a temporary is removed even if nothing is
+        known of its writer.
+
+    Returns
+    -------
+    int
+        How many were removed.
+    """
+    removed = 0
+    for name in temporaries(directory):
+        path = f"{directory}/{name}"
+        owner = temporary_owner(name)
+        dead = owner.is_dead() if owner else None
+        with contextlib.suppress(OSError):
+            if dead or (dead is None and time.time() - os.stat(path).st_mtime > older_than):
+                os.unlink(path)
+                removed += 1
+    return removed
+
+
+def temporaries(directory: str) -> list[str]:
+    """Names of our temporaries in a directory, which need not exist."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    return [name for name in names if _NAME.fullmatch(name)]
