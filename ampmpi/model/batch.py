@@ -1,0 +1,214 @@
+"""Images as arrays for training: features, derivatives, energies and forces, atoms in rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.entries import Fingerprint, FingerprintPrimes
+from ampmpi.errors import ModelError
+from ampmpi.model.network import Array
+
+# Atoms of one batch: small enough for a core's cache, large enough for matrix products.
+BATCH_ATOMS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One training image: its entry or entries and what is to be learnt.
+
+    Attributes
+    ----------
+    key : str
+        Hash of the image.
+    fingerprint : Fingerprint
+        Its features.
+    primes : FingerprintPrimes or None
+        Their derivatives, where forces are trained.
+    energy : float, eV
+        Reference energy.
+    forces : (n_atoms, 3) float array, eV/Å, or None
+        Reference forces.
+    weight : float
+        How often the image counts in the loss.
+    only_atom : int
+        Index of the one atom whose force is trained, without the energy; -1: train all.
+    """
+
+    key: str
+    fingerprint: Fingerprint
+    primes: FingerprintPrimes | None
+    energy: float
+    forces: Array | None
+    weight: float = 1.0
+    only_atom: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some images as arrays.
+
+    Attributes
+    ----------
+    keys : tuple of str, length n_images
+        Hashes of the images.
+    atom_start, pair_start : (n_images + 1,) int64 arrays
+        Where the rows of each image's atoms and pairs start.
+    rows : mapping of str to int64 array
+        Per element the rows of its atoms.
+    features : mapping of str to (n_atoms of the element, n_features) float array
+        Features, as the descriptor gives them.
+    energies, weights : (n_images,) float arrays
+        Reference energies in eV, and how often each image counts.
+    energy_weights : (n_images,) float array
+        The weight of each image's energy: `weights`, or 0.
+    forces : (n_atoms, 3) float array, eV/Å, or None
+        Reference forces.
+    force_weights : (n_atoms,) float array
+        Weight of the squared length of each atom's force error: such that
+        their sum is each image's mean squared component times its weight.
+    moved, centres : (n_pairs,) int32 arrays
+        Rows of the atoms m and n of dG_n/dR_m.
+    primes : (n_pairs, 3, max_features) float array, 1/Å, or None
+        The derivatives.
+    """
+
+    keys: tuple[str, ...]
+    atom_start: NDArray[np.int64]
+    rows: Mapping[str, NDArray[np.int64]]
+    features: Mapping[str, Array]
+    energies: Array
+    weights: Array
+    energy_weights: Array
+    forces: Array | None
+    force_weights: Array
+    pair_start: NDArray[np.int64]
+    moved: NDArray[np.int32]
+    centres: NDArray[np.int32]
+    primes: Array | None
+
+    @property
+    def n_images(self) -> int:
+        """Number of images."""
+        return len(self.keys)
+
+    @property
+    def n_atoms(self) -> NDArray[np.int64]:
+        """Number of atoms of each image."""
+        return np.diff(self.atom_start)
+
+    def fprange(self) -> dict[str, Array]:
+        """Smallest and largest value of each feature, by element: (n_features, 2) arrays."""
+        return {
+            element: np.stack([values.min(axis=0), values.max(axis=0)], axis=1)
+            for element, values in self.features.items()
+        }
+
+    def composition(self, elements: Sequence[str]) -> Array:
+        """Return the number of atoms of each element in each image, (n_images, n_elements)."""
+        counts = np.zeros((self.n_images, len(elements)))
+        for e, element in enumerate(elements):
+            if element in self.rows:
+                image = np.searchsorted(self.atom_start, self.rows[element], side="right") - 1
+                counts[:, e] = np.bincount(image, minlength=self.n_images)
+        return counts
+
+
+def make_batch(samples: Sequence[Sample]) -> Batch:
+    """Lay samples out as one batch; with forces when every sample has derivatives and forces."""
+    n_atoms = np.array([len(sample.fingerprint.symbols) for sample in samples], dtype=np.int64)
+    atom_start = np.concatenate([[0], np.cumsum(n_atoms)])
+    symbols = np.array([s for sample in samples for s in sample.fingerprint.symbols], dtype=object)
+    rows, features = _by_element(samples, symbols, atom_start)
+
+    weights = np.array([sample.weight for sample in samples], dtype=float)
+    only = np.array([sample.only_atom for sample in samples], dtype=np.int64)
+    force_weights = np.repeat(np.where(only < 0, weights / (3.0 * n_atoms), 0.0), n_atoms)
+    alone = np.flatnonzero(only >= 0)
+    force_weights[atom_start[alone] + only[alone]] = weights[alone] / 3.0
+
+    with_forces = all(s.primes is not None and s.forces is not None for s in samples)
+    primes_of = [s.primes for s in samples if s.primes is not None] if with_forces else []
+    n_pairs = [len(primes.pairs) for primes in primes_of] if with_forces else [0] * len(samples)
+    moved, centres, primes = _stack_primes(primes_of, atom_start)
+    forces = [s.forces for s in samples if s.forces is not None] if with_forces else []
+    return Batch(
+        keys=tuple(sample.key for sample in samples),
+        atom_start=atom_start,
+        rows=rows,
+        features=features,
+        energies=np.array([sample.energy for sample in samples], dtype=float),
+        weights=weights,
+        energy_weights=np.where(only < 0, weights, 0.0),
+        forces=np.concatenate(forces) if with_forces else None,
+        force_weights=force_weights,
+        pair_start=np.concatenate([[0], np.cumsum(n_pairs)]).astype(np.int64),
+        moved=moved,
+        centres=centres,
+        primes=primes if with_forces else None,
+    )
+
+
+def make_batches(samples: Iterable[Sample], batch_atoms: int = BATCH_ATOMS) -> Iterator[Batch]:
+    """Cut samples into batches of at most `batch_atoms` atoms, or of one image."""
+    waiting: list[Sample] = []
+    atoms = 0
+    for sample in samples:
+        n = len(sample.fingerprint.symbols)
+        if waiting and atoms + n > batch_atoms:
+            yield make_batch(waiting)
+            waiting, atoms = [], 0
+        waiting.append(sample)
+        atoms += n
+    if waiting:
+        yield make_batch(waiting)
+
+
+def _by_element(
+    samples: Sequence[Sample], symbols: NDArray[np.object_], atom_start: NDArray[np.int64]
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, Array]]:
+    """Rows and features of each element."""
+    n_features: dict[str, int] = {}
+    for sample in samples:
+        for element, n in sample.fingerprint.n_features.items():
+            if n_features.setdefault(element, n) != n:
+                raise ModelError(
+                    f"fingerprint {sample.key} has {n} features for {element} where others have "
+                    f"{n_features[element]}: they come from different descriptors"
+                )
+    rows = {
+        element: np.flatnonzero(symbols == element) for element in sorted(set(symbols.tolist()))
+    }
+    width = max(n_features.values(), default=0)
+    values = np.zeros((len(symbols), width))
+    for i, sample in enumerate(samples):
+        block = sample.fingerprint.values
+        values[atom_start[i] : atom_start[i + 1], : block.shape[1]] = block
+    return rows, {
+        element: np.ascontiguousarray(values[index, : n_features[element]])
+        for element, index in rows.items()
+    }
+
+
+def _stack_primes(
+    blocks: Sequence[FingerprintPrimes], atom_start: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], Array]:
+    """Join the pairs of images; the atoms become rows of the batch."""
+    if not blocks:
+        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3, 0))
+    width = max(block.values.shape[2] for block in blocks)
+    total = sum(len(block.pairs) for block in blocks)
+    moved = np.empty(total, np.int32)
+    centres = np.empty(total, np.int32)
+    primes = np.zeros((total, 3, width))
+    start = 0
+    for block, first in zip(blocks, atom_start, strict=False):
+        stop = start + len(block.pairs)
+        moved[start:stop] = block.pairs[:, 0] + first
+        centres[start:stop] = block.pairs[:, 1] + first
+        primes[start:stop, :, : block.values.shape[2]] = block.values
+        start = stop
+    return moved, centres, primes
