@@ -17,7 +17,7 @@ SUITES := lint unit mpi fault interop slurm docs
 .PHONY: help demo test $(SUITES) soak bench setup clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^$$/d' | head -n 7
+	@sed -n "/^#/!q; s/^# \{0,1\}//p" Makefile
 
 demo: $(VENV)/.run-time
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
@@ -38,7 +38,7 @@ bench: setup
 
 setup: $(VENV)/.complete
 
-# .run-time is what a user needs (make demo), .complete what a user needs, make test everything.
+# .run-time is what a user needs, .complete everything.
 $(VENV)/.run-time: EXTRAS := mpich,isal,plot
 $(VENV)/.complete: EXTRAS := mpich,isal,plot,test,docs,dev
 

@@ -1,0 +1,96 @@
+"""Images and descriptor settings on which this package and Amp are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.cluster import Octahedron
+
+
+def shaken(atoms: Atoms, seed: int, width: float = 0.1) -> Atoms:
+    """Displace the atoms at random, so that no symmetry hides an error."""
+    atoms.positions += np.random.default_rng(seed).normal(scale=width, size=(len(atoms), 3))
+    return atoms
+
+
+def alloy(atoms: Atoms) -> Atoms:
+    """Turn every third atom into platinum."""
+    atoms.numbers[::3] = 78
+    return atoms
+
+
+def images() -> dict[str, Atoms]:
+    """Return one image of Cu and Pt of each kind."""
+    cube = bulk("Cu", "fcc", a=3.7, cubic=True)
+    slab = fcc111("Cu", (2, 1, 3), a=3.7, vacuum=6.0)
+    cluster = Octahedron("Cu", 3, cutoff=1)
+    thin = bulk("Pt", "fcc", a=3.9)
+    wire = bulk("Cu", "bcc", a=2.9, cubic=True)
+    wire.pbc = (False, False, True)
+    far = Atoms("CuPt", positions=[(0, 0, 0), (0, 0, 9.5)])
+    return {
+        "bulk": alloy(shaken(cube, 1)),
+        "slab": alloy(shaken(slab, 2)),
+        "cluster": alloy(shaken(cluster, 3)),
+        "molecule": Atoms("CuPtCu", positions=[(0, 0, 0), (0.1, 2.4, 0.2), (2.2, 0.3, 0.1)]),
+        "cell edge below the cutoff": shaken(thin, 4),
+        "mixed pbc": alloy(shaken(wire, 5)),
+        "no neighbours": far,
+    }
+
+
+def organic() -> Atoms:
+    """Return ethanol, an image without metals."""
+    return shaken(molecule("CH3CH2OH"), 6, 0.05)
+
+
+def with_energies(atoms: Atoms) -> Atoms:
+    """Return a copy that carries EMT's energy and forces."""
+    copy = atoms.copy()
+    copy.calc = EMT()
+    energy, forces = copy.get_potential_energy(), copy.get_forces()
+    copy.calc = SinglePointCalculator(copy, energy=energy, forces=forces)
+    return copy
+
+
+def rich(elements: list[str]) -> list[dict[str, Any]]:
+    """Return functions with offsets, G5, and ζ and γ other than the defaults."""
+    functions: list[dict[str, Any]] = []
+    for element in elements:
+        functions += [
+            {"type": "G2", "element": element, "eta": eta, "offset": offset}
+            for eta, offset in [(0.05, 0.0), (4.0, 0.3), (20.0, 0.5)]
+        ]
+    pairs = [[a, b] for i, a in enumerate(elements) for b in elements[i:]]
+    for kind in ("G4", "G5"):
+        for pair in pairs:
+            functions += [
+                {"type": kind, "elements": pair, "eta": eta, "gamma": gamma, "zeta": zeta}
+                for eta, gamma, zeta in [(0.005, 1.0, 1.0), (0.1, -0.5, 2.5), (1.0, 0.7, 16.0)]
+            ]
+    return functions
+
+
+def descriptors() -> dict[str, dict[str, Any]]:
+    """Return the keyword arguments of Gaussian, the same for this package and Amp."""
+    cosine = {"name": "Cosine", "kwargs": {"Rc": 5.0}}
+    polynomial = {"name": "Polynomial", "kwargs": {"Rc": 4.5, "gamma": 4}}
+    functions = rich(["Cu", "Pt"])
+    unequal = {"Cu": functions, "Pt": functions[:4]}
+    elements = ["Cu", "Pt"]
+    return {
+        "default": {"cutoff": 6.5, "elements": elements},
+        "default, polynomial": {"cutoff": polynomial, "elements": elements},
+        "rich, cosine": {"cutoff": cosine, "Gs": functions, "elements": elements},
+        "rich, polynomial": {
+            "cutoff": {"name": "Polynomial", "kwargs": {"Rc": 5.0, "gamma": 2.5}},
+            "Gs": functions,
+            "elements": elements,
+        },
+        "unequal": {"cutoff": cosine, "Gs": unequal, "elements": elements},
+    }
