@@ -1,0 +1,310 @@
+"""Reading ``archive.tar.gz``: any entry at once where there is an index, else in one pass."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.database.atomic import database_error
+from ampmpi.database.gzipstream import inflate
+from ampmpi.database.index import Footer, Index, digests_of, read_exactly, read_index
+from ampmpi.database.layout import is_key
+from ampmpi.database.tarstream import split_record
+from ampmpi.errors import CorruptEntryError
+
+_RUN = 1 << 22
+_GAP = 1 << 16
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells one archive file from another one of the same name."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """Return the identity of the file with this status."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Archive(ABC):
+    """An open archive; it stays what it is when another one takes its place.
+
+    Use `Archive.open`, and the archive as a context manager. It is a snapshot:
+    one file descriptor is all that is held, and the file is never mapped.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    identity : Identity
+        Which file it is.
+    indexed : bool
+        Whether entries can be read at random.
+    damage : str or None
+        What is wrong with the file as a whole, if anything is: entries may be
+        missing. Damage to single entries shows when they are read.
+    """
+
+    indexed: bool
+    damage: str | None = None
+
+    def __init__(self, path: str, descriptor: int, identity: Identity) -> None:
+        self.path = path
+        self.identity = identity
+        self._descriptor = descriptor
+
+    @staticmethod
+    def open(path: str) -> Archive:
+        """Open an archive that this package, Amp, or any tar wrote.
+
+        An archive without an index that fits is read through once, here.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no archive.
+        DatabaseError
+            It cannot be opened or read.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise database_error(error, "open", path) from error
+        try:
+            identity = Identity.of(os.fstat(descriptor))
+            found = read_index(descriptor, identity.size)
+            if found is not None:
+                return IndexedArchive(path, descriptor, identity, *found)
+            from ampmpi.database.foreign import StreamedArchive
+
+            return StreamedArchive(path, descriptor, identity)
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, OSError):
+                raise database_error(error, "read", path) from error
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __contains__(self, key: object) -> bool: ...
+
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """Return an entry's bytes.
+
+        Raises
+        ------
+        KeyError
+            It is not in the archive.
+        CorruptEntryError
+            It is damaged.
+        OSError
+            The file cannot be read.
+        """
+
+    @abstractmethod
+    def read_many(
+        self, keys: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
+        """Go through entries in the order in which they lie in the file.
+
+        Parameters
+        ----------
+        keys : iterable of str, optional
+            Which; those that the archive lacks are passed over. All by default.
+
+        Yields
+        ------
+        key, bytes or CorruptEntryError
+            A damaged entry gives the error in place of its bytes; it does not
+            stop the others.
+        """
+
+
+class IndexedArchive(Archive):
+    """An archive that this package wrote, with its index.
+
+    Attributes
+    ----------
+    index : Index
+        Where everything lies.
+    footer : Footer
+        Sizes and checksum of the tar.
+    """
+
+    indexed = True
+
+    def __init__(
+        self, path: str, descriptor: int, identity: Identity, footer: Footer, index: Index
+    ) -> None:
+        super().__init__(path, descriptor, identity)
+        self.footer = footer
+        self.index = index
+
+    def __len__(self) -> int:
+        return len(self.index.digests)
+
+    def __contains__(self, key: object) -> bool:
+        return (
+            isinstance(key, str) and is_key(key) and self.index.row(bytes.fromhex(key)) is not None
+        )
+
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+        return self.index.keys()
+
+    def read(self, key: str) -> bytes:
+        """Return an entry's bytes; see `Archive.read`."""
+        row = self.index.row(bytes.fromhex(key)) if is_key(key) else None
+        if row is None:
+            raise KeyError(key)
+        index = self.index
+        packed, offset = int(index.packed[row]), int(index.offset[row])
+        raw = os.pread(self._descriptor, packed, offset)
+        if len(raw) < packed:
+            raw = self._read(packed, offset)
+        return self._entry(key, row, raw)
+
+    def read_many(
+        self, keys: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
+        """Go through entries; see `Archive.read_many`."""
+        if keys is None:
+            rows: NDArray[np.intp] = np.arange(len(self))
+        else:
+            rows = self.index.rows(digests_of([key for key in keys if is_key(key)]))
+            rows = np.unique(rows[rows >= 0])
+        rows = rows[np.argsort(self.index.offset[rows])]
+        for row, raw in self.raw_records(rows):
+            key = self.key_of(row)
+            try:
+                yield key, self._entry(key, row, raw)
+            except CorruptEntryError as error:
+                yield key, error
+
+    def key_of(self, row: int) -> str:
+        """Key of a row of the index."""
+        return bytes(self.index.digests[row]).ljust(16, b"\0").hex()
+
+    def raw_runs(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, bytes]]:
+        """Go through the deflated bytes of rows that are sorted by offset, neighbours together.
+
+        Yields
+        ------
+        count : int
+            How many records these are.
+        raw : bytes
+            One record after the other, a few megabytes at a time.
+
+        Raises
+        ------
+        EOFError
+            The file is shorter than the index says.
+        """
+        offset, end = self.index.offset[rows], self.index.offset[rows] + self.index.packed[rows]
+        first = 0
+        while first < len(rows):
+            start = int(offset[first])
+            near = int(np.searchsorted(offset, start + _RUN, "right"))
+            gaps = np.flatnonzero(offset[first + 1 : near] != end[first : near - 1])
+            last = int(first + gaps[0] + 1) if len(gaps) else near
+            size = int(end[last - 1]) - start
+            yield last - first, read_exactly(self._descriptor, size, start)
+            first = last
+
+    def raw_records(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, bytes]]:
+        """Go through the deflated records of rows that are sorted by offset.
+
+        Neighbours are read together, a few megabytes at a time.
+        """
+        offset, packed = self.index.offset[rows], self.index.packed[rows]
+        first = 0
+        while first < len(rows):
+            start = int(offset[first])
+            near = np.searchsorted(offset, start + _RUN, "right")
+            ends = (offset[first:near] + packed[first:near]).astype(np.int64)
+            gaps = np.flatnonzero(offset[first + 1 : near].astype(np.int64) - ends[:-1] > _GAP)
+            last = int(first + gaps[0] + 1 if len(gaps) else near)
+            run = self._read(int(ends[last - first - 1]) - start, start)
+            for position in range(first, last):
+                begin = int(offset[position]) - start
+                yield int(rows[position]), run[begin : begin + int(packed[position])]
+            first = last
+
+    def record(self, row: int, raw: bytes) -> bytes:
+        """Inflate the record of a row and verify it.
+
+        Raises
+        ------
+        CorruptEntryError
+            It is damaged.
+        """
+        try:
+            record = inflate(raw, int(self.index.length[row]))
+        except ValueError as error:
+            raise self._corrupt(row, str(error)) from None
+        if zlib.crc32(record) != self.index.crc[row]:
+            raise self._corrupt(row, "its checksum is wrong")
+        return record
+
+    def _entry(self, key: str, row: int, raw: bytes) -> bytes:
+        record = self.record(row, raw)
+        try:
+            found, data = split_record(record)
+        except ValueError as error:
+            raise self._corrupt(row, str(error)) from None
+        if found != key:
+            raise self._corrupt(row, f"the index finds another entry there ({found})")
+        return data
+
+    def _read(self, size: int, offset: int) -> bytes:
+        try:
+            return read_exactly(self._descriptor, size, offset)
+        except EOFError:
+            # A file that shrank under us: each entry's own check reports it.
+            return os.pread(self._descriptor, size, offset)
+
+    def _corrupt(self, row: int, reason: str) -> CorruptEntryError:
+        what = f"entry {self.key_of(row)}" if row < len(self) else "a member that is no entry"
+        return CorruptEntryError(f"{what} in {self.path} is damaged: {reason}")

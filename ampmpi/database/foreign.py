@@ -1,0 +1,136 @@
+"""Archives without an index that fits: Amp's, other tools', and damaged ones.
+
+They are read front to back: once to learn which entries there are, and once
+more for all entries that are wanted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+
+from ampmpi.database.archive import Archive, Identity
+from ampmpi.database.gzipstream import GzipReader
+from ampmpi.database.tarstream import MAX_ENTRY_SIZE, members, padded
+from ampmpi.errors import CorruptEntryError
+
+
+class StreamedArchive(Archive):
+    """An archive that is read front to back.
+
+    Of members of the same name the last one counts, as for every tar.
+
+    Attributes
+    ----------
+    damage : str or None
+        Why reading ended early, or that the checksum is wrong.
+    trusted : bool
+        Whether the bytes before the damage, if there is any, are those that
+        were written: they are in a file that was only cut off. Otherwise an
+        entry without a checksum of its own cannot be believed.
+    others : int
+        Number of members that are no entries.
+    """
+
+    indexed = False
+
+    def __init__(self, path: str, descriptor: int, identity: Identity) -> None:
+        super().__init__(path, descriptor, identity)
+        self.trusted = True
+        self.others = 0
+        self._places: dict[str, int] = {}
+        number = -1
+        stream = self._stream()
+        try:
+            for number, member in enumerate(members(stream)):
+                if member.key is None:
+                    self.others += 1
+                    continue
+                if not stream.skip(padded(member.size)):
+                    raise EOFError("the tar ends inside an entry")
+                self._places[member.key] = number
+            stream.finish_member()
+        except EOFError as error:
+            self.damage = str(error)
+        except ValueError as error:
+            self.damage = str(error)
+            self.trusted = False
+        self._count = number + 1
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+        return sorted(self._places)
+
+    def read(self, key: str) -> bytes:
+        """Return an entry's bytes; see `Archive.read`."""
+        if key not in self._places:
+            raise KeyError(key)
+        for _, data in self.read_many([key]):
+            if isinstance(data, CorruptEntryError):
+                raise data
+            return data
+        raise CorruptEntryError(f"entry {key} in {self.path} can no longer be read")
+
+    def read_many(
+        self, keys: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
+        """Go through entries; see `Archive.read_many`."""
+        wanted = self._places if keys is None else {k for k in keys if k in self._places}
+        missing = len(wanted)
+        if not missing:
+            return
+        for key, _, data in self.walk():
+            if key in wanted and key is not None:
+                yield key, data
+                missing -= 1
+                if not missing:
+                    return
+
+    def walk(self, others: bool = False) -> Iterator[tuple[str | None, bytes, bytes]]:
+        """Go through the members that count.
+
+        Parameters
+        ----------
+        others : bool
+            Whether to go through members that are no entries, too, unless
+            they are larger than any entry may be.
+
+        Yields
+        ------
+        key : str or None
+            None for a member that is no entry.
+        headers : bytes
+            Its tar headers.
+        data : bytes
+            What it holds; for one that is no entry, padding included.
+        """
+        stream = self._stream()
+        try:
+            for number, member in enumerate(members(stream)):
+                if member.key is not None:
+                    if self._places.get(member.key) == number:
+                        data = stream.read(member.size)
+                        if len(data) < member.size:
+                            return
+                        yield member.key, member.headers, data
+                elif others and member.size <= MAX_ENTRY_SIZE:
+                    yield None, member.headers, stream.read(padded(member.size))
+        except (EOFError, ValueError):
+            return
+
+    def _stream(self) -> GzipReader:
+        position = 0
+
+        def read(size: int) -> bytes:
+            nonlocal position
+            data = os.pread(self._descriptor, size, position)
+            position += len(data)
+            return data
+
+        return GzipReader(read)

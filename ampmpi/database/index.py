@@ -1,0 +1,255 @@
+"""The index behind an archive's tar, and the footer that finds and binds it.
+
+Both are gzip members, so that every tool that reads the archive passes over
+them. ``docs/format.md`` describes them byte by byte.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.database.gzipstream import (
+    MAX_RATIO,
+    MEMBER_HEADER,
+    gunzip_stored,
+    gzip_stored,
+    member_trailer,
+    stored_member,
+)
+from ampmpi.database.tarstream import BLOCK
+
+INDEX_MAGIC = b"ampmpix1"
+FOOTER_MAGIC = b"ampmpif1"
+
+_HEAD = struct.Struct("<8sQQ")
+_FOOTER = struct.Struct("<8sQQQQII")
+FOOTER_SIZE = len(stored_member(bytes(_FOOTER.size)))
+"""Size of the footer member, in bytes; it is the end of the file."""
+
+_ROW = np.dtype([("offset", "<u8"), ("packed", "<u8"), ("length", "<u8"), ("crc", "<u4")])
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Where each entry lies in an archive.
+
+    Rows 0 … n-1 are the entries, sorted by digest; further rows are records of
+    other members, which are kept though nobody asks for them.
+
+    Attributes
+    ----------
+    digests : (n,) array of 16-byte strings
+        The keys, as bytes; sorted.
+    offset, packed, length : (n + m,) uint64 arrays
+        First byte of the deflated record in the file, its number of bytes
+        there, and its number of bytes inflated (tar header and padding
+        included).
+    crc : (n + m,) uint32 array
+        CRC-32 of the inflated record.
+    """
+
+    digests: NDArray[np.bytes_]
+    offset: NDArray[np.uint64]
+    packed: NDArray[np.uint64]
+    length: NDArray[np.uint64]
+    crc: NDArray[np.uint32]
+
+    def row(self, digest: bytes) -> int | None:
+        """Row of an entry, or None."""
+        position = int(np.searchsorted(self.digests, np.array(digest, "S16")))
+        if position < len(self.digests) and self.digests[position] == digest.rstrip(b"\0"):
+            return position
+        return None
+
+    def rows(self, digests: NDArray[np.bytes_]) -> NDArray[np.intp]:
+        """Row of each of many entries, -1 where there is none."""
+        if len(self.digests) == 0:
+            return np.full(len(digests), -1)
+        positions = np.searchsorted(self.digests, digests)
+        positions[positions == len(self.digests)] = 0
+        return np.where(self.digests[positions] == digests, positions, -1)
+
+    def keys(self) -> list[str]:
+        """All keys, sorted."""
+        text = self.digests.tobytes().hex()
+        return [text[start : start + 32] for start in range(0, len(text), 32)]
+
+
+def digests_of(keys: list[str]) -> NDArray[np.bytes_]:
+    """Keys as 16-byte strings; every one must be a key."""
+    return np.frombuffer(bytes.fromhex("".join(keys)), "S16")
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What binds an index to the tar before it.
+
+    Attributes
+    ----------
+    data_size : int
+        Number of bytes of the first gzip member, which holds the tar.
+    data_length, data_crc : int
+        Length and CRC-32 of the tar: the same as in that member's trailer.
+    index_size, index_crc : int
+        Number of bytes of the index's member; CRC-32 of the index.
+    entries : int
+        Number of entries.
+    """
+
+    data_size: int
+    data_length: int
+    data_crc: int
+    index_size: int
+    index_crc: int
+    entries: int
+
+    def pack(self) -> bytes:
+        """Return the footer's member."""
+        return stored_member(
+            _FOOTER.pack(
+                FOOTER_MAGIC,
+                self.data_size,
+                self.data_length,
+                self.index_size,
+                self.entries,
+                self.data_crc,
+                self.index_crc,
+            )
+        )
+
+    @classmethod
+    def unpack(cls, member: bytes) -> Footer | None:
+        """Return the footer that a file's last `FOOTER_SIZE` bytes are, or None."""
+        content = member[15:-8]
+        if len(member) != FOOTER_SIZE or stored_member(content) != member:
+            return None
+        magic, data_size, data_length, index_size, entries, data_crc, index_crc = _FOOTER.unpack(
+            content
+        )
+        if magic != FOOTER_MAGIC:
+            return None
+        return cls(data_size, data_length, data_crc, index_size, index_crc, entries)
+
+
+def pack_index(index: Index) -> bytes:
+    """Return the index's content: a head, then one column after the other, little-endian."""
+    entries = len(index.digests)
+    return b"".join(
+        (
+            _HEAD.pack(INDEX_MAGIC, entries, len(index.offset) - entries),
+            index.digests.tobytes(),
+            index.offset.astype("<u8").tobytes(),
+            index.packed.astype("<u8").tobytes(),
+            index.length.astype("<u8").tobytes(),
+            index.crc.astype("<u4").tobytes(),
+        )
+    )
+
+
+def unpack_index(content: bytes) -> Index:
+    """Return what `pack_index` packed.
+
+    Raises
+    ------
+    ValueError
+        It is no index.
+    """
+    if len(content) < _HEAD.size:
+        raise ValueError("the index is too short")
+    magic, entries, others = _HEAD.unpack_from(content)
+    rows = entries + others
+    if magic != INDEX_MAGIC or len(content) != _HEAD.size + 16 * entries + _ROW.itemsize * rows:
+        raise ValueError("the index has a wrong size")
+    digests = np.frombuffer(content, "S16", entries, _HEAD.size)
+    position = _HEAD.size + digests.nbytes
+    columns = []
+    for kind in ("<u8", "<u8", "<u8", "<u4"):
+        columns.append(np.frombuffer(content, kind, rows, position))
+        position += columns[-1].nbytes
+    return Index(digests, *columns)
+
+
+def read_index(descriptor: int, size: int) -> tuple[Footer, Index] | None:
+    """Read the index of an archive, if it has one that fits.
+
+    Parameters
+    ----------
+    descriptor : int
+        The open archive.
+    size : int
+        Its size in bytes.
+
+    Returns
+    -------
+    (Footer, Index) or None
+        None if there is no footer at the end, if what lies before it is not
+        the tar and the index that it was written for, or if either is damaged.
+    """
+    if size < FOOTER_SIZE + len(MEMBER_HEADER) + 8:
+        return None
+    footer = Footer.unpack(os.pread(descriptor, FOOTER_SIZE, size - FOOTER_SIZE))
+    if footer is None or footer.data_size + footer.index_size + FOOTER_SIZE != size:
+        return None
+    if footer.data_size < len(MEMBER_HEADER) + 8:
+        return None
+    if os.pread(descriptor, 10, 0) != MEMBER_HEADER:
+        return None
+    trailer = member_trailer(footer.data_crc, footer.data_length)
+    if os.pread(descriptor, 8, footer.data_size - 8) != trailer:
+        return None
+    try:
+        content = gunzip_stored(read_exactly(descriptor, footer.index_size, footer.data_size))
+        index = unpack_index(content)
+    except (ValueError, EOFError):
+        return None
+    if zlib.crc32(content) != footer.index_crc or len(index.digests) != footer.entries:
+        return None
+    return (footer, index) if _is_possible(index, footer) else None
+
+
+def new_index_member(index: Index) -> tuple[bytes, int]:
+    """Return the index's gzip member and the CRC-32 of its content."""
+    content = pack_index(index)
+    return gzip_stored(content), zlib.crc32(content)
+
+
+def read_exactly(descriptor: int, size: int, offset: int) -> bytes:
+    """Read `size` bytes at `offset`.
+
+    Raises
+    ------
+    EOFError
+        The file ends before.
+    """
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            raise EOFError("the file ends early")
+        data += more
+    return data
+
+
+def _is_possible(index: Index, footer: Footer) -> bool:
+    """Whether rows lie inside the tar's member, apart from each other, and have possible sizes."""
+    if np.any(index.digests[1:] <= index.digests[:-1]):
+        return False
+    order = np.argsort(index.offset)
+    start, packed, length = index.offset[order], index.packed[order], index.length[order]
+    limit = footer.data_size
+    if np.any(start > limit) or np.any(packed > limit) or np.any(start[:1] < len(MEMBER_HEADER)):
+        return False
+    end = start + packed
+    return not (
+        np.any(end[-1:] > limit - 8)
+        or np.any(end[:-1] > start[1:])
+        or np.any(length > packed * np.uint64(MAX_RATIO))
+        or np.any(length % np.uint64(BLOCK))
+        or np.any(length < BLOCK)
+    )

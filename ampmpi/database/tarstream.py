@@ -1,0 +1,199 @@
+"""Tar records: making an entry's, and reading anybody's without extracting anything.
+
+Names, sizes and types in a tar are untrusted. Nothing here touches the file
+system: a member is a name to look at and a range of bytes to read or to pass over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ampmpi.database.gzipstream import GzipReader
+from ampmpi.database.layout import is_key
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+"""End of a tar: two blocks of zeros."""
+
+MAX_ENTRY_SIZE = 1 << 30
+"""No entry is larger (bytes): far above any image's, and a cap for hostile sizes."""
+
+_MAX_EXTENSION = 1 << 20
+
+
+def padded(size: int) -> int:
+    """Return the number of bytes that `size` bytes take in a tar."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def entry_record(key: str, data: bytes) -> bytes:
+    """Tar record of an entry: a ustar header named `key`, the data, zeros up to a full block.
+
+    It depends on the key and the data alone, so equal entries give equal archives.
+    """
+    if len(data) > MAX_ENTRY_SIZE:
+        raise ValueError(f"entry {key} has {len(data)} bytes, more than {MAX_ENTRY_SIZE}")
+    header = bytearray(BLOCK)
+    header[0 : len(key)] = key.encode("ascii")
+    header[100:108] = b"0000644\0"
+    header[108:116] = header[116:124] = b"0000000\0"
+    header[124:136] = b"%011o\0" % len(data)
+    header[136:148] = b"%011o\0" % 0
+    header[156:157] = b"0"
+    header[257:265] = b"ustar\x0000"
+    header[148:156] = b"%06o\0 " % _checksum(header)
+    return bytes(header) + data + bytes(padded(len(data)) - len(data))
+
+
+def split_record(record: bytes) -> tuple[str, bytes]:
+    """Key and data of a record that `entry_record` made.
+
+    Raises
+    ------
+    ValueError
+        It is no such record.
+    """
+    header = record[:BLOCK]
+    size = _size(header)
+    key = header[:32].decode("ascii", "replace")
+    if not is_key(key) or header[32:33] != b"\0" or header[156:157] != b"0":
+        raise ValueError("its tar header is not an entry's")
+    if _checksum(header) != _octal(header[148:156]) or BLOCK + padded(size) != len(record):
+        raise ValueError("its tar header is damaged")
+    return key, record[BLOCK : BLOCK + size]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a tar, as its headers describe it.
+
+    Attributes
+    ----------
+    key : str or None
+        Its name, when it is a regular file of an allowed size whose name is
+        that of an entry.
+    size : int
+        Number of bytes of its data.
+    headers : bytes
+        All header blocks, extensions included.
+    """
+
+    key: str | None
+    size: int
+    headers: bytes
+
+
+def members(stream: GzipReader) -> Iterator[Member]:
+    """Go through a tar, member by member.
+
+    When a member is yielded the stream stands at its data; what the caller
+    does not read is passed over.
+
+    Raises
+    ------
+    EOFError
+        The file is cut off.
+    ValueError
+        The gzip stream or the tar is damaged.
+    """
+    while True:
+        headers, override = b"", _Override()
+        while True:
+            header = _header(stream)
+            if header is None:
+                if headers:
+                    raise ValueError("the tar ends after an extended header")
+                return
+            headers += header
+            kind = header[156:157]
+            if kind not in b"xgLK":
+                break
+            size = _size(header)
+            if size > _MAX_EXTENSION or len(headers) > _MAX_EXTENSION:
+                raise ValueError("an extended tar header is too large")
+            content = stream.read(padded(size))
+            if len(content) < padded(size):
+                raise EOFError("the tar ends inside a header")
+            headers += content
+            override.take(kind, content[:size])
+        size = _size(header) if override.size is None else override.size
+        if kind == b"S":
+            raise ValueError("it holds a sparse member")
+        if kind in b"123456":
+            size = 0
+        name = override.name if override.name is not None else _name(header)
+        regular = kind in b"0\x007" and size <= MAX_ENTRY_SIZE
+        key = name if regular and is_key(name) else None
+        end = stream.position + padded(size)
+        yield Member(key, size, headers)
+        if not stream.skip(end - stream.position):
+            raise EOFError("the tar ends inside a member")
+
+
+class _Override:
+    """What extended headers say about the next member."""
+
+    name: str | None = None
+    size: int | None = None
+
+    def take(self, kind: bytes, content: bytes) -> None:
+        if kind == b"L":
+            self.name = content.rstrip(b"\0").decode("utf-8", "replace")
+        elif kind == b"x":
+            while content:
+                digits, _, _ = content[:20].partition(b" ")
+                if not digits.isdigit() or not len(digits) < int(digits) <= len(content):
+                    raise ValueError("an extended tar header is damaged")
+                record, content = content[: int(digits)], content[int(digits) :]
+                keyword, _, value = record[len(digits) + 1 : -1].partition(b"=")
+                if keyword == b"path":
+                    self.name = value.decode("utf-8", "replace")
+                elif keyword == b"size":
+                    if not value.isdigit() or len(value) > 20:
+                        raise ValueError("an extended tar header is damaged")
+                    self.size = int(value)
+
+
+def _header(stream: GzipReader) -> bytes | None:
+    header = stream.read(BLOCK)
+    if len(header) < BLOCK:
+        raise EOFError("the tar has no end")
+    if not any(header):
+        return None
+    checksum = _octal(header[148:156])
+    if checksum not in (_checksum(header), _checksum(header, signed=True)):
+        raise ValueError("a tar header is damaged")
+    return header
+
+
+def _checksum(header: bytes | bytearray, *, signed: bool = False) -> int:
+    others = bytes(header[:148]) + bytes(header[156:BLOCK])
+    if signed:
+        return 256 + sum(byte - 256 if byte > 127 else byte for byte in others)
+    return 256 + sum(others)
+
+
+def _octal(field: bytes) -> int:
+    digits = field.replace(b"\0", b" ").strip()
+    if not digits:
+        return 0
+    if not re.fullmatch(rb"[0-7]+", digits):
+        raise ValueError("a tar header is damaged")
+    return int(digits, 8)
+
+
+def _size(header: bytes) -> int:
+    field = header[124:136]
+    if field[:1] == b"\x80":
+        return int.from_bytes(field[1:], "big")
+    return _octal(field)
+
+
+def _name(header: bytes) -> str:
+    name = header[:100].partition(b"\0")[0]
+    prefix = header[345:500].partition(b"\0")[0]
+    if prefix and header[257:263] == b"ustar\0":
+        name = prefix + b"/" + name
+    return name.decode("utf-8", "replace")

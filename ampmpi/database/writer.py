@@ -1,0 +1,211 @@
+"""Writing ``archive.tar.gz``: records are deflated alone, and old ones copied as they are."""
+
+from __future__ import annotations
+
+import zlib
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.database.archive import IndexedArchive
+from ampmpi.database.gzipstream import MEMBER_HEADER, combine, deflate, member_trailer
+from ampmpi.database.index import Footer, Index, new_index_member
+from ampmpi.database.tarstream import END, entry_record
+
+_BUFFER = 1 << 22
+
+
+class Output(Protocol):
+    """Where an archive is written to."""
+
+    def write(self, data: bytes, /) -> None:
+        """Write all of `data`."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What changes when a loose file is written again: its status when it was read.
+
+    The device is left out: hosts number the same network file system differently.
+    """
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A deflated tar record, ready to be put into an archive; it can be sent between ranks.
+
+    Attributes
+    ----------
+    key : str or None
+        The entry's key; None for the record of a member that is no entry.
+    raw : bytes
+        The record, deflated up to a full flush.
+    length : int
+        Number of bytes of the record.
+    crc : int
+        CRC-32 of the record.
+    stamp : Stamp or None
+        The loose file that was read, if it may go once the chunk is archived.
+    """
+
+    key: str | None
+    raw: bytes
+    length: int
+    crc: int
+    stamp: Stamp | None = None
+
+
+def deflate_entry(key: str, data: bytes, stamp: Stamp | None = None) -> Chunk:
+    """Compress an entry for an archive.
+
+    Raises
+    ------
+    ValueError
+        It is larger than an entry may be.
+    """
+    return deflate_record(key, entry_record(key, data), stamp)
+
+
+def deflate_record(key: str | None, record: bytes, stamp: Stamp | None = None) -> Chunk:
+    """Compress a whole tar record for an archive."""
+    return Chunk(key, deflate(record), len(record), zlib.crc32(record), stamp)
+
+
+class ArchiveWriter:
+    """Writes an archive front to back.
+
+    Parameters
+    ----------
+    output : object with ``write``
+        Where to; nothing else is asked of it.
+
+    Attributes
+    ----------
+    size : int
+        Number of bytes of the archive so far.
+
+    Notes
+    -----
+    What is kept in memory is the index: 45 bytes per entry.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self.size = len(MEMBER_HEADER)
+        self._output = output
+        self._buffer = bytearray(MEMBER_HEADER)
+        self._digests = bytearray()
+        self._is_entry = bytearray()
+        self._offset, self._packed, self._length = array("Q"), array("Q"), array("Q")
+        self._crc = array("I")
+
+    def add(self, chunk: Chunk) -> None:
+        """Append a record. An entry is added only once."""
+        self._digests += bytes(16) if chunk.key is None else bytes.fromhex(chunk.key)
+        self._is_entry.append(chunk.key is not None)
+        self._offset.append(self.size)
+        self._packed.append(len(chunk.raw))
+        self._length.append(chunk.length)
+        self._crc.append(chunk.crc)
+        self._append(chunk.raw)
+
+    def copy(
+        self,
+        archive: IndexedArchive,
+        keep: NDArray[np.bool_],
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """Copy records of another archive as they are.
+
+        Parameters
+        ----------
+        archive : IndexedArchive
+            Where they are.
+        keep : (n + m,) bool array
+            Which rows of its index.
+        progress : callable, optional
+            Called with the number of records copied since the last call.
+
+        Raises
+        ------
+        EOFError
+            The archive is shorter than its index says.
+        """
+        old = archive.index
+        rows = np.flatnonzero(keep)
+        rows = rows[np.argsort(old.offset[rows])]
+        entry = rows < len(old.digests)
+        digests = np.zeros(len(rows), "S16")
+        digests[entry] = old.digests[rows[entry]]
+        packed = old.packed[rows].astype(np.uint64)
+        offset = np.uint64(self.size) + np.cumsum(packed, dtype=np.uint64) - packed
+        self._digests += digests.tobytes()
+        self._is_entry += entry.astype(np.uint8).tobytes()
+        self._offset.frombytes(offset.tobytes())
+        self._packed.frombytes(packed.tobytes())
+        self._length.frombytes(old.length[rows].astype(np.uint64).tobytes())
+        self._crc.frombytes(old.crc[rows].astype(np.uint32).tobytes())
+        for count, raw in archive.raw_runs(rows):
+            self._append(raw)
+            if progress is not None:
+                progress(count)
+
+    def close(self) -> Footer:
+        """End the tar, and write the index and the footer behind it.
+
+        Returns
+        -------
+        Footer
+            What the archive's end says.
+
+        Raises
+        ------
+        ValueError
+            An entry was added twice.
+        """
+        entry = np.frombuffer(self._is_entry, np.uint8).astype(bool)
+        digests = np.frombuffer(self._digests, "S16")
+        length, crc = np.frombuffer(self._length, np.uint64), np.frombuffer(self._crc, np.uint32)
+        end = deflate(END, last=True)
+        data_length = int(length.sum()) + len(END)
+        data_crc = combine(
+            np.append(crc, np.uint32(zlib.crc32(END))), np.append(length, np.uint64(len(END)))
+        )
+        self._append(end + member_trailer(data_crc, data_length))
+
+        entries, others = np.flatnonzero(entry), np.flatnonzero(~entry)
+        entries = entries[np.argsort(digests[entries], kind="stable")]
+        order = np.concatenate((entries, others))
+        index = Index(
+            digests[entries],
+            np.frombuffer(self._offset, np.uint64)[order],
+            np.frombuffer(self._packed, np.uint64)[order],
+            length[order],
+            crc[order],
+        )
+        if np.any(index.digests[1:] == index.digests[:-1]):
+            raise ValueError("an entry was added twice")
+        data_size = self.size
+        member, index_crc = new_index_member(index)
+        footer = Footer(data_size, data_length, data_crc, len(member), index_crc, len(entries))
+        self._append(member)
+        self._append(footer.pack())
+        self._flush()
+        return footer
+
+    def _append(self, raw: bytes) -> None:
+        self.size += len(raw)
+        self._buffer += raw
+        if len(self._buffer) >= _BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._output.write(bytes(self._buffer))
+        self._buffer.clear()
