@@ -1,0 +1,265 @@
+"""``ampmpi jobscript``: print a SLURM job script filled in for the user's files.
+
+The templates are the scripts in ``jobscripts/``, which run as they are. Filling in changes their
+``#SBATCH`` lines and the settings at their top, nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import InputError
+
+PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+DIRECTIVE = re.compile(r"^#SBATCH --([a-z-]+)(?:[= ].*)?$")
+
+
+def templates() -> Path:
+    """Return the folder of the scripts: inside an installed package, or beside a source tree's."""
+    package = Path(str(resources.files("ampmpi")))
+    installed = package / "_jobscripts"
+    return installed if installed.is_dir() else package.parent / "jobscripts"
+
+
+def fill(
+    template: str,
+    directives: Mapping[str, str],
+    settings: Mapping[str, str | Sequence[str]],
+) -> str:
+    """Fill in a job script.
+
+    Parameters
+    ----------
+    template : str
+        The script.
+    directives : mapping
+        Options of ``sbatch`` by their long name, without dashes. One that the script has is
+        changed, any other is added below the last.
+    settings : mapping
+        Shell variables at the top of the script; a sequence becomes an array.
+
+    Returns
+    -------
+    str
+        The script, with every value quoted for the shell.
+    """
+    lines = template.splitlines()
+    left = dict(directives)
+    last = 0
+    for i, line in enumerate(lines):
+        found = DIRECTIVE.match(line)
+        if found:
+            last = i
+            name = found[1]
+            if name in left:
+                lines[i] = f"#SBATCH --{name}={left.pop(name)}"
+    lines[last + 1 : last + 1] = [f"#SBATCH --{name}={value}" for name, value in left.items()]
+    for name, value in settings.items():
+        text = shlex.quote(value) if isinstance(value, str) else f"({shlex.join(value)})"
+        for i, line in enumerate(lines):
+            if line.startswith(f"{name}="):
+                comment = line.rpartition(" # ")[2] if " # " in line else ""
+                lines[i] = f"{name}={text}" + (f" # {comment}" if comment else "")
+                break
+        else:
+            raise AssertionError(f"the template has no setting {name}")
+    return "\n".join(lines) + "\n"
+
+
+def _check(command: str, arguments: Iterable[str]) -> None:
+    """Refuse arguments that the job's own command would refuse."""
+    module, name = ("compress", "amp-compress") if command == "compress" else (command, command)
+    own: click.Command = importlib.import_module(f"ampmpi.cli.{module}").command
+    try:
+        own.make_context(name, list(arguments))
+    except click.UsageError as error:
+        raise InputError(f"{name} would refuse this: {error.format_message()}") from None
+
+
+def _directives(given: Mapping[str, Any], more: Sequence[str]) -> dict[str, str]:
+    directives = {
+        name.replace("_", "-"): str(value) for name, value in given.items() if value is not None
+    }
+    for each in more:
+        name, equals, value = each.lstrip("-").partition("=")
+        if not equals or not re.fullmatch(r"[a-z-]+", name) or not value:
+            raise InputError(f"--sbatch {each}: give it as NAME=VALUE, as in constraint=skylake")
+        directives[name] = value
+    if any("\n" in value for value in directives.values()):
+        raise InputError("an option of sbatch holds a line break")
+    return directives
+
+
+Function = Callable[..., None]
+
+
+def _options(*options: Callable[[Function], Function]) -> Callable[[Function], Function]:
+    def add(function: Function) -> Function:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+_site = _options(
+    click.option("--partition", help="Partition."),
+    click.option("--account", help="Account to charge."),
+    click.option("--sbatch", multiple=True, metavar="NAME=VALUE", help="Any option of sbatch."),
+)
+_time = click.option("--time", help="Walltime, as sbatch takes it.  [script: 01:00:00]")
+_parallel = _options(
+    click.option("--nodes", type=click.IntRange(1), help="Nodes.  [script: 2]"),
+    click.option(
+        "--ntasks-per-node",
+        type=click.IntRange(1),
+        help="Ranks on each node, best as many as it has cores.  [script: 2]",
+    ),
+    _time,
+    click.option("--launcher", type=click.Choice(["srun", "mpirun"]), help="[script: srun]"),
+    click.option("--mpi", help="What srun --mpi= is given.  [script: pmi2]"),
+    click.option("--restarts", type=click.IntRange(0), help="Requeue so often.  [script: 20]"),
+)
+_array = click.option("--array", help="The members' numbers, as for sbatch.  [script: 0-3]")
+_arguments = click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+
+
+def _print(
+    kind: str, directives: Mapping[str, Any], more: Sequence[str], settings: Mapping[str, Any]
+) -> None:
+    template = (templates() / f"{kind}.sh").read_text(encoding="utf-8")
+    given = {
+        name: tuple(value) if isinstance(value, (list, tuple)) else str(value)
+        for name, value in settings.items()
+        if value is not None and value != ()
+    }
+    click.echo(fill(template, _directives(directives, more), given), nl=False)
+
+
+@click.group()
+def command() -> None:
+    r"""Print a SLURM job script filled in for your files.
+
+    \b
+        ampmpi jobscript fingerprint --nodes 4 --ntasks-per-node 32 --time 04:00:00 \
+            -- images.traj --label amp --derivatives > job.sh
+        sbatch job.sh
+
+    What follows -- goes to the job's own command, as it is.
+    """
+
+
+def _parallel_job(
+    kind: str, sbatch: Sequence[str], settings: dict[str, Any], given: dict[str, Any]
+) -> None:
+    settings |= {name: given.pop(name) for name in ("launcher", "mpi", "restarts")}
+    _print(kind, given, sbatch, settings)
+
+
+@command.command(context_settings=PASSED_ON)
+@_parallel
+@_site
+@_arguments
+def fingerprint(arguments: tuple[str, ...], sbatch: tuple[str, ...], **given: Any) -> None:
+    """Fingerprint images; ARGUMENTS as for `ampmpi fingerprint`."""
+    if arguments:
+        _check("fingerprint", arguments)
+    _parallel_job("fingerprint", sbatch, {"arguments": arguments}, given)
+
+
+@command.command(context_settings=PASSED_ON)
+@_parallel
+@_site
+@_arguments
+def train(arguments: tuple[str, ...], sbatch: tuple[str, ...], **given: Any) -> None:
+    """Train a potential; ARGUMENTS as for `ampmpi train`."""
+    if arguments:
+        _check("train", arguments)
+    _parallel_job("train", sbatch, {"arguments": arguments}, given)
+
+
+@command.command(context_settings=PASSED_ON)
+@_parallel
+@_array
+@click.option("--label", default="amp", show_default=True, help="Prefix of the members' files.")
+@_site
+@_arguments
+def committee(
+    arguments: tuple[str, ...], label: str, sbatch: tuple[str, ...], **given: Any
+) -> None:
+    """Train a committee, one job for each member; ARGUMENTS as for `ampmpi train`."""
+    if arguments:
+        _check("train", (*arguments, "--label", f"{label}-0", "--seed", "0"))
+    _parallel_job("committee", sbatch, {"arguments": arguments, "label": label}, given)
+
+
+@command.command(context_settings=PASSED_ON)
+@_time
+@_site
+@_arguments
+def compress(arguments: tuple[str, ...], sbatch: tuple[str, ...], **given: Any) -> None:
+    """Compress databases after other jobs; ARGUMENTS as for `amp-compress`."""
+    if arguments:
+        _check("compress", arguments)
+    _print("compress", given, sbatch, {"arguments": arguments})
+
+
+@command.command()
+@_parallel
+@_array
+@_site
+@click.option("--dblabel", help="Prefix of the databases that all jobs share.  [script: amp]")
+@click.option(
+    "--fingerprint",
+    help="Further options of `ampmpi fingerprint`, as one word.  [script: --derivatives]",
+)
+@click.option("--train", help="Further options of `ampmpi train`, as one word.")
+@click.argument("images", nargs=-1)
+def chain(
+    images: tuple[str, ...],
+    dblabel: str | None,
+    array: str | None,
+    fingerprint: str | None,
+    train: str | None,
+    partition: str | None,
+    account: str | None,
+    sbatch: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Submit fingerprint → array of trainings on one dblabel → compress.
+
+    Run what this prints on the login node, with bash.
+    """
+    _directives({}, sbatch)
+    parallel = {"nodes": 2, "ntasks_per_node": 2, "time": "01:00:00"}
+    parallel |= {name: value for name, value in given.items() if value is not None}
+    everywhere = [("--partition", partition), ("--account", account)]
+    everywhere += [("--sbatch", value) for value in sbatch]
+    settings = {
+        "images": images,
+        "dblabel": dblabel,
+        "array": array,
+        "fingerprint": None if fingerprint is None else shlex.split(fingerprint),
+        "train": None if train is None else shlex.split(train),
+        "resources": _flags((f"--{name}".replace("_", "-"), v) for name, v in parallel.items()),
+        "site": _flags(everywhere),
+    }
+    _print("chain", {}, (), settings)
+
+
+def _flags(options: Iterable[tuple[str, Any]]) -> list[str]:
+    return [word for name, value in options if value is not None for word in (name, str(value))]
+
+
+@command.command()
+def env() -> None:
+    """Print the example of an env.sh, where a site puts its modules."""
+    _print("env.example", {}, (), {})
