@@ -1,31 +1,110 @@
-"""Entries as bytes: Amp's pickles, at array speed."""
+r"""Entries as bytes: pickles that Amp loads, laid out so that they are arrays.
+
+An entry is a protocol-2 pickle of plain builtins, equal to Amp's own object,
+followed by a trailer that ``pickle.load`` does not read::
+
+    80 02                                       protocol 2
+    X <length> 'ampmpi-entry 1 KIND N El:F:C …' 0      described, and dropped
+    X <length> 'El' q <slot> 0                  each symbol, kept in a slot
+    fingerprint:  ] (  atom …  e .
+        atom      h <slot> ] ( (G <float64>)×F e 86
+    primes:       } (  record …  u .
+        record    ( J <m> h <slot m> J <n> h <slot n> K <d> t
+                  ] ( (G <float64>)×F e
+    'ampmpi\r\n' <length, uint64> <CRC-32, uint32>     of everything before
+
+N is the number of atoms; an element El has F features, and C atoms (or, for
+primes, C pairs centred on it). The floats are big-endian, all integers are
+little-endian. Records of primes come by the number of features of their
+centre, fewest first, then by centre n, moved atom m and direction d.
+
+A list of floats has a fixed stride, so that all of an entry is written and read
+as numpy structured arrays. An entry is believed only if its CRC is right and
+encoding what was read gives the same bytes.
+"""
 
 from __future__ import annotations
 
+import re
+import struct
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
 from ampmpi.database.layout import Kind
-from ampmpi.entries import Entry
+from ampmpi.database.pickles import read_pickle
+from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
+from ampmpi.errors import CorruptEntryError, ImageError
+
+try:
+    from isal.isal_zlib import crc32
+except ImportError:
+    from zlib import crc32
+
+NAME = b"ampmpi-entry"
+MAGIC = b"ampmpi\r\n"
+_TRAILER = struct.Struct("<8sQI")
+_HEADER = re.compile(
+    rb"\x80\x02X....ampmpi-entry 1 (?P<kind>fingerprint|primes) (?P<atoms>[1-9]\d{0,9})"
+    rb"(?P<elements>(?: [A-Z][a-z]?:\d{1,9}:[1-9]\d{0,11}){1,255})0",
+    re.DOTALL,
+)
+_SYMBOL = re.compile(r"[A-Z][a-z]?")
+_MAX_PADDING = 256
+
+
+class _Element(NamedTuple):
+    symbol: str
+    n_features: int
+    rows: int
 
 
 def encode(entry: Entry) -> bytes:
     """Return an entry as a pickle that Amp reads, followed by a trailer.
 
+    Equal entries give equal bytes.
+
     Raises
     ------
     ImageError
-        A value is not finite, or the arrays do not fit together.
+        A value is not finite.
+    ValueError
+        The arrays do not fit together.
     """
-    raise NotImplementedError
+    if isinstance(entry, Fingerprint):
+        _check_fingerprint(entry)
+        pickled = _encode_fingerprint(entry)
+    else:
+        _check_primes(entry)
+        pickled = _encode_primes(entry)
+    return pickled + _TRAILER.pack(MAGIC, len(pickled), crc32(pickled))
 
 
 def decode(data: bytes, n_atoms: int | None = None, kind: Kind = "other") -> Entry:
     """Return the entry that `encode` or Amp wrote; no code in it is run.
+
+    Parameters
+    ----------
+    data : bytes
+        All of the entry.
+    n_atoms : int, optional
+        The number of atoms that it must have.
+    kind : str
+        What it must be: ``"fingerprints"`` or ``"primes"``; any other word
+        allows both.
 
     Raises
     ------
     CorruptEntryError
         The data are damaged, or no entry of this kind and number of atoms.
     """
-    raise NotImplementedError
+    entry = _decode_own(data) if _is_own(data) else read_pickle(data)
+    _require_kind(isinstance(entry, FingerprintPrimes), kind)
+    if n_atoms is not None and len(entry.symbols) != n_atoms:
+        raise CorruptEntryError(f"it has {len(entry.symbols)} atoms where the image has {n_atoms}")
+    return entry
 
 
 def verify(data: bytes, kind: Kind = "other") -> None:
@@ -36,4 +115,307 @@ def verify(data: bytes, kind: Kind = "other") -> None:
     CorruptEntryError
         The data are damaged, or no entry of this kind.
     """
-    raise NotImplementedError
+    if _is_own(data):
+        header = _header(_checked_pickle(data))
+        _require_kind(header["kind"] == b"primes", kind)
+    else:
+        decode(data, kind=kind)
+
+
+def _require_kind(is_primes: bool, kind: Kind) -> None:
+    if kind != "other" and is_primes != (kind == "primes"):
+        found = "fingerprint primes" if is_primes else "a fingerprint"
+        wanted = "fingerprints" if is_primes else "fingerprint primes"
+        raise CorruptEntryError(f"it is {found} in a database of {wanted}")
+
+
+def _is_own(data: bytes) -> bool:
+    """Whether data are of this layout, be they ever so damaged at one of their ends."""
+    return NAME in data[:128] or MAGIC in data[-64:]
+
+
+def _checked_pickle(data: bytes) -> memoryview:
+    """Return what comes before a sound trailer."""
+    length = len(data) - _TRAILER.size
+    if length < 0 or data[length : length + len(MAGIC)] != MAGIC:
+        raise CorruptEntryError("it is cut off: its trailer is missing")
+    _, stated, checksum = _TRAILER.unpack_from(data, length)
+    pickled = memoryview(data)[:length]
+    if stated != length or crc32(pickled) != checksum:
+        raise CorruptEntryError("its checksum is wrong")
+    return pickled
+
+
+def _header(pickled: memoryview) -> re.Match[bytes]:
+    match = _HEADER.match(pickled)
+    if match is None:
+        raise CorruptEntryError("its header is none that this version writes")
+    return match
+
+
+def _decode_own(data: bytes) -> Entry:
+    pickled = _checked_pickle(data)
+    header = _header(pickled)
+    elements = [
+        _Element(symbol.decode(), int(n_features), int(count))
+        for symbol, n_features, count in (word.split(b":") for word in header["elements"].split())
+    ]
+    is_primes, n_atoms = header["kind"] == b"primes", int(header["atoms"])
+    head = _head(header["kind"].decode(), n_atoms, elements)
+    body = np.frombuffer(pickled, np.uint8)[len(head) : -2]
+    _check_size(len(body), is_primes, n_atoms, elements)
+    entry: Entry
+    if is_primes:
+        entry = _decode_primes(body, n_atoms, elements)
+        again = _encode_primes(entry)
+    else:
+        entry = _decode_fingerprint(body, n_atoms, elements)
+        again = _encode_fingerprint(entry)
+    exact = len(again) == len(pickled) and data.startswith(again)
+    if not exact or not np.isfinite(entry.values).all():
+        raise CorruptEntryError("its layout is not exact")
+    return entry
+
+
+def _check_size(size: int, is_primes: bool, n_atoms: int, elements: list[_Element]) -> None:
+    """Check that a header speaks of as many bytes as there are, before any memory is taken."""
+    fixed, repeats = (_PAIR_SIZE, 3) if is_primes else (_ATOM_SIZE, 1)
+    stated = sum(e.rows * repeats * (fixed + _FLOAT.itemsize * e.n_features) for e in elements)
+    count = sum(e.rows for e in elements)
+    widest = max(e.n_features for e in elements)
+    if (
+        stated != size
+        or (count < n_atoms if is_primes else count != n_atoms)
+        or count * widest > _MAX_PADDING * size
+    ):
+        raise CorruptEntryError("its length is not that of its header")
+
+
+def _head(kind: str, n_atoms: int, elements: list[_Element]) -> bytes:
+    """Return the bytes before the first atom or record."""
+    words = "".join(f" {e.symbol}:{e.n_features}:{e.rows}" for e in elements)
+    parts = [b"\x80\x02", _unicode(f"{NAME.decode()} 1 {kind} {n_atoms}{words}"), b"0"]
+    for slot, element in enumerate(elements):
+        parts += [_unicode(element.symbol), b"q", bytes([slot]), b"0"]
+    parts.append(b"}(" if kind == "primes" else b"](")
+    return b"".join(parts)
+
+
+def _unicode(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text)) + text.encode("ascii")
+
+
+_FLOAT = np.dtype([("opcode", "u1"), ("value", ">f8")])
+_ATOM_SIZE = len(b"h\0](e\x86")
+_PAIR_SIZE = len(b"(J\0\0\0\0h\0J\0\0\0\0h\0K\0t](e")
+
+
+@lru_cache(maxsize=64)
+def _atom(n_features: int) -> tuple[np.dtype[np.void], NDArray[np.uint8]]:
+    """Return layout and constant bytes of one atom of a fingerprint."""
+    template = b"h\0](" + b"G\0\0\0\0\0\0\0\0" * n_features + b"e\x86"
+    dtype = np.dtype(
+        {
+            "names": ["slot", "floats"],
+            "formats": ["u1", (_FLOAT, (n_features,))],
+            "offsets": [1, 4],
+            "itemsize": len(template),
+        }
+    )
+    return dtype, np.frombuffer(template, np.uint8)
+
+
+@lru_cache(maxsize=64)
+def _pair(n_features: int) -> tuple[np.dtype[np.void], NDArray[np.uint8]]:
+    """Return the layout of one record, and the constant bytes of the three of one pair."""
+    key = b"(J\0\0\0\0h\0J\0\0\0\0h\0K%ct]("
+    template = b"".join(key % d + b"G\0\0\0\0\0\0\0\0" * n_features + b"e" for d in range(3))
+    record = np.dtype(
+        {
+            "names": ["m", "slot_m", "n", "slot_n", "floats"],
+            "formats": ["<i4", "u1", "<i4", "u1", (_FLOAT, (n_features,))],
+            "offsets": [2, 7, 9, 14, 20],
+            "itemsize": len(template) // 3,
+        }
+    )
+    return record, np.frombuffer(template, np.uint8)
+
+
+def _check_fingerprint(entry: Fingerprint) -> None:
+    widest = _check_symbols(entry)
+    if (
+        entry.values.ndim != 2
+        or len(entry.values) != len(entry.symbols)
+        or entry.values.shape[1] < widest
+    ):
+        raise ValueError("the values of a fingerprint do not fit its atoms and features")
+    _check_finite(entry.values)
+
+
+def _check_primes(entry: FingerprintPrimes) -> None:
+    widest = _check_symbols(entry)
+    pairs, values = entry.pairs, entry.values
+    if (
+        pairs.ndim != 2
+        or pairs.shape[1] != 2
+        or values.ndim != 3
+        or values.shape[:2] != (len(pairs), 3)
+        or values.shape[2] < widest
+    ):
+        raise ValueError("the values of fingerprint primes do not fit their pairs and features")
+    if not _is_canonical(pairs, len(entry.symbols)):
+        raise ValueError("the pairs of fingerprint primes are not sorted, or not complete")
+    _check_finite(values)
+
+
+def _check_symbols(entry: Entry) -> int:
+    """Return the largest number of features."""
+    elements = set(entry.symbols)
+    if not elements or not all(_SYMBOL.fullmatch(symbol) for symbol in elements):
+        raise ValueError("an entry has no atoms, or a symbol that is none")
+    return max(entry.n_features[symbol] for symbol in elements)
+
+
+def _check_finite(values: NDArray[np.float64]) -> None:
+    if not np.isfinite(values).all():
+        raise ImageError("a value of the fingerprint is not finite")
+
+
+def _is_canonical(pairs: NDArray[np.int32], n_atoms: int) -> bool:
+    """Whether pairs are sorted by centre, then moved atom, each once, with every (n, n)."""
+    m, n = pairs.T.astype(np.int64)
+    if not len(m) or min(m.min(), n.min()) < 0 or max(m.max(), n.max()) >= n_atoms:
+        return False
+    order = n * n_atoms + m
+    return bool((order[1:] > order[:-1]).all()) and np.count_nonzero(m == n) == n_atoms
+
+
+def _elements(entry: Entry, centres: NDArray[np.uint8], symbols: list[str]) -> list[_Element]:
+    counts = np.bincount(centres, minlength=len(symbols)).tolist()
+    return [
+        _Element(symbol, int(entry.n_features[symbol]), count)
+        for symbol, count in zip(symbols, counts, strict=True)
+    ]
+
+
+def _slots(entry: Entry) -> tuple[list[str], NDArray[np.uint8]]:
+    """Return the sorted elements of an entry, and where in them each atom's is."""
+    symbols = sorted(set(entry.symbols))
+    slot_of = {symbol: slot for slot, symbol in enumerate(symbols)}
+    return symbols, np.array([slot_of[symbol] for symbol in entry.symbols], np.uint8)
+
+
+def _encode_fingerprint(entry: Fingerprint) -> bytes:
+    symbols, slots = _slots(entry)
+    elements = _elements(entry, slots, symbols)
+    strides = np.array([_atom(e.n_features)[0].itemsize for e in elements])[slots]
+    ends = np.cumsum(strides)
+    body = np.empty(ends[-1], np.uint8)
+    for n_features, atoms in _groups(elements, slots):
+        dtype, template = _atom(n_features)
+        block = np.empty((len(atoms), dtype.itemsize), np.uint8)
+        block[:] = template
+        record = block.view(dtype)[:, 0]
+        record["slot"] = slots[atoms]
+        record["floats"]["value"] = entry.values[atoms, :n_features]
+        if len(atoms) == len(slots):
+            body = block.reshape(-1)
+        else:
+            body[(ends - strides)[atoms, None] + np.arange(dtype.itemsize)] = block
+    head = _head("fingerprint", len(slots), elements)
+    return b"".join((head, body.data, b"e."))
+
+
+def _decode_fingerprint(
+    body: NDArray[np.uint8], n_atoms: int, elements: list[_Element]
+) -> Fingerprint:
+    strides = [_ATOM_SIZE + _FLOAT.itemsize * e.n_features for e in elements]
+    starts, found = [], []
+    position, size, buffer = 0, len(body), body.data
+    for _ in range(n_atoms):
+        slot = buffer[position + 1] if position + 1 < size else len(elements)
+        if slot >= len(elements):
+            raise CorruptEntryError("an atom has a symbol that its header lacks")
+        starts.append(position)
+        found.append(slot)
+        position += strides[slot]
+    if position != size:
+        raise CorruptEntryError("its length is not that of its header")
+    first, slots = np.array(starts), np.array(found, np.uint8)
+    values = np.zeros((n_atoms, max(e.n_features for e in elements)))
+    for n_features, atoms in _groups(elements, slots):
+        dtype = _atom(n_features)[0]
+        block = body[first[atoms, None] + np.arange(dtype.itemsize)]
+        values[atoms, :n_features] = block.view(dtype)[:, 0]["floats"]["value"]
+    names = [e.symbol for e in elements]
+    return Fingerprint(
+        symbols=tuple(names[slot] for slot in found),
+        n_features={e.symbol: e.n_features for e in elements},
+        values=values,
+    )
+
+
+def _groups(
+    elements: list[_Element], slots: NDArray[np.uint8]
+) -> list[tuple[int, NDArray[np.intp]]]:
+    """Return each number of features, fewest first, and the rows that have it."""
+    n_features = np.array([e.n_features for e in elements])
+    return [
+        (number, np.flatnonzero((n_features == number)[slots]))
+        for number in sorted(set(n_features.tolist()))
+    ]
+
+
+def _encode_primes(entry: FingerprintPrimes) -> bytes:
+    symbols, slots = _slots(entry)
+    m, n = entry.pairs.T
+    elements = _elements(entry, slots[n], symbols)
+    groups = _groups(elements, slots[n])
+    blocks = []
+    for n_features, rows in groups:
+        dtype, template = _pair(n_features)
+        chosen: NDArray[np.intp] | slice = rows if len(groups) > 1 else slice(None)
+        block = np.empty((len(rows), len(template)), np.uint8)
+        block[:] = template
+        record = block.view(dtype)
+        record["m"] = m[chosen, None]
+        record["slot_m"] = slots[m[chosen], None]
+        record["n"] = n[chosen, None]
+        record["slot_n"] = slots[n[chosen], None]
+        record["floats"]["value"] = entry.values[chosen, :, :n_features]
+        blocks.append(block.data)
+    return b"".join((_head("primes", len(slots), elements), *blocks, b"u."))
+
+
+def _decode_primes(
+    body: NDArray[np.uint8], n_atoms: int, elements: list[_Element]
+) -> FingerprintPrimes:
+    counts: dict[int, int] = {}
+    for e in elements:
+        counts[e.n_features] = counts.get(e.n_features, 0) + e.rows
+    n_pairs = sum(counts.values())
+    pairs = np.empty((n_pairs, 2), np.int32)
+    slots = np.empty(n_pairs, np.uint8)
+    values = np.zeros((n_pairs, 3, max(counts)))
+    start = row = 0
+    for number in sorted(counts):
+        rows, dtype = slice(row, row + counts[number]), _pair(number)[0]
+        size = counts[number] * dtype.itemsize * 3
+        record = body[start : start + size].view(dtype).reshape(-1, 3)
+        pairs[rows, 0] = record["m"][:, 0]
+        pairs[rows, 1] = record["n"][:, 0]
+        slots[rows] = record["slot_n"][:, 0]
+        values[rows, :, :number] = record["floats"]["value"]
+        start, row = start + size, row + counts[number]
+    if len(counts) > 1:
+        order = np.lexsort((pairs[:, 0], pairs[:, 1]))
+        pairs, slots, values = pairs[order], slots[order], values[order]
+    if not _is_canonical(pairs, n_atoms) or slots.max() >= len(elements):
+        raise CorruptEntryError("its pairs are not sorted, or not complete")
+    names = [e.symbol for e in elements]
+    return FingerprintPrimes(
+        symbols=tuple(names[slot] for slot in slots[pairs[:, 0] == pairs[:, 1]].tolist()),
+        n_features={e.symbol: e.n_features for e in elements},
+        pairs=pairs,
+        values=values,
+    )
