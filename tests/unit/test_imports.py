@@ -1,0 +1,119 @@
+"""Who may import whom, and what no part of the package does."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "ampmpi"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+PARTS = {"images", "descriptor", "database", "model", "parallel"}
+MAY_IMPORT = {
+    "errors": set(),
+    "entries": set(),
+    **{part: {"errors", "entries", part} for part in PARTS},
+}
+USE_OTHERS = {"cli", "report", "fingerprinting", "training", "committee", "calculator"}
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yield the full name of every module that is imported anywhere in a tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parent, base]).strip(".")
+            yield base
+            if base == "ampmpi":
+                yield from (f"ampmpi.{alias.name}" for alias in node.names)
+
+
+def parts_used(name: str) -> set[str]:
+    is_package = (PACKAGE / name.replace(".", "/")).is_dir() or name.endswith("__init__")
+    package = f"ampmpi.{name}".removesuffix(".__init__")
+    if not is_package:
+        package = package.rpartition(".")[0]
+    names = imported(MODULES[name], package)
+    return {full.split(".")[1] for full in names if full.startswith("ampmpi.")}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] in MAY_IMPORT])
+def test_parts_do_not_know_each_other(name):
+    assert parts_used(name) <= MAY_IMPORT[name.split(".")[0]]
+
+
+def test_every_module_has_a_place():
+    known = {*MAY_IMPORT, *USE_OTHERS, "__init__", "__main__"}
+    assert {name.split(".")[0] for name in MODULES} <= known
+
+
+def outside(name: str, allowed: set[str]) -> bool:
+    return not any(name == home or name.startswith(f"{home}.") for home in allowed)
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("mpi4py", {"parallel"}),
+        ("click", {"cli"}),
+        ("signal", {"cli", "parallel.launch"}),
+        ("numba", {"descriptor", "cli", "parallel.launch", "model"}),
+    ],
+)
+def test_library_is_imported_only_at_home(library, homes):
+    users = {
+        name
+        for name, tree in MODULES.items()
+        if any(full.split(".")[0] == library for full in imported(tree, "ampmpi"))
+    }
+    assert {name for name in users if outside(name, homes)} == set()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "homes"),
+    [("os.environ", {"cli", "parallel.launch"}), ("sys.argv", {"cli"})],
+)
+def test_surroundings_are_read_only_at_home(attribute, homes):
+    users = {
+        name
+        for name, tree in MODULES.items()
+        if any(
+            isinstance(node, ast.Attribute) and ast.unparse(node) == attribute
+            for node in ast.walk(tree)
+        )
+    }
+    assert {name for name in users if outside(name, homes)} == set()
+
+
+def test_nothing_that_is_read_can_run():
+    forbidden = {"eval", "exec", "load", "loads", "Unpickler", "extract", "extractall"}
+    modules = {"pickle", "tarfile", "builtins"}
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            owner, _, last = called.rpartition(".")
+            assert not (owner in modules and last in forbidden), f"{name} calls {called}"
+            assert called not in {"eval", "exec"}, f"{name} calls {called}"
+            assert last not in {"extract", "extractall"}, f"{name} calls {called}"
+
+
+def test_importing_the_package_loads_no_library():
+    heavy = ["numpy", "ase", "numba", "scipy", "mpi4py", "matplotlib", "click"]
+    code = f"import sys, ampmpi; print(*(set({heavy}) & set(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == []
