@@ -1,0 +1,66 @@
+"""Marks that hide the archive's copy of a deleted key until the next compress.
+
+A mark is an empty file ``deleted/<key>``. It says that the copy in the archive
+is gone; a loose entry is not touched by it.
+
+Deleting sets the mark first and then removes the loose entry, also where the
+archive lacks the key: a compress that is under way may just be adding it.
+
+A compress reads the marks before it lists the loose entries, leaves out the old
+copies of marked keys, and after the new archive is in place, before it removes
+loose entries, takes away those marks that are still the ones it has read. A
+mark set meanwhile stays and hides what the compress has just archived. Killed
+at any point, a compress leaves too many marks at worst, next to the loose
+entries that they do not hide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+
+from ampmpi.database.atomic import write_file
+from ampmpi.database.layout import Layout, is_key
+
+
+def mark(layout: Layout, key: str) -> None:
+    """Set the mark of a key, anew where there is one.
+
+    Raises
+    ------
+    DatabaseError
+        It cannot be set.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.makedirs(layout.deleted)
+    write_file(layout.temporaries, layout.deleted_mark(key), b"", "delete")
+
+
+def marked(layout: Layout) -> dict[str, tuple[int, int]]:
+    """Return the marked keys, and what tells each mark from a later one of the same key."""
+    marks = {}
+    try:
+        names = os.listdir(layout.deleted)
+    except OSError:
+        return {}
+    for name in filter(is_key, names):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(layout.deleted_mark(name))
+            marks[name] = (status.st_ino, status.st_mtime_ns)
+    return marks
+
+
+def is_marked(layout: Layout, key: str) -> bool:
+    """Whether the archive's copy of a key is hidden."""
+    return os.path.lexists(layout.deleted_mark(key))
+
+
+def unmark(layout: Layout, marks: Mapping[str, tuple[int, int]]) -> None:
+    """Take away marks that are still those that `marked` returned."""
+    for key, identity in marks.items():
+        path = layout.deleted_mark(key)
+        with contextlib.suppress(OSError):
+            status = os.stat(path)
+            if (status.st_ino, status.st_mtime_ns) == identity:
+                os.unlink(path)

@@ -1,0 +1,174 @@
+"""``descriptor.json``: whose fingerprints a database holds.
+
+A key names an image, not a descriptor, so that without this file the values of
+one descriptor would be taken for those of another one.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ampmpi.database.atomic import database_error, write_new_file
+from ampmpi.database.layout import Layout
+from ampmpi.errors import DatabaseError, DescriptorMismatchError
+
+FORMAT = "ampmpi-descriptor"
+VERSION = 1
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The descriptor of a database.
+
+    Attributes
+    ----------
+    parameters : mapping
+        All settings of the descriptor, of plain JSON values.
+    digest : str
+        Digest of those that determine the numbers.
+    """
+
+    parameters: Mapping[str, Any]
+    digest: str
+
+    def to_json(self) -> bytes:
+        """Return the file's content."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "digest": self.digest,
+            "parameters": dict(self.parameters),
+        }
+        content["crc32"] = _checksum(content)
+        return json.dumps(content, indent=1, allow_nan=False).encode("ascii") + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read the file's content.
+
+        Raises
+        ------
+        ValueError
+            It is damaged, or of a later version.
+        """
+        try:
+            content = json.loads(data.decode("ascii"))
+        except (ValueError, RecursionError):
+            raise ValueError("it is no JSON") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError("it describes no descriptor")
+        if content.get("version") != VERSION:
+            raise ValueError(f"its version is not {VERSION}: a later ampmpi wrote it")
+        checksum = content.pop("crc32", None)
+        if set(content) != {"format", "version", "digest", "parameters"}:
+            raise ValueError("its keys are none that ampmpi writes")
+        if checksum != _checksum(content) or not isinstance(content["parameters"], dict):
+            raise ValueError("its checksum is wrong")
+        return cls(content["parameters"], str(content["digest"]))
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return zlib.crc32(text.encode("ascii"))
+
+
+def read(layout: Layout) -> Manifest | None:
+    """Return the manifest of a database; None if it has none.
+
+    Raises
+    ------
+    DatabaseError
+        It cannot be read, or is damaged.
+    """
+    try:
+        with open(layout.manifest, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise database_error(error, "read", layout.manifest) from error
+    try:
+        return Manifest.from_json(data)
+    except ValueError as error:
+        raise DatabaseError(
+            f"{layout.manifest} is damaged ({error}): remove it, and the next job "
+            "compares the entries with its own before it uses them"
+        ) from None
+
+
+def claim(layout: Layout, manifest: Manifest) -> None:
+    """Say whose fingerprints a database holds; the first one to do so is right.
+
+    Raises
+    ------
+    DescriptorMismatchError
+        It holds those of another descriptor.
+    DatabaseError
+        The manifest cannot be read or written.
+    """
+    found = read(layout)
+    if found is None:
+        layout.create()
+        write_new_file(layout.temporaries, layout.manifest, manifest.to_json(), "manifest")
+        found = read(layout)
+    if found is None:
+        raise DatabaseError(f"{layout.manifest} vanished: is the database being removed?")
+    if found.digest != manifest.digest:
+        raise DescriptorMismatchError(
+            f"the database {layout.root} holds the fingerprints of another descriptor "
+            f"({difference(found.parameters, manifest.parameters)}): "
+            "choose another label or dblabel, or that descriptor"
+        )
+
+
+def difference(database: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Say in words where two sets of parameters differ.
+
+    Parameters
+    ----------
+    database, asked : mapping
+        What the database was made with, and what is asked for now.
+    """
+    found = list(_differences("", database, asked))
+    if len(found) > _SHOWN:
+        found[_SHOWN:] = [f"and {len(found) - _SHOWN} more differences"]
+    return "; ".join(found) or "equal settings, other numbers"
+
+
+def _differences(name: str, database: Any, asked: Any) -> Iterator[str]:
+    if isinstance(database, Mapping) and isinstance(asked, Mapping):
+        for key in sorted({*database, *asked}):
+            inner = f"{name}.{key}" if name else str(key)
+            if key not in asked:
+                yield f"{inner} only in the database"
+            elif key not in database:
+                yield f"{inner} not in the database"
+            else:
+                yield from _differences(inner, database[key], asked[key])
+    elif _is_list_of_mappings(database) and _is_list_of_mappings(asked):
+        gone = [item for item in database if item not in asked]
+        new = [item for item in asked if item not in database]
+        for item in gone:
+            yield f"{name} has {_brief(item)} in the database only"
+        for item in new:
+            yield f"{name} has {_brief(item)} here only"
+        if not gone and not new and database != asked:
+            yield f"{name} has the same functions in another order or number"
+    elif database != asked:
+        yield f"{name} is {database!r} in the database, {asked!r} here"
+
+
+def _is_list_of_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+
+
+def _brief(function: Mapping[str, Any]) -> str:
+    """Return a symmetry function in few words."""
+    return " ".join(
+        str(value) if key == "type" else f"{key}={value}" for key, value in function.items()
+    )
