@@ -1,0 +1,238 @@
+"""`Amp`: the ASE calculator, with Amp's keywords, files and training."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+
+import numpy as np
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+
+from ampmpi.descriptor import Gaussian
+from ampmpi.errors import InputError
+from ampmpi.model import NeuralNetwork, amp_file
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ampmpi.training import TrainingResult
+
+DESCRIPTOR_NAME = ".descriptor.gaussian.Gaussian"
+
+
+class Amp(Calculator):  # type: ignore[misc]
+    """Machine-learning potential: a descriptor and a model, as an ASE calculator.
+
+    Predicting needs no database and writes no file. `train` works alone and on all ranks
+    of a script that ``mpirun`` started.
+
+    Parameters
+    ----------
+    descriptor : Gaussian
+        Turns images into fingerprints.
+    model : NeuralNetwork
+        Turns fingerprints into energies.
+    label : str or None
+        Prefix of the training's files.
+    dblabel : str, optional
+        Prefix of the databases, where several trainings share them.
+    cores : int, optional
+        Ranks come from ``mpirun``; a number other than 1 is refused.
+    envcommand : None
+        Refused: the environment is the job script's.
+    logging : bool
+        Whether a training writes LABEL-log.txt.
+    atoms : ase.Atoms, optional
+        Atoms to attach the calculator to.
+
+    Raises
+    ------
+    InputError
+        A keyword has a value that is not supported; the message names it.
+    """
+
+    implemented_properties: ClassVar[list[str]] = [
+        "energy",
+        "free_energy",
+        "energies",
+        "forces",
+        "stress",
+    ]
+
+    def __init__(
+        self,
+        descriptor: Gaussian,
+        model: NeuralNetwork,
+        label: str | None = "amp",
+        dblabel: str | None = None,
+        cores: int | None = None,
+        envcommand: None = None,
+        logging: bool = True,
+        atoms: Atoms | None = None,
+    ) -> None:
+        if cores not in (None, 1):
+            raise InputError(
+                f"Amp: cores={cores!r} is not taken here; leave it out and start the script with "
+                "mpirun -n and the number of ranks"
+            )
+        if envcommand is not None:
+            raise InputError(
+                "Amp: envcommand is not taken here; set the environment in the job script"
+            )
+        Calculator.__init__(self, label=label, atoms=atoms)
+        self.descriptor = descriptor
+        self.model = model
+        self.logging = bool(logging)
+        self.dblabel = dblabel if dblabel is not None else descriptor.dblabel
+
+    @property
+    def cores(self) -> int:
+        """Always 1: the ranks come from ``mpirun``."""
+        return 1
+
+    @property
+    def descriptor(self) -> Gaussian:
+        """The descriptor; setting it clears the results."""
+        return self._descriptor
+
+    @descriptor.setter
+    def descriptor(self, descriptor: Gaussian) -> None:
+        self._descriptor = descriptor
+        self.reset()
+
+    @property
+    def model(self) -> NeuralNetwork:
+        """The model; setting it clears the results."""
+        return self._model
+
+    @model.setter
+    def model(self, model: NeuralNetwork) -> None:
+        self._model = model
+        self.reset()
+
+    @classmethod
+    def load(
+        cls,
+        file: str | os.PathLike[str] | TextIO,
+        Descriptor: Callable[..., Any] | None = None,
+        Model: Callable[..., Any] | None = None,
+        **kwargs: Any,
+    ) -> Amp:
+        """Load a calculator from a .amp file that Amp or ampmpi saved.
+
+        Parameters
+        ----------
+        file : path or text file
+            The file. It is parsed, not run.
+        Descriptor, Model : class, optional
+            Classes of your own, called with the parameters in the file.
+        **kwargs
+            Keywords of `Amp`, such as `label`.
+
+        Raises
+        ------
+        ModelError
+            The file is no .amp file, or its parameters are wrong.
+        """
+        descriptor, model = amp_file.read(file)
+        if Descriptor is None:
+            kind = descriptor.get("importname", DESCRIPTOR_NAME)
+            if kind != DESCRIPTOR_NAME:
+                raise InputError(f"{file}: the descriptor is a {kind}; only Gaussian is supported")
+            made = Gaussian.from_parameters(descriptor)
+        else:
+            made = Descriptor(**_without_importname(descriptor))
+        network = (
+            NeuralNetwork.from_parameters(model)
+            if Model is None
+            else Model(**_without_importname(model))
+        )
+        return cls(descriptor=made, model=network, **kwargs)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Calculate energies and, where one of them is asked for, forces and stress.
+
+        Raises
+        ------
+        ImageError
+            The atoms cannot be described: an element is missing, or two atoms overlap.
+        ModelError
+            The model is not trained, or lacks an element.
+        """
+        wanted = set(properties or ["energy"])
+        Calculator.calculate(self, atoms, properties, system_changes)
+        atoms = self.atoms
+        periodic_cell = atoms.cell.rank == 3
+        if "stress" in wanted and not periodic_cell:
+            raise PropertyNotImplementedError("stress needs a cell with three vectors")
+        descriptor = self.descriptor.resolve(self.model.fprange or ())
+        energies, dE_dG = self.model.atomic_energies(descriptor.fingerprint(atoms))
+        energy = float(energies.sum())
+        self.results = {"energy": energy, "free_energy": energy, "energies": energies}
+        if wanted & {"forces", "stress"}:
+            forces, virial = descriptor.contract(atoms, dE_dG)
+            self.results["forces"] = forces
+            if periodic_cell:
+                stress = np.asarray(virial) / atoms.get_volume()
+                self.results["stress"] = stress.flat[[0, 4, 8, 5, 2, 1]]
+
+    def train(self, images: Any, overwrite: bool = False, **options: Any) -> TrainingResult:
+        """Fit the model to images, alone or on all ranks of this script.
+
+        Saves LABEL.amp, or LABEL-untrained-parameters.amp when it did not converge. The
+        same call goes on where an interrupted one stopped.
+
+        Parameters
+        ----------
+        images : list of ase.Atoms, or str
+            Images with energies and, where they are trained, forces; or files of them.
+        overwrite : bool
+            Replace LABEL.amp when it is there; the old one goes to the temporary folder.
+        **options
+            Further keywords of `ampmpi.training.train`, such as `validation`.
+
+        Raises
+        ------
+        TrainingConvergenceError
+            The criteria were not reached.
+        """
+        from ampmpi.training import train_calculator
+
+        result = train_calculator(self, images, overwrite=overwrite, **options)
+        self.reset()
+        return result
+
+    def save(self, filename: str | os.PathLike[str], overwrite: bool = False) -> str:
+        """Save the calculator in a .amp file that `load` and Amp read.
+
+        As in Amp an existing file stays, and the calculator goes to a new file in the
+        temporary folder, unless `overwrite` is set: then the old file goes there.
+
+        Returns
+        -------
+        str
+            Name of the file that was written.
+        """
+        target = Path(filename)
+        if target.exists():
+            with tempfile.NamedTemporaryFile(suffix=".amp", delete=False) as other:
+                spare = other.name
+            if overwrite:
+                shutil.copyfile(target, spare)
+            else:
+                target = Path(spare)
+        amp_file.write(target, self.descriptor.parameters, self.model.parameters)
+        return str(target)
+
+
+def _without_importname(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parameters.items() if key != "importname"}

@@ -1,0 +1,171 @@
+"""`.amp` files: written as Amp loads them, read without running what they say.
+
+A file holds ``dict(descriptor='dict(…)', model='dict(…)')``: Python source that Amp
+evaluates. Here its syntax tree is walked, and what is not a literal or a call of
+``dict``, ``OrderedDict``, ``array`` or ``matrix`` is refused.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from ampmpi.errors import ModelError
+from ampmpi.model.files import write_atomically
+
+SECTIONS = ("descriptor", "model")
+
+
+def read(file: str | os.PathLike[str] | TextIO) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the parameters of a descriptor and a model.
+
+    Parameters
+    ----------
+    file : path or text file
+        The `.amp` file.
+
+    Returns
+    -------
+    descriptor, model : dict
+        Keyword arguments as Amp's classes take them, with ``importname``.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read, or is no `.amp` file.
+    """
+    if isinstance(file, str | os.PathLike):
+        name = os.fspath(file)
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise ModelError(f"cannot read the calculator {name}: {reason}") from error
+    else:
+        name = getattr(file, "name", "given as an open file")
+        text = file.read()
+    sections = _mapping(text, name)
+    missing = [section for section in SECTIONS if not isinstance(sections.get(section), str)]
+    if missing:
+        raise ModelError(
+            f"{name} is no .amp file: it has no {' and no '.join(missing)}; give a file that Amp "
+            "or ampmpi saved"
+        )
+    descriptor, model = (_mapping(sections[section], name) for section in SECTIONS)
+    return descriptor, model
+
+
+def write(
+    path: str | os.PathLike[str], descriptor: Mapping[str, Any], model: Mapping[str, Any]
+) -> None:
+    """Write a `.amp` file that Amp loads; the file is there whole or not at all.
+
+    Raises
+    ------
+    ModelError
+        A value is of a kind that Amp could not read back, or is not finite.
+    OSError
+        The file cannot be written.
+    """
+    text = _source({"descriptor": _source(descriptor), "model": _source(model)})
+    write_atomically(path, text.encode())
+
+
+def _source(parameters: Mapping[str, Any]) -> str:
+    """Return ``dict(key=value, …)``, sorted by key."""
+    items = (f"{key}={_literal(parameters[key], key)}" for key in sorted(parameters))
+    return "dict(" + ",\n     ".join(items) + ")\n"
+
+
+def _literal(value: Any, key: str) -> str:
+    """Python source of one value."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return repr(value)
+    if isinstance(value, float):
+        if not np.isfinite(value):
+            raise ModelError(f"the model's {key} holds {value!r}, which no .amp file can keep")
+        return repr(value)
+    if isinstance(value, Mapping):
+        items = (f"{_literal(k, key)}: {_literal(v, key)}" for k, v in value.items())
+        return "{" + ", ".join(items) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_literal(v, key) for v in value) + "]"
+    if isinstance(value, tuple):
+        return "(" + "".join(_literal(v, key) + ", " for v in value).strip() + ")"
+    raise ModelError(f"{key} is a {type(value).__name__}, which no .amp file can keep")
+
+
+def _mapping(text: str, name: str) -> dict[str, Any]:
+    """Value of a source text that must be one mapping."""
+    try:
+        tree = ast.parse(text.strip(), filename=name, mode="eval")
+        value = _value(tree.body)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "nested too deeply"
+        raise ModelError(
+            f"{name} is no .amp file ({reason}); give a file that Amp or ampmpi saved"
+        ) from error
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ModelError(
+            f"{name} is no .amp file (it holds no dict of named values); give a file that Amp or "
+            "ampmpi saved"
+        )
+    return value
+
+
+def _value(node: ast.expr) -> Any:
+    """Value of a literal, or of a call that is allowed."""
+    match node:
+        case ast.Constant(value=str() | int() | float() | None as value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.UnaryOp(op=ast.UAdd(), operand=ast.Constant(value=int() | float() as value)):
+            return value
+        case ast.List(elts=items):
+            return [_value(item) for item in items]
+        case ast.Tuple(elts=items):
+            return tuple(_value(item) for item in items)
+        case ast.Dict(keys=keys, values=values) if None not in keys:
+            pairs = zip((k for k in keys if k is not None), values, strict=True)
+            return _dict((_value(k), _value(v)) for k, v in pairs)
+        case ast.Call(func=ast.Name(id=function), args=arguments, keywords=keywords):
+            return _call(function, arguments, keywords)
+    raise ValueError(f"line {node.lineno} holds something other than numbers, text and lists")
+
+
+def _call(function: str, arguments: list[ast.expr], keywords: list[ast.keyword]) -> Any:
+    """Value of ``dict``, ``OrderedDict``, ``array`` or ``matrix``."""
+    if function in ("dict", "OrderedDict") and len(arguments) <= 1:
+        given = _value(arguments[0]) if arguments else []
+        pairs = given.items() if isinstance(given, dict) else given
+        named = [(k.arg, _value(k.value)) for k in keywords if k.arg is not None]
+        if len(named) != len(keywords):
+            raise ValueError("it unpacks a mapping")
+        return _dict([*pairs, *named])
+    if function in ("array", "matrix") and len(arguments) == 1:
+        # a keyword can only be array's dtype, which says nothing that matters here
+        value = _value(arguments[0])
+        if isinstance(value, list):
+            return value
+    raise ValueError(f"it calls {function}")
+
+
+def _dict(pairs: Iterable[Any]) -> dict[Any, Any]:
+    """Make a dict whose keys are text or numbers."""
+    result = {}
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError("a dict in it is not made of pairs")
+        key, value = pair
+        if not isinstance(key, str | int | float | tuple):
+            raise ValueError("a key in it is neither text nor a number")
+        result[key] = value
+    return result

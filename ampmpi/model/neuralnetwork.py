@@ -1,0 +1,358 @@
+"""`NeuralNetwork`: Amp's model, its keywords and its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ampmpi.entries import Fingerprint
+from ampmpi.errors import InputError, ModelError
+from ampmpi.model.network import (
+    ACTIVATIONS,
+    Array,
+    Network,
+    forward,
+    random_parameters,
+    sensitivities,
+)
+from ampmpi.model.scaling import feature_scaling, initial_scaling, prescale, scale_features
+from ampmpi.model.settings import LossFunction, Regressor
+
+IMPORT_NAME = ".model.neuralnetwork.NeuralNetwork"
+VERSION = "2015.12"
+MODE = "atom-centered"
+
+HiddenLayers = int | Sequence[int] | Mapping[str, int | Sequence[int]]
+
+
+class NeuralNetwork:
+    """A feed-forward neural network per element, with Amp's keywords.
+
+    Parameters
+    ----------
+    hiddenlayers : tuple of int, int or dict
+        Nodes of the hidden layers, for all elements or by element.
+    activation : {'tanh', 'sigmoid', 'linear'}
+        Activation function, of the last layer too.
+    weights : dict, optional
+        ``{element: {layer: (inputs + 1, nodes) matrix}}``, layers counted from 1, the last
+        row the bias. Random unless given.
+    scalings : dict, optional
+        ``{element: {'intercept': eV, 'slope': eV}}``. From the training's energies unless
+        given.
+    fprange : dict, optional
+        ``{element: [[low, high], …]}``, range of each feature in the training set. From the
+        training's fingerprints unless given.
+    mode : str, optional
+        'atom-centered'; another is refused.
+    version : str, optional
+        '2015.12'; another is refused.
+    regressor : Regressor, optional
+        The optimiser.
+    lossfunction : LossFunction, optional
+        The loss and the convergence criteria.
+    fortran : bool
+        Taken for Amp's sake; there is no Fortran here, and the numbers are the same.
+    checkpoints : int or None
+        Steps between checkpoints; negative: keep each in LABEL-checkpoints; None or 0: none
+        but those that a restart needs.
+    randomseed : int, optional
+        Seed of the random weights; gives the ones that Amp draws.
+    prescale : bool
+        Fit the intercepts to the energies first, by least squares.
+
+    Raises
+    ------
+    InputError
+        A value is wrong or not supported; the message names it.
+    """
+
+    def __init__(
+        self,
+        hiddenlayers: HiddenLayers = (5, 5),
+        activation: str = "tanh",
+        weights: Mapping[str, Any] | None = None,
+        scalings: Mapping[str, Mapping[str, float]] | None = None,
+        fprange: Mapping[str, Any] | None = None,
+        mode: str | None = None,
+        version: str | None = None,
+        regressor: Regressor | None = None,
+        lossfunction: LossFunction | None = None,
+        fortran: bool = True,
+        checkpoints: int | None = 100,
+        randomseed: int | None = None,
+        prescale: bool = False,
+    ) -> None:
+        if version not in (None, VERSION):
+            raise InputError(f"NeuralNetwork: version {version} is not known; only {VERSION} is")
+        if mode not in (None, MODE):
+            raise InputError(f"NeuralNetwork: mode {mode!r} is not supported; only {MODE!r} is")
+        if activation not in ACTIVATIONS:
+            raise InputError(
+                f"NeuralNetwork: unknown activation {activation!r}; use {', '.join(ACTIVATIONS)}"
+            )
+        self.activation = activation
+        self.hiddenlayers = _hidden(hiddenlayers)
+        self.fprange = None if fprange is None else _ranges(fprange)
+        self.layers = None if weights is None else _layers(weights)
+        self.scalings = None if scalings is None else _scalings(scalings)
+        self.regressor = regressor if regressor is not None else Regressor()
+        self.lossfunction = lossfunction if lossfunction is not None else LossFunction()
+        self.fortran = fortran
+        self.checkpoints = checkpoints
+        self.randomseed = randomseed
+        self.prescale = prescale
+        if self.fprange is not None:
+            self._check()
+
+    @property
+    def forcetraining(self) -> bool:
+        """Whether a training includes forces."""
+        return self.lossfunction.trains_forces
+
+    @property
+    def network(self) -> Network:
+        """Shape of the networks.
+
+        Raises
+        ------
+        ModelError
+            The ranges of the features are not known yet.
+        """
+        if self.fprange is None:
+            raise ModelError("the model is not trained yet: train it, or load a .amp file")
+        nodes = {}
+        for element, fprange in self.fprange.items():
+            hidden = self.hiddenlayers
+            if isinstance(hidden, dict):
+                if element not in hidden:
+                    raise ModelError(f"hiddenlayers has no entry for {element}; add one")
+                hidden = hidden[element]
+            nodes[element] = (len(fprange), *hidden, 1)
+        return Network(nodes, self.activation)
+
+    @property
+    def vector(self) -> Array:
+        """All parameters as one vector, in Amp's order; setting it changes the model."""
+        network = self.network
+        if self.layers is None or self.scalings is None:
+            raise ModelError("the model has no parameters yet: train it, or load a .amp file")
+        vector = np.empty(network.n_parameters)
+        for element, target in network.split(vector).items():
+            for k, layer in enumerate(target.layers):
+                layer[:] = self.layers[element][k]
+            target.scaling[:] = self.scalings[element]
+        return vector
+
+    @vector.setter
+    def vector(self, vector: Array) -> None:
+        parts = self.network.split(np.array(vector, dtype=float))
+        self.layers = {element: list(part.layers) for element, part in parts.items()}
+        self.scalings = {element: part.scaling for element, part in parts.items()}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters in the form that Amp's class takes and its files keep."""
+        hidden: Any = self.hiddenlayers
+        weights = scalings = fprange = None
+        if self.fprange is not None:
+            fprange = {e: self.fprange[e].tolist() for e in sorted(self.fprange)}
+            hidden = {e: tuple(n[1:-1]) for e, n in sorted(self.network.nodes.items())}
+        if self.layers is not None:
+            weights = {
+                e: {k + 1: layer.tolist() for k, layer in enumerate(self.layers[e])}
+                for e in sorted(self.layers)
+            }
+        if self.scalings is not None:
+            scalings = {
+                e: {"intercept": float(self.scalings[e][0]), "slope": float(self.scalings[e][1])}
+                for e in sorted(self.scalings)
+            }
+        return {
+            "importname": IMPORT_NAME,
+            "version": VERSION,
+            "mode": MODE,
+            "hiddenlayers": hidden,
+            "activation": self.activation,
+            "weights": weights,
+            "scalings": scalings,
+            "fprange": fprange,
+        }
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> NeuralNetwork:
+        """Build a model from `parameters`, such as a .amp file holds.
+
+        Raises
+        ------
+        ModelError
+            They are of another kind of model, or wrong.
+        """
+        given = dict(parameters)
+        kind = given.pop("importname", IMPORT_NAME)
+        if kind != IMPORT_NAME:
+            raise ModelError(f"the model is a {kind}; only NeuralNetwork is supported")
+        try:
+            return cls(**given)
+        except TypeError as error:
+            raise ModelError(f"the model's parameters are wrong: {error}") from error
+
+    def initialise(self, fprange: Mapping[str, Array], energies: Array, composition: Array) -> None:
+        """Fill in what is not given yet: ranges, random weights, scalings.
+
+        Parameters
+        ----------
+        fprange : mapping of str to (n_features, 2) float array
+            Ranges of the features in the training set.
+        energies : (n_images,) float array, eV
+            Energies of the training set.
+        composition : (n_images, n_elements) float array
+            Number of atoms of each element of `fprange`, sorted.
+        """
+        if self.fprange is None:
+            self.fprange = {e: np.array(fprange[e], dtype=float) for e in sorted(fprange)}
+        lacking = sorted(set(fprange) - set(self.fprange))
+        if lacking:
+            raise ModelError(
+                f"the images hold {', '.join(lacking)}, which the model lacks "
+                f"(it has {', '.join(sorted(self.fprange))})"
+            )
+        network = self.network
+        if self.layers is None:
+            self.layers = random_parameters(network, self.randomseed)
+        if self.scalings is None:
+            intercept, slope = initial_scaling(energies, composition.sum(axis=1), self.activation)
+            self.scalings = {e: np.array([intercept, slope]) for e in network.elements}
+            if self.prescale:
+                found = prescale(energies, composition)
+                for element, value in zip(sorted(fprange), found, strict=True):
+                    self.scalings[element] = np.array([value, 1.0])
+        self._check()
+
+    def atomic_energies(self, fingerprint: Fingerprint) -> tuple[Array, Array]:
+        """Energies of the atoms and their derivatives.
+
+        Parameters
+        ----------
+        fingerprint : Fingerprint
+            Features of the atoms.
+
+        Returns
+        -------
+        energies : (n_atoms,) float array, eV
+        dE_dG : (n_atoms, max_features) float array, eV
+
+        Raises
+        ------
+        ModelError
+            An element is missing from the model, or has another number of features.
+        """
+        parts = self.network.split(self.vector)
+        energies = np.empty(len(fingerprint.symbols))
+        dE_dG = np.zeros_like(fingerprint.values)
+        symbols = np.array(fingerprint.symbols)
+        for element in sorted(set(fingerprint.symbols)):
+            fprange = self._range(element, fingerprint.n_features[element])
+            rows = np.flatnonzero(symbols == element)
+            n = len(fprange)
+            x = scale_features(fingerprint.values[rows, :n], fprange)
+            state = forward(parts[element], x, self.activation)
+            energies[rows] = state.energies
+            _, dE_dx = sensitivities(parts[element], state)
+            dE_dG[rows, :n] = dE_dx * feature_scaling(fprange)[0]
+        return energies, dE_dG
+
+    def _range(self, element: str, n_features: int) -> Array:
+        assert self.fprange is not None
+        if element not in self.fprange:
+            raise ModelError(
+                f"the image holds {element}, an element that the model lacks "
+                f"(it has {', '.join(sorted(self.fprange))})"
+            )
+        if len(self.fprange[element]) != n_features:
+            raise ModelError(
+                f"the model takes {len(self.fprange[element])} features for {element}, but the "
+                f"descriptor gives {n_features}: model and descriptor do not belong together"
+            )
+        return self.fprange[element]
+
+    def _check(self) -> None:
+        """Refuse parameters that do not fit together."""
+        network = self.network
+        if self.layers is not None:
+            for element, layer, shape in network.shapes:
+                given = self.layers.get(element, [])
+                if len(given) != len(network.nodes[element]) - 1 or given[layer - 1].shape != shape:
+                    shapes = [matrix.shape for matrix in given]
+                    raise ModelError(
+                        f"weights of {element} have the shapes {shapes}, which do not fit "
+                        f"{network.nodes[element]} nodes with a row for the bias"
+                    )
+        if self.scalings is not None and set(network.elements) - set(self.scalings):
+            raise ModelError(
+                f"scalings lack {', '.join(sorted(set(network.elements) - set(self.scalings)))}"
+            )
+
+
+def _hidden(hidden: HiddenLayers) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    if isinstance(hidden, Mapping):
+        return {element: _nodes(nodes) for element, nodes in hidden.items()}
+    return _nodes(hidden)
+
+
+def _nodes(nodes: Any) -> tuple[int, ...]:
+    try:
+        values = (int(nodes),) if isinstance(nodes, int) else tuple(int(n) for n in nodes)
+    except (TypeError, ValueError):
+        values = ()
+    if not values or min(values) < 1:
+        raise InputError(
+            f"NeuralNetwork: hiddenlayers {nodes!r} is not a number of nodes for each layer, "
+            "such as (5, 5)"
+        )
+    return values
+
+
+def _matrix(value: Any, what: str) -> Array:
+    try:
+        matrix = np.array(value, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{what} hold something other than numbers") from error
+    if matrix.ndim != 2 or not np.isfinite(matrix).all():
+        raise ModelError(f"{what} are not a matrix of finite numbers")
+    return matrix
+
+
+def _ranges(fprange: Mapping[str, Any]) -> dict[str, Array]:
+    ranges = {e: _matrix(fprange[e], f"the fprange of {e}") for e in sorted(fprange)}
+    for element, matrix in ranges.items():
+        if matrix.shape[1] != 2:
+            raise ModelError(f"the fprange of {element} is not a list of pairs (low, high)")
+    return ranges
+
+
+def _layers(weights: Mapping[str, Any]) -> dict[str, list[Array]]:
+    try:
+        return {
+            e: [_matrix(weights[e][k], f"the weights of {e}") for k in sorted(weights[e])]
+            for e in sorted(weights)
+        }
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ModelError("weights are not {element: {layer: matrix}}") from error
+
+
+def _scalings(scalings: Mapping[str, Mapping[str, float]]) -> dict[str, Array]:
+    try:
+        found = {
+            e: np.array([float(s["intercept"]), float(s["slope"])])
+            for e, s in sorted(scalings.items())
+        }
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ModelError(
+            "scalings are not {element: {'intercept': number, 'slope': number}}"
+        ) from error
+    if not all(np.isfinite(s).all() for s in found.values()):
+        raise ModelError("scalings hold numbers that are not finite")
+    return found
