@@ -49,7 +49,7 @@ class Result:
 
 def environment() -> dict[str, str]:
     """Return the environment of every test: this interpreter's tools first, one thread."""
-    env = dict(os.environ)
+    env = dict(os.environ, PYTHONUNBUFFERED="1")
     env["PATH"] = f"{BIN}{os.pathsep}{env.get('PATH', '')}"
     for library in ("OMP", "OPENBLAS", "MKL"):
         env[f"{library}_NUM_THREADS"] = "1"
@@ -61,7 +61,7 @@ def run(command: Sequence[str], limit: float) -> tuple[int, str]:
 
     After `limit` seconds the whole session is killed and the code is 124.
     """
-    print(f"$ {' '.join(command)}".splitlines()[0], flush=True)
+    print("$", *("..." if "\n" in word else word for word in command), flush=True)
     process = subprocess.Popen(
         command,
         cwd=ROOT,
