@@ -10,7 +10,6 @@ import importlib
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ DIRECTIVE = re.compile(r"^#SBATCH --([a-z-]+)(?:[= ].*)?$")
 
 def templates() -> Path:
     """Return the folder of the scripts: inside an installed package, or beside a source tree's."""
-    package = Path(str(resources.files("ampmpi")))
+    package = Path(__file__).parents[1]
     installed = package / "_jobscripts"
     return installed if installed.is_dir() else package.parent / "jobscripts"
 
@@ -74,12 +73,17 @@ def fill(
     return "\n".join(lines) + "\n"
 
 
-def _check(command: str, arguments: Iterable[str]) -> None:
+def command_of(kind: str) -> click.Command:
+    """Return the command that a kind of job runs."""
+    found: click.Command = importlib.import_module(f"ampmpi.cli.{kind}").command
+    return found
+
+
+def _check(kind: str, arguments: Iterable[str]) -> None:
     """Refuse arguments that the job's own command would refuse."""
-    module, name = ("compress", "amp-compress") if command == "compress" else (command, command)
-    own: click.Command = importlib.import_module(f"ampmpi.cli.{module}").command
+    name = "amp-compress" if kind == "compress" else f"ampmpi {kind}"
     try:
-        own.make_context(name, list(arguments))
+        command_of(kind).make_context(name, list(arguments))
     except click.UsageError as error:
         raise InputError(f"{name} would refuse this: {error.format_message()}") from None
 
@@ -196,6 +200,9 @@ def committee(
     arguments: tuple[str, ...], label: str, sbatch: tuple[str, ...], **given: Any
 ) -> None:
     """Train a committee, one job for each member; ARGUMENTS as for `ampmpi train`."""
+    for own in ("--label", "--seed"):
+        if any(word.partition("=")[0] == own for word in arguments):
+            raise InputError(f"{own} after --: each member of a committee gets its own")
     if arguments:
         _check("train", (*arguments, "--label", f"{label}-0", "--seed", "0"))
     _parallel_job("committee", sbatch, {"arguments": arguments, "label": label}, given)

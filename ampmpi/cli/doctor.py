@@ -1,0 +1,186 @@
+"""``ampmpi doctor``: what a job finds here, and what to change."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from ..errors import LaunchError
+from ..parallel.about import MPILibrary, RankSurroundings, mpi_library, surroundings
+from ..parallel.comm import Communicator, SerialCommunicator, world
+from ..parallel.launch import speaks, under_launcher
+from .filesystem import (
+    FileSystem,
+    file_system,
+    is_writable,
+    nearest_folder,
+    quota,
+    seconds_per_file,
+)
+
+FEW_INODES = 100_000
+LITTLE_SPACE = 10e9
+SLOW_FILE = 0.02
+
+
+@click.command()
+@click.argument("path", default=".", type=click.Path(path_type=Path))
+def command(path: Path) -> None:
+    """Check MPI, threads, caches and the file system of PATH, a database or a folder.
+
+    Run it as the job will run: `srun --mpi=pmi2 ampmpi doctor`, `mpirun ampmpi doctor`.
+    """
+    wrong: LaunchError | None = None
+    comm: Communicator = SerialCommunicator()
+    try:
+        comm = world()
+    except LaunchError as error:
+        wrong = error
+    ranks = comm.allgather(surroundings(os.environ))
+    if comm.rank == 0 and (wrong is None or speaks()):
+        library = mpi_library()
+        lines, advice = describe_ranks(library, ranks, os.environ)
+        for more, hints in (describe_cache(os.environ), describe_folder(path)):
+            lines += more
+            advice += hints
+        for name, text in lines:
+            click.echo(f"{name + ':' if name else '':13s}{text}")
+        for hint in advice:
+            click.echo(f"  → {hint}")
+        if not advice and wrong is None:
+            click.echo("Nothing to mend.")
+    comm.barrier()
+    if wrong is not None:
+        raise wrong
+
+
+Report = tuple[list[tuple[str, str]], list[str]]
+
+
+def describe_ranks(
+    library: MPILibrary | str, ranks: Sequence[RankSurroundings], environ: Mapping[str, str]
+) -> Report:
+    """Describe versions, MPI, ranks and threads, and say what to change."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("ampmpi", "numpy", "numba", "ase"))
+    lines = [("Versions", f"{packages}, Python {platform.python_version()}")]
+    advice = []
+    if isinstance(library, str):
+        lines.append(("MPI", f"none: {library}"))
+        advice.append(
+            "mpi4py loads no MPI library, so that only serial runs work: load your site's MPI "
+            "module, or pip install 'ampmpi[mpich]'"
+        )
+    else:
+        lines.append(
+            ("MPI", f"{library.name} {library.version} (MPI {library.standard}), "
+             f"mpi4py {library.mpi4py}")
+        )  # fmt: skip
+    on_host = Counter(rank.host for rank in ranks)
+    where = ", ".join(f"{n} on {host}" for host, n in sorted(on_host.items())[:8])
+    more = len(on_host) - 8
+    lines.append(("Ranks", f"{len(ranks)}: {where}" + (f", and {more} hosts more" * (more > 0))))
+    if not under_launcher(environ):
+        advice.append("this was one process: start it as your job, with srun or mpirun, to see it")
+    if len(set(on_host.values())) > 1:
+        advice.append("hosts have different numbers of ranks: set --ntasks-per-node")
+    cores = {host: max(r.cores for r in ranks if r.host == host) for host in on_host}
+    crowded = [host for host, n in on_host.items() if n > 1 and cores[host] < n]
+    if crowded:
+        host = crowded[0]
+        advice.append(
+            f"{on_host[host]} ranks share {cores[host]} cores on {host}: start no more ranks than "
+            "cores, and let the launcher bind each to its own"
+        )
+    threads = sorted({"; ".join(f"{k}={v}" for k, v in rank.threads.items()) for rank in ranks})
+    lines.append(("Threads", " | ".join(text or "not set" for text in threads)))
+    if len(ranks) > 1 and any(n != "1" for rank in ranks for n in rank.threads.values()):
+        advice.append("ranks have more than one thread: export OMP_NUM_THREADS=1 and its like")
+    return lines, advice
+
+
+def describe_cache(environ: Mapping[str, str]) -> Report:
+    """Describe where compiled kernels are kept."""
+    given = environ.get("NUMBA_CACHE_DIR")
+    if given is None:
+        return [("Kernels", "kept beside the package")], []
+    folder = nearest_folder(Path(given))
+    system = file_system(folder)
+    files = sum(1 for _ in Path(given).rglob("*.nbc"))
+    lines = [("Kernels", f"{files} compiled in {given} ({system.kind})")]
+    advice = []
+    if not is_writable(folder):
+        advice.append(
+            f"NUMBA_CACHE_DIR={given} is not writable, so that every job compiles its kernels "
+            "anew: set it to a folder of yours"
+        )
+    elif system.is_network:
+        advice.append(
+            f"compiled kernels are on {system.kind}: with many nodes, set NUMBA_CACHE_DIR to a "
+            "local disk or to the scratch file system"
+        )
+    return lines, advice
+
+
+def describe_folder(path: Path) -> Report:
+    """Describe the file system of a database or folder."""
+    folder = nearest_folder(path)
+    system = file_system(folder)
+    inodes = (
+        "inodes not counted" if system.free_inodes is None else f"{system.free_inodes:,} inodes"
+    )
+    lines = [
+        ("Folder", f"{folder} on {system.kind}, mounted at {system.mount}"),
+        ("Free", f"{system.free_bytes / 1e9:,.1f} GB, {inodes}"),
+    ]
+    said = quota(system)
+    if said:
+        lines += [("Quota" if i == 0 else "", line) for i, line in enumerate(said.splitlines())]
+    advice = advise_on(system)
+    try:
+        seconds = seconds_per_file(folder)
+    except OSError as error:
+        advice.append(f"no file can be written in {folder} ({error.strerror}): use another folder")
+    else:
+        lines.append(
+            ("Small files", f"{1000 * seconds:.2f} ms to write, rename, read and remove one")
+        )
+        if seconds > SLOW_FILE:
+            advice.append(
+                "small files are slow here: put the databases on the scratch file system, and "
+                "compress them as soon as a job has ended"
+            )
+    return lines, advice
+
+
+def advise_on(system: FileSystem) -> list[str]:
+    """Say what to mind on a file system."""
+    advice = []
+    if system.free_inodes is not None and system.free_inodes < FEW_INODES:
+        advice.append(
+            f"{system.free_inodes:,} files fit, and each image takes one, with derivatives two, "
+            "until it is compressed: compress more often, or use another file system"
+        )
+    if system.free_bytes < LITTLE_SPACE:
+        advice.append("less than 10 GB are free: `ampmpi fingerprint --dry-run` says what you need")
+    if system.kind == "lustre":
+        advice.append(
+            "Lustre: one stripe suits small files, so before the first job "
+            "`mkdir D-fingerprints.ampdb && lfs setstripe -c 1 D-fingerprints.ampdb`"
+        )
+    elif system.kind.startswith("nfs"):
+        advice.append(
+            "NFS: nodes see each other's files some seconds late, which costs time and never "
+            "results; for many nodes the scratch file system is faster"
+        )
+    elif system.is_memory:
+        advice.append(
+            f"{system.kind} is this node's memory: other nodes do not see it, and it is gone "
+            "after the job"
+        )
+    return advice

@@ -1,0 +1,132 @@
+"""What kind of file system a folder is on, how much fits into it, and how fast small files are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+NETWORK = {
+    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "gpfs",
+    "lustre", "nfs", "nfs4", "panfs", "smb3", "wekafs",
+}  # fmt: skip
+MEMORY = {"ramfs", "tmpfs"}
+QUOTA_COMMANDS = {
+    "lustre": ["lfs", "quota", "-h", "-u", "{uid}", "{mount}"],
+    "gpfs": ["mmlsquota", "--block-size", "auto"],
+}
+
+
+@dataclass(frozen=True)
+class FileSystem:
+    """The file system of a folder.
+
+    Attributes
+    ----------
+    kind : str
+        As the system names it: ext4, nfs4, lustre, …
+    mount : Path
+        Where it is mounted.
+    free_bytes, free_inodes : int or None
+        What this user may still take; None where it is not counted.
+    """
+
+    kind: str
+    mount: Path
+    free_bytes: int
+    free_inodes: int | None
+
+    @property
+    def is_network(self) -> bool:
+        """Whether other machines see the same files."""
+        return self.kind in NETWORK
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether files are gone when the machine stops."""
+        return self.kind in MEMORY
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return the path itself if it is a folder, else the nearest one above it that exists."""
+    path = path.absolute()
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+def file_system(folder: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> FileSystem:
+    """Return the file system of a folder that exists."""
+    status = os.statvfs(folder)
+    kind, mount = mounted_at(folder.resolve(), mountinfo.read_text().splitlines())
+    inodes = status.f_favail if status.f_files else None
+    return FileSystem(kind, mount, status.f_bavail * status.f_frsize, inodes)
+
+
+def mounted_at(folder: Path, lines: Iterable[str]) -> tuple[str, Path]:
+    """Return kind and mount point of a folder's file system, from lines of ``mountinfo``.
+
+    Format: proc(5), ``/proc/pid/mountinfo``; spaces in names are octal escapes. Of mounts on
+    one another the last is seen.
+    """
+    best = ("unknown", Path("/"))
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after:
+            continue
+        mount = Path(fields[4].encode().decode("unicode_escape"))
+        if folder.is_relative_to(mount) and len(mount.parts) >= len(best[1].parts):
+            best = (after.split()[0], mount)
+    return best
+
+
+def quota(system: FileSystem) -> str | None:
+    """Return what the file system's own command says of this user's quota, or None."""
+    command = QUOTA_COMMANDS.get(system.kind, ["quota", "-w", "-s"])
+    command = [word.format(uid=os.getuid(), mount=system.mount) for word in command]
+    if shutil.which(command[0]) is None:
+        return None
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def seconds_per_file(folder: Path, n_files: int = 20, n_bytes: int = 16384) -> float:
+    """Return the median time to write, rename, read and remove a small file, in seconds.
+
+    Raises
+    ------
+    OSError
+        When no file can be written in the folder.
+    """
+    times = []
+    data = b"\0" * n_bytes
+    with tempfile.TemporaryDirectory(prefix=".ampmpi-doctor-", dir=folder) as scratch:
+        first, second = Path(scratch, "a"), Path(scratch, "b")
+        for _ in range(n_files):
+            start = time.perf_counter()
+            first.write_bytes(data)
+            first.rename(second)
+            second.read_bytes()
+            second.unlink()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether a file can be made in a folder; tried, since permissions do not tell all."""
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
+        return True
+    return False

@@ -1,0 +1,74 @@
+"""Which MPI this is, and what each rank has: for ``ampmpi doctor``."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ampmpi.parallel.launch import THREADS
+
+
+@dataclass(frozen=True)
+class MPILibrary:
+    """The MPI that mpi4py loads.
+
+    Attributes
+    ----------
+    name, version : str
+        Vendor and version of the library, such as MPICH 4.2.1.
+    standard : str
+        Version of the MPI standard.
+    mpi4py : str
+        Version of mpi4py.
+    """
+
+    name: str
+    version: str
+    standard: str
+    mpi4py: str
+
+
+def mpi_library() -> MPILibrary | str:
+    """Return the MPI that mpi4py loads, or the reason why it loads none."""
+    try:
+        import mpi4py
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        return " ".join(str(error).split())
+    name, version = MPI.get_vendor()
+    return MPILibrary(
+        name,
+        ".".join(map(str, version)),
+        ".".join(map(str, MPI.Get_version())),
+        mpi4py.__version__,
+    )
+
+
+@dataclass(frozen=True)
+class RankSurroundings:
+    """What one rank finds around it.
+
+    Attributes
+    ----------
+    host : str
+        Name of its node.
+    cores : int
+        Cores that it may run on.
+    threads : mapping of str to str
+        The variables that set a number of threads.
+    """
+
+    host: str
+    cores: int
+    threads: Mapping[str, str]
+
+
+def surroundings(environ: Mapping[str, str]) -> RankSurroundings:
+    """Return what this rank finds around it."""
+    return RankSurroundings(
+        host=socket.gethostname(),
+        cores=len(os.sched_getaffinity(0)),
+        threads={name: environ[name] for name in THREADS if name in environ},
+    )

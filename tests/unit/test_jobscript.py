@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from ampmpi.cli import jobscript
+from ampmpi.cli.jobscript import command, fill, templates
+from ampmpi.errors import InputError
+
+KINDS = ["fingerprint", "train", "committee", "compress", "chain", "env"]
+PARALLEL = ["fingerprint", "train", "committee"]
+
+
+@pytest.fixture(autouse=True)
+def commands_of_jobs(monkeypatch):
+    """The jobs' own commands, as far as their arguments matter here."""
+
+    @click.command()
+    @click.argument("images", nargs=-1, required=True)
+    @click.option("--label", required=True)
+    @click.option("--dblabel")
+    @click.option("--derivatives", is_flag=True)
+    @click.option("--seed", type=int)
+    @click.option("--hidden", multiple=True)
+    def stand_in(**_: object) -> None:
+        raise AssertionError("a job was run")
+
+    monkeypatch.setattr(jobscript, "command_of", lambda kind: stand_in)
+
+
+def printed(*arguments: str) -> str:
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def shipped(kind: str) -> str:
+    return (templates() / f"{kind}.sh").read_text()
+
+
+def after_bash(script: str, show: str, *arguments: str) -> list[str]:
+    """Run a script's settings in bash and return the words that `show` gives."""
+    settings, _, _ = script.partition("# ---- From here on")
+    done = subprocess.run(
+        ["bash", "-c", f"{settings}\nprintf '%s\\n' {show}", "job.sh", *arguments],
+        capture_output=True, text=True, check=True, env={"SLURM_ARRAY_TASK_ID": "7"},
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("kind", ["fingerprint", "train", "committee", "compress", "env"])
+def test_without_options_the_template_is_printed_as_shipped(kind):
+    assert printed(kind) == shipped("env.example" if kind == "env" else kind)
+
+
+def test_options_become_directives_and_nothing_else_changes():
+    script = printed(
+        "fingerprint", "--nodes", "4", "--ntasks-per-node", "32", "--time", "04:00:00",
+        "--partition", "long", "--sbatch", "mem-per-cpu=2G",
+    )  # fmt: skip
+    directives = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", script, re.M))
+    assert directives["nodes"] == "4"
+    assert directives["ntasks-per-node"] == "32"
+    assert directives["time"] == "04:00:00"
+    assert directives["partition"] == "long"
+    assert directives["mem-per-cpu"] == "2G"
+    other = [line for line in script.splitlines() if not line.startswith("#SBATCH")]
+    assert other == [x for x in shipped("fingerprint").splitlines() if not x.startswith("#SBATCH")]
+
+
+def test_directives_stay_in_one_block_at_the_top():
+    """sbatch stops reading at the first line that is neither a comment nor empty."""
+    lines = printed("committee", "--account", "a", "--sbatch", "qos=b").splitlines()
+    numbers = [i for i, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_arguments_reach_the_command_as_they_were_given():
+    words = ["a b.traj", "it's.xyz@0:5", "$HOME/*.traj", "--label", "x;y", "--derivatives"]
+    script = printed("fingerprint", "--", *words)
+    assert after_bash(script, '"${arguments[@]}"') == words
+
+
+@pytest.mark.parametrize("kind", ["fingerprint", "train", "compress"])
+def test_arguments_of_sbatch_replace_those_of_the_script(kind):
+    assert after_bash(shipped(kind), '"${arguments[@]}"', "x y", "--z") == ["x y", "--z"]
+
+
+def test_a_committee_gives_each_member_its_label_and_seed():
+    script = printed("committee", "--label", "my set", "--", "images.traj", "--dblabel", "d")
+    assert after_bash(script, '"${arguments[@]}"') == [
+        "images.traj", "--dblabel", "d", "--label", "my set-7", "--seed", "7",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_launcher_mpi_and_restarts(kind):
+    script = printed(kind, "--launcher", "mpirun", "--mpi", "pmix", "--restarts", "0")
+    assert after_bash(script, '"$launcher" "$mpi" "$restarts"') == ["mpirun", "pmix", "0"]
+
+
+def test_chain_passes_on_what_it_was_given():
+    script = printed(
+        "chain", "--nodes", "8", "--launcher", "mpirun", "--partition", "long", "--sbatch",
+        "qos=low", "--dblabel", "d", "--array", "0-9", "--train", "--hidden '10 10'", "a b.traj",
+    )  # fmt: skip
+    assert after_bash(script, '"${images[@]}" "$dblabel" "$array" "${train[@]}"') == [
+        "a b.traj", "d", "0-9", "--hidden", "10 10",
+    ]  # fmt: skip
+    assert after_bash(script, '"${resources[@]}"') == [
+        "--nodes", "8", "--ntasks-per-node", "2", "--time", "01:00:00", "--launcher", "mpirun",
+    ]  # fmt: skip
+    assert after_bash(script, '"${site[@]}"') == ["--partition", "long", "--sbatch", "qos=low"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fingerprint", "--", "a.traj", "--label", "x", "--derivative"], "--derivative"),
+        (["fingerprint", "--", "a.traj"], "--label"),
+        (["train", "--", "--label", "x"], "IMAGES"),
+        (["committee", "--", "a.traj", "--seed=1"], "each member"),
+        (["fingerprint", "--sbatch", "exclusive"], "NAME=VALUE"),
+        (["fingerprint", "--time", "1:00\n#SBATCH --x"], "line break"),
+    ],
+)
+def test_what_the_job_would_refuse_is_refused_now(arguments, said):
+    with pytest.raises(InputError, match=said):
+        CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+
+def test_an_option_of_jobscript_that_is_unknown_is_no_argument():
+    result = CliRunner().invoke(command, ["fingerprint", "--node", "4"])
+    assert result.exit_code != 0
+
+
+def test_fill_knows_every_setting():
+    with pytest.raises(AssertionError, match="no setting"):
+        fill("#!/bin/bash\nx=1\n", {}, {"y": "2"})
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_what_every_job_needs(kind):
+    script = shipped(kind)
+    for needed in (
+        "#SBATCH --signal=B:USR1@", "#SBATCH --open-mode=append", "#SBATCH --requeue",
+        "--kill-on-bad-exit=1", "OMP_NUM_THREADS=1", "scontrol requeue",
+    ):  # fmt: skip
+        assert needed in script
+
+
+def test_jobs_are_launched_by_the_same_lines():
+    ends = {
+        re.sub(r"ampmpi (fingerprint|train) ", "ampmpi … ", shipped(kind).partition("# ----")[2])
+        for kind in PARALLEL
+    }
+    assert len(ends) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scripts_are_short_and_parse(kind, tmp_path):
+    script = printed(kind)
+    assert len(script.splitlines()) <= 70
+    file = tmp_path / "job.sh"
+    file.write_text(script)
+    subprocess.run(["bash", "-n", file], check=True)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck")
+@pytest.mark.parametrize("kind", KINDS)
+def test_shellcheck(kind, tmp_path):
+    file = tmp_path / f"{kind}.sh"
+    file.write_text(printed(kind))
+    done = subprocess.run(["shellcheck", "--exclude=SC1091", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
