@@ -175,6 +175,13 @@ class Temporary:
         Where the file is until it is placed.
     descriptor : int
         The open file; -1 once it is closed.
+
+    Raises
+    ------
+    DatabaseError
+        The file cannot be made.
+    FileNotFoundError
+        The database is missing.
     """
 
     def __init__(self, directory: str, purpose: str, rank: int = 0) -> None:
@@ -188,6 +195,8 @@ class Temporary:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(directory)
                 self.descriptor = os.open(self.path, flags, 0o666)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             self._remove()
             raise database_error(error, "create a temporary file in", directory) from error
