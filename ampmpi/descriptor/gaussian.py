@@ -1,0 +1,250 @@
+"""The Gaussian descriptor: settings in, fingerprints of images out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..entries import Fingerprint, FingerprintPrimes
+from ..errors import DescriptorError
+from .checks import check_cell, check_elements, check_numbers, check_overlap
+from .plan import Plan, make_plan
+from .settings import MODE, VERSION, Settings, from_amp
+from .toml import read_settings
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from .neighbors import NeighborList
+
+
+class Surroundings(NamedTuple):
+    """An image made ready for the kernels: the species of its atoms and their neighbours."""
+
+    species: NDArray[np.int64]
+    neighbors: NeighborList
+
+
+class Gaussian:
+    """Behler's symmetry functions of each atom, with Amp's constants and order.
+
+    Parameters
+    ----------
+    cutoff : float, Cosine, Polynomial or dict, default 6.5
+        Cutoff function, or its radius in Å for a cosine.
+    Gs : dict, list or None
+        Symmetry functions: for each element a list of dictionaries as Amp
+        takes them, or one list for every element, or None for Amp's defaults.
+    dblabel : str, optional
+        Prefix of the databases, where several jobs share them.
+    elements : list of str, optional
+        Elements of the set; left out, they are those of `Gs` or of the images.
+    version : str, optional
+        Amp's version of the scheme; only ``'2015.12'``.
+    fortran : bool
+        Amp's switch between Fortran and Python; the kernels here are compiled either way.
+    mode : str
+        Only ``'atom-centered'``.
+
+    Raises
+    ------
+    DescriptorError
+        When a setting is wrong.
+
+    References
+    ----------
+    J. Behler, J. Chem. Phys. 134, 074106 (2011);
+    A. Khorshidi and A. A. Peterson, Comput. Phys. Commun. 207, 310 (2016).
+    """
+
+    def __init__(
+        self,
+        cutoff: Any = 6.5,
+        Gs: Any = None,
+        dblabel: str | None = None,
+        elements: Iterable[str] | None = None,
+        version: str | None = None,
+        fortran: bool = True,
+        mode: str = MODE,
+    ) -> None:
+        if version not in (None, VERSION):
+            raise DescriptorError(f"version is {version!r}: only {VERSION!r} can be used.")
+        if mode != MODE:
+            raise DescriptorError(f"mode is {mode!r}: only {MODE!r} can be used.")
+        self.dblabel = dblabel
+        self.fortran = fortran
+        self.settings = Settings.from_arguments(cutoff, Gs, elements)
+
+    @classmethod
+    def _from_settings(cls, settings: Settings, dblabel: str | None = None) -> Gaussian:
+        new = cls.__new__(cls)
+        new.dblabel = dblabel
+        new.fortran = True
+        new.settings = settings
+        return new
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Gaussian:
+        """Return the descriptor that `parameters` of this or of Amp's class describe."""
+        return cls._from_settings(from_amp(parameters))
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Gaussian:
+        """Return the descriptor written down in a TOML file."""
+        return cls._from_settings(read_settings(path))
+
+    def resolve(self, elements: Iterable[str]) -> Gaussian:
+        """Return the descriptor with elements and functions filled in; self when complete."""
+        settings = self.settings.resolve(elements)
+        if settings is self.settings:
+            return self
+        return self._from_settings(settings, self.dblabel)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Amp's parameters of the descriptor, as plain numbers, strings, lists and dicts."""
+        return self.settings.to_amp()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, over all that determines the numbers."""
+        return self.settings.digest
+
+    @property
+    def cutoff_radius(self) -> float:
+        """Cutoff radius, Å."""
+        return self.settings.cutoff.Rc
+
+    @property
+    def elements(self) -> tuple[str, ...] | None:
+        """Elements that can be centres, sorted; None while they are not known."""
+        return self.settings.elements
+
+    @cached_property
+    def n_features(self) -> dict[str, int]:
+        """Number of functions of each element."""
+        return {element: len(listed) for element, listed in self.settings.by_element.items()}
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return make_plan(self.settings.cutoff, self.settings.by_element)
+
+    def __repr__(self) -> str:
+        return f"Gaussian(cutoff={self.settings.cutoff}, elements={self.elements})"
+
+    def check(self, atoms: Atoms) -> None:
+        """Raise `ImageError` when the image cannot be used.
+
+        It cannot when an element has no functions, when a position or the cell
+        is not finite, when atoms overlap, or when the cell is singular along a
+        periodic axis. The other methods check the same.
+        """
+        self.surroundings(atoms)
+
+    def surroundings(self, atoms: Atoms) -> Surroundings:
+        """Check an image and find its neighbours."""
+        from .neighbors import neighbor_list
+
+        plan = self._plan
+        check_numbers(atoms)
+        species = plan.species_of[atoms.numbers]
+        check_elements(atoms, species, self.elements or ())
+        positions = np.ascontiguousarray(atoms.positions, dtype=float)
+        cell = np.ascontiguousarray(atoms.cell.array, dtype=float)
+        check_cell(cell, atoms.pbc, len(atoms), self.cutoff_radius)
+        order = np.argsort(species, kind="stable")
+        neighbors = neighbor_list(positions, cell, atoms.pbc, self.cutoff_radius, order)
+        check_overlap(atoms, neighbors.closest)
+        return Surroundings(species, neighbors)
+
+    def fingerprint(self, atoms: Atoms) -> Fingerprint:
+        """Return the fingerprint of one image.
+
+        Raises
+        ------
+        ImageError
+            When the image cannot be used.
+        """
+        from . import kernels
+
+        species, neighbors = self.surroundings(atoms)
+        values = np.zeros((len(species), max(self.n_features.values())))
+        kernels.fingerprint(
+            species,
+            *neighbors[:4],
+            self._plan,
+            np.empty(0, np.int64),
+            values,
+            np.empty((0, 0, 0)),
+        )
+        return self._fingerprint(atoms, values)
+
+    def fingerprint_primes(self, atoms: Atoms) -> FingerprintPrimes:
+        """Return the derivatives of one image's fingerprint; errors as `fingerprint`."""
+        return self.calculate(atoms)[1]
+
+    def calculate(self, atoms: Atoms) -> tuple[Fingerprint, FingerprintPrimes]:
+        """Return fingerprint and derivatives of one image, computed together.
+
+        Raises
+        ------
+        ImageError
+            When the image cannot be used.
+        """
+        from . import kernels
+
+        species, neighbors = self.surroundings(atoms)
+        width = max(self.n_features.values())
+        pairs, slots = kernels.derivative_pairs(neighbors.start, neighbors.neighbor)
+        values = np.zeros((len(species), width))
+        primes = np.zeros((len(pairs), 3, width))
+        kernels.fingerprint(species, *neighbors[:4], self._plan, slots, values, primes)
+        fingerprint = self._fingerprint(atoms, values)
+        return fingerprint, FingerprintPrimes(
+            fingerprint.symbols, fingerprint.n_features, pairs, primes
+        )
+
+    def contract(
+        self, atoms: Atoms, dE_dG: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return forces and virial from the derivative of an energy by the features.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            The image.
+        dE_dG : (n_atoms, max_features) float array, eV
+            Derivative of the energy by each feature of each atom.
+
+        Returns
+        -------
+        forces : (n_atoms, 3) float array, eV/Å
+            Forces on the atoms.
+        virial : (3, 3) float array, eV
+            Derivative of the energy by strain; divided by the volume, the stress.
+        """
+        _, primes = self.calculate(atoms)
+        forces = np.zeros((len(atoms), 3))
+        moved, centre = primes.pairs.T
+        np.add.at(forces, moved, -np.einsum("pdf,pf->pd", primes.values, dE_dG[centre]))
+        return forces, np.zeros((3, 3))
+
+    def predict_cost(self, atoms: Atoms) -> float:
+        """Return the relative cost of the image's fingerprint, without a neighbour list."""
+        n_atoms = len(atoms)
+        radius = self.cutoff_radius
+        neighbors = float(n_atoms)
+        if atoms.pbc.all():
+            volume = abs(float(np.linalg.det(atoms.cell.array)))
+            if volume > 0.0:
+                neighbors = n_atoms * 4.19 * radius**3 / volume
+        return n_atoms * (1.0 + neighbors + neighbors**2)
+
+    def _fingerprint(self, atoms: Atoms, values: NDArray[np.float64]) -> Fingerprint:
+        symbols = tuple(atoms.symbols)
+        return Fingerprint(symbols, {s: self.n_features[s] for s in sorted(set(symbols))}, values)

@@ -1,0 +1,101 @@
+"""Descriptor files: a `Gaussian` written down in TOML.
+
+Short form, with Amp's default functions::
+
+    cutoff = 6.5
+    elements = ["Cu", "Pt"]       # may be left out: those of the images
+
+Long form::
+
+    [cutoff]
+    name = "Polynomial"
+    Rc = 6.5
+    gamma = 4
+
+    [[Gs.Cu]]                     # [[Gs]] alone: the same for every element
+    type = "G2"
+    element = "Pt"
+    eta = 0.05
+
+    [[make]]                      # or every combination of these, for each element
+    type = "G4"
+    etas = [0.005]
+    zetas = [1, 4]
+    gammas = [1, -1]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import DescriptorError
+from .cutoffs import Cutoff, as_cutoff, cutoff_from_arguments
+from .settings import Settings
+from .symmetry import SymmetryFunction, make_symmetry_functions
+
+_KEYS = ("cutoff", "elements", "Gs", "make")
+_MAKE_KEYS = ("type", "etas", "offsets", "zetas", "gammas")
+
+
+def read_settings(path: str | Path) -> Settings:
+    """Read the settings of a descriptor from a TOML file.
+
+    Raises
+    ------
+    DescriptorError
+        When the file cannot be read or anything in it is wrong; the message
+        starts with the file's name.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DescriptorError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DescriptorError(f"{path}: is not TOML ({error}).") from error
+    try:
+        return _settings(content)
+    except DescriptorError as error:
+        raise DescriptorError(f"{path}: {error}") from error
+
+
+def _settings(content: dict[str, Any]) -> Settings:
+    if unknown := sorted(set(content) - set(_KEYS)):
+        raise DescriptorError(f"there is no key {unknown[0]!r}: use {', '.join(_KEYS)}.")
+    if "cutoff" not in content:
+        raise DescriptorError("the cutoff is missing: add, for example, cutoff = 6.5.")
+    if "Gs" in content and "make" in content:
+        raise DescriptorError("Gs and make exclude each other: keep one of them.")
+    elements = content.get("elements")
+    Gs = _made(content["make"], elements) if "make" in content else content.get("Gs")
+    return Settings.from_arguments(_cutoff(content["cutoff"]), Gs, elements)
+
+
+def _cutoff(value: Any) -> Cutoff:
+    if not isinstance(value, Mapping) or "kwargs" in value:
+        return as_cutoff(value)
+    arguments = {key: item for key, item in value.items() if key != "name"}
+    return cutoff_from_arguments(value.get("name", "Cosine"), arguments)
+
+
+def _made(tables: Any, elements: Any) -> list[SymmetryFunction]:
+    if not isinstance(elements, list):
+        raise DescriptorError('make needs the elements: add, for example, elements = ["Cu"].')
+    if not isinstance(tables, list):
+        raise DescriptorError("make is not a list of tables: write [[make]].")
+    functions = []
+    for number, table in enumerate(tables):
+        where = f"[[make]] number {number}"
+        if unknown := sorted(set(table) - set(_MAKE_KEYS)):
+            raise DescriptorError(
+                f"{where} has the key {unknown[0]!r}: use {', '.join(_MAKE_KEYS)}."
+            )
+        for key in ("type", "etas"):
+            if key not in table:
+                raise DescriptorError(f"{where} lacks {key!r}.")
+        if wrong := [key for key in _MAKE_KEYS[1:] if not isinstance(table.get(key, []), list)]:
+            raise DescriptorError(f"{wrong[0]} of {where} is not a list: write {wrong[0]} = [...].")
+        functions += make_symmetry_functions(elements, **table)
+    return functions
