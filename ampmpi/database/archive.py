@@ -288,6 +288,19 @@ class IndexedArchive(Archive):
             raise self._corrupt(row, "its checksum is wrong")
         return record
 
+    def verify(self, row: int, raw: bytes) -> None:
+        """Verify what was read of a row: its stream, checksum and, for an entry, its name.
+
+        Raises
+        ------
+        CorruptEntryError
+            It is damaged.
+        """
+        if row < len(self):
+            self._entry(self.key_of(row), row, raw)
+        else:
+            self.record(row, raw)
+
     def _entry(self, key: str, row: int, raw: bytes) -> bytes:
         record = self.record(row, raw)
         try:

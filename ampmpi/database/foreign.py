@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from ampmpi.database.archive import Archive, Identity
+from ampmpi.database.entry import MAGIC
 from ampmpi.database.gzipstream import GzipReader
 from ampmpi.database.tarstream import MAX_ENTRY_SIZE, members, padded
 from ampmpi.errors import CorruptEntryError
@@ -87,7 +88,16 @@ class StreamedArchive(Archive):
             return
         for key, _, data in self.walk():
             if key in wanted and key is not None:
-                yield key, data
+                if self.trusted or MAGIC in data[-64:]:
+                    yield key, data
+                else:
+                    yield (
+                        key,
+                        CorruptEntryError(
+                            f"entry {key} in {self.path} cannot be believed: the archive is "
+                            f"damaged ({self.damage}) and the entry has no checksum of its own"
+                        ),
+                    )
                 missing -= 1
                 if not missing:
                     return

@@ -26,7 +26,7 @@ class Output(Protocol):
         """Write all of `data`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stamp:
     """What changes when a loose file is written again: its status when it was read.
 
@@ -38,7 +38,7 @@ class Stamp:
     mtime_ns: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A deflated tar record, ready to be put into an archive; it can be sent between ranks.
 

@@ -1,0 +1,482 @@
+"""Moving loose entries into the archive, so that at no moment one is lost.
+
+The order is what makes it safe: the new archive is written beside the old one,
+is on the disk, and was read back whole, before it takes the old one's place;
+loose files go only after that, and only those that are still what was read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.database import deleted, entry
+from ampmpi.database.archive import Archive, Identity, IndexedArchive
+from ampmpi.database.aside import keep_copy, set_aside
+from ampmpi.database.atomic import Temporary, database_error, sweep, sync_directory
+from ampmpi.database.foreign import StreamedArchive
+from ampmpi.database.layout import Kind, Layout, is_key, require_database
+from ampmpi.database.lock import Lock
+from ampmpi.database.salvage import rescue
+from ampmpi.database.tarstream import MAX_ENTRY_SIZE
+from ampmpi.database.writer import ArchiveWriter, Chunk, Stamp, deflate_entry, deflate_record
+from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError
+
+Progress = Callable[[int, int], None]
+
+YOUNG = 60.0
+"""Seconds during which a bad loose file may still be in the making: Amp writes in place."""
+
+_ATTEMPTS = 3
+
+
+@dataclass
+class CompressReport:
+    """What a compress did.
+
+    Attributes
+    ----------
+    path : str
+        The database.
+    added : int
+        Number of entries that went from loose files into the archive.
+    removed : int
+        Number of deleted entries that were taken out of the archive.
+    entries : int
+        Number of entries in the archive now.
+    bytes_before, bytes_after : int
+        Size of the archive and the loose files.
+    files_freed : int
+        How many fewer files there are.
+    set_aside : dict of str to str
+        Damaged loose entries that were moved to ``damaged/``, and why.
+    left : dict of str to str
+        Loose entries that stay loose, and why.
+    lost : dict of str to str
+        Entries of a damaged archive that could not be saved, and why.
+    copy : str or None
+        Where the damaged archive is kept.
+    warnings : list of str
+        What else the user should know.
+    seconds : float
+        How long it took.
+    """
+
+    path: str
+    added: int = 0
+    removed: int = 0
+    entries: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+    files_freed: int = 0
+    set_aside: dict[str, str] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+    copy: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def compress(
+    path: str | os.PathLike[str],
+    *,
+    chunks: Iterable[Chunk] = (),
+    wait: float = 0.0,
+    break_lock: bool = False,
+    job: str | None = None,
+    progress: Progress | None = None,
+) -> CompressReport:
+    """Move a database's loose entries into its archive.
+
+    It may run beside readers, writers, and other compressors of this package.
+
+    Parameters
+    ----------
+    path : path
+        The database.
+    chunks : iterable of Chunk, optional
+        Entries that were deflated elsewhere, as `deflate_loose` does; taken
+        one by one, always to the end. Loose entries that are not among them
+        are deflated here.
+    wait : float
+        How many seconds to wait for another process's lock.
+    break_lock : bool
+        Take the lock from whoever holds it.
+    job : str, optional
+        Id of this batch job, written into the lock.
+    progress : callable, optional
+        Called now and then with the steps done and the steps in all.
+
+    Raises
+    ------
+    LockedError
+        Another process compresses it.
+    DatabaseError
+        It is no database, or the archive cannot be written: nothing has changed.
+    """
+    started = time.monotonic()
+    layout = require_database(path)
+    chunks = iter(chunks)
+    with Lock(layout, wait=wait, break_lock=break_lock, job=job) as lock:
+        sweep(layout.temporaries)
+        damaged: _ArchiveDamagedError | None = None
+        for _ in range(_ATTEMPTS):
+            run = _Run(layout, lock, progress, damaged)
+            try:
+                report = run.compress(chunks)
+            except _ArchiveChangedError:
+                continue
+            except _ArchiveDamagedError as error:
+                damaged = error
+                continue
+            except OSError as error:
+                if isinstance(error, AmpmpiError):
+                    raise
+                raise database_error(error, "compress", layout.root) from error
+            report.seconds = time.monotonic() - started
+            return report
+    raise DatabaseError(
+        f"{layout.archive} is changed again and again by another program: "
+        f"stop it (Amp's own compression?) and start again"
+    )
+
+
+def deflate_loose(path: str | os.PathLike[str], keys: Iterable[str]) -> Iterator[Chunk]:
+    """Deflate loose entries for a `compress` that runs in another process.
+
+    Entries that are missing, damaged or unreadable are passed over: the
+    compress finds them itself and deals with them.
+
+    Parameters
+    ----------
+    path : path
+        The database.
+    keys : iterable of str
+        Which entries.
+    """
+    layout = require_database(path)
+    for key in keys:
+        with contextlib.suppress(OSError, CorruptEntryError):
+            data, stamp = read_loose(layout, key)
+            judge(data, layout.kind)
+            yield deflate_entry(key, data, stamp)
+
+
+def judge(data: bytes, kind: Kind) -> None:
+    """Check an entry before it is archived.
+
+    In databases of other kinds, only what says that it is one of this
+    package's entries is judged.
+
+    Raises
+    ------
+    CorruptEntryError
+        It is damaged.
+    """
+    if kind != "other" or not data or entry.MAGIC in data[-64:]:
+        entry.verify(data, kind)
+
+
+def read_loose(layout: Layout, key: str) -> tuple[bytes, Stamp]:
+    """Read a loose entry, and what tells whether it is written again later.
+
+    Raises
+    ------
+    OSError
+        It is missing, is no regular file, is too large, or cannot be read.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    descriptor = os.open(layout.loose_entry(key), flags)
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        if status.st_size > MAX_ENTRY_SIZE:
+            raise OSError(f"it has more than {MAX_ENTRY_SIZE} bytes")
+        return file.readall(), _stamp(status)
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def archive_identity(layout: Layout) -> Identity | None:
+    """Which file the archive is now, or None."""
+    try:
+        return Identity.of(os.stat(layout.archive))
+    except FileNotFoundError:
+        return None
+
+
+class _ArchiveChangedError(Exception):
+    """Somebody replaced the archive meanwhile."""
+
+
+class _ArchiveDamagedError(Exception):
+    """Records of the old archive are damaged and must be left out: which rows, and why."""
+
+    def __init__(self, identity: Identity, rows: dict[int, str]) -> None:
+        super().__init__()
+        self.identity = identity
+        self.rows = rows
+
+
+def _blame(
+    new: IndexedArchive, row: int, old: Archive | None, error: CorruptEntryError
+) -> dict[int, str]:
+    """Find the damaged row of the old archive that a row of the new one was copied from."""
+    if isinstance(old, IndexedArchive):
+        if row < len(new):
+            found = old.index.row(bytes.fromhex(new.key_of(row)))
+            candidates = [] if found is None else [found]
+        else:
+            same = old.index.crc[len(old) :] == new.index.crc[row]
+            candidates = (np.flatnonzero(same) + len(old)).tolist()
+        for old_row, raw in old.raw_records(np.array(candidates, np.intp)):
+            try:
+                old.verify(old_row, raw)
+            except CorruptEntryError as reason:
+                return {old_row: str(reason)}
+    raise DatabaseError(
+        f"{new.path} reads back otherwise than it was written: the disk or its cable may be "
+        f"failing; the database is as it was"
+    ) from error
+
+
+def _unreadable(path: str) -> DatabaseError:
+    return DatabaseError(
+        f"{path} reads back otherwise than it was written: the disk may be failing; "
+        f"the database is as it was"
+    )
+
+
+class _Run:
+    """One attempt to compress a database whose lock is held."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        lock: Lock,
+        progress: Progress | None,
+        damaged: _ArchiveDamagedError | None,
+    ) -> None:
+        self.layout = layout
+        self.lock = lock
+        self.report = CompressReport(layout.root)
+        self._damaged = damaged
+        self._progress = progress
+        self._steps = self._done = 0
+        self._added: set[bytes] = set()
+        self._stamps: list[tuple[str, Stamp]] = []
+
+    def compress(self, chunks: Iterator[Chunk]) -> CompressReport:
+        layout, report = self.layout, self.report
+        with contextlib.ExitStack() as stack:
+            old: Archive | None = None
+            with contextlib.suppress(FileNotFoundError):
+                old = stack.enter_context(Archive.open(layout.archive))
+            marks, loose = deleted.marked(layout), self._list_loose()
+            self._steps = 2 * (len(loose) + (len(old) if old else 0))
+            report.bytes_before = report.bytes_after = old.identity.size if old else 0
+            temporary = stack.enter_context(Temporary(layout.temporaries, "archive"))
+            writer = ArchiveWriter(temporary)
+            self._add_chunks(writer, chunks)
+            self._add_loose(writer, loose)
+            gone = {key for key in marks if old is not None and key in old}
+            if self._is_needed(old, gone):
+                self._add_old(writer, old, set(marks))
+                report.removed = len(gone)
+                report.entries = writer.close().entries
+                temporary.sync()
+                self._verify(temporary.path, old)
+                self._keep_damaged(old)
+                self._replace(temporary, old)
+                report.bytes_after = writer.size
+                report.files_freed -= old is None
+            else:
+                report.entries = len(old) if old else 0
+        deleted.unmark(layout, marks)
+        self._remove_loose()
+        return report
+
+    def _list_loose(self) -> list[str]:
+        try:
+            with os.scandir(self.layout.loose) as found:
+                return sorted(
+                    item.name
+                    for item in found
+                    if is_key(item.name) and item.is_file(follow_symlinks=False)
+                )
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise database_error(error, "list", self.layout.loose) from error
+
+    def _add(self, writer: ArchiveWriter, chunk: Chunk) -> None:
+        if chunk.key is not None:
+            self._added.add(bytes.fromhex(chunk.key))
+        writer.add(chunk)
+        self._step()
+
+    def _add_chunks(self, writer: ArchiveWriter, chunks: Iterator[Chunk]) -> None:
+        for chunk in chunks:
+            if chunk.key is None or bytes.fromhex(chunk.key) in self._added:
+                continue
+            self._add(writer, chunk)
+            self._note_added(chunk.key, chunk.stamp)
+
+    def _add_loose(self, writer: ArchiveWriter, keys: list[str]) -> None:
+        for key in keys:
+            if bytes.fromhex(key) in self._added:
+                continue
+            try:
+                data, stamp = read_loose(self.layout, key)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self.report.left[key] = f"it cannot be read: {error.strerror or error}"
+                continue
+            try:
+                judge(data, self.layout.kind)
+            except CorruptEntryError as error:
+                self._put_aside(key, stamp, str(error))
+                continue
+            self._add(writer, deflate_entry(key, data, stamp))
+            self._note_added(key, stamp)
+
+    def _note_added(self, key: str, stamp: Stamp | None) -> None:
+        self.report.added += 1
+        if stamp is not None:
+            self._stamps.append((key, stamp))
+            self.report.bytes_before += stamp.size
+
+    def _put_aside(self, key: str, stamp: Stamp, reason: str) -> None:
+        """Move a damaged loose entry away, unless it may still be in the making."""
+        if time.time() - stamp.mtime_ns / 1e9 < YOUNG:
+            self.report.left[key] = f"{reason}; it is younger than a minute, so it stays"
+            return
+        try:
+            target = set_aside(self.layout, self.layout.loose_entry(key), key)
+            if _stamp(os.lstat(target)) != stamp:
+                # Another writer was quicker: what was moved is its sound entry.
+                os.link(target, self.layout.loose_entry(key))
+                os.unlink(target)
+                return
+        except OSError as error:
+            self.report.left[key] = f"{reason}; it cannot be set aside: {error.strerror or error}"
+        else:
+            self.report.set_aside[key] = reason
+            self.report.files_freed += 1
+
+    def _is_needed(self, old: Archive | None, gone: set[str]) -> bool:
+        return bool(self._added or gone or self._damaged or (old and not old.indexed))
+
+    def _add_old(self, writer: ArchiveWriter, old: Archive | None, marks: set[str]) -> None:
+        if isinstance(old, IndexedArchive):
+            dropped = self._added | {bytes.fromhex(key) for key in marks}
+            keep = np.ones(len(old.index.offset), bool)
+            rows = old.index.rows(np.array(sorted(dropped), "S16"))
+            keep[rows[rows >= 0]] = False
+            if self._damaged is not None and self._damaged.identity == old.identity:
+                self._leave_out(old, keep, self._damaged.rows)
+            try:
+                writer.copy(old, keep, self._step)
+            except EOFError:
+                raise _ArchiveChangedError from None
+        elif isinstance(old, StreamedArchive):
+            self._add_streamed(writer, old, marks)
+
+    def _leave_out(
+        self, old: IndexedArchive, keep: NDArray[np.bool_], rows: dict[int, str]
+    ) -> None:
+        for row, reason in rows.items():
+            if keep[row]:
+                keep[row] = False
+                name = old.key_of(row) if row < len(old) else f"member {row - len(old)}"
+                self.report.lost[name] = reason
+
+    def _add_streamed(self, writer: ArchiveWriter, old: StreamedArchive, marks: set[str]) -> None:
+        for key, headers, data in old.walk(others=True):
+            if key is None:
+                self._add(writer, deflate_record(None, headers + data))
+            elif key not in marks:
+                self._add_saved(writer, key, data, old.trusted)
+        if not old.trusted:
+            for key, data in rescue(old.path):
+                if key not in marks:
+                    self._add_saved(writer, key, data, trusted=False)
+
+    def _add_saved(self, writer: ArchiveWriter, key: str, data: bytes, trusted: bool) -> None:
+        """Take over an entry of an archive without an index, if it is sound and not there yet."""
+        if bytes.fromhex(key) in self._added:
+            return
+        try:
+            judge(data, self.layout.kind)
+            if not trusted and entry.MAGIC not in data[-64:]:
+                raise CorruptEntryError("the archive is damaged and it has no checksum of its own")
+        except CorruptEntryError as error:
+            self.report.lost[key] = str(error)
+        else:
+            self.report.lost.pop(key, None)
+            self._add(writer, deflate_entry(key, data))
+
+    def _verify(self, path: str, old: Archive | None) -> None:
+        """Read the new archive back; where that fails, find out which archive is damaged."""
+        bad: dict[int, str] = {}
+        with Archive.open(path) as new:
+            if not isinstance(new, IndexedArchive) or len(new) != self.report.entries:
+                raise _unreadable(path)
+            for row, raw in new.raw_records(np.argsort(new.index.offset)):
+                try:
+                    new.verify(row, raw)
+                except CorruptEntryError as error:
+                    bad |= _blame(new, row, old, error)
+                self._step()
+        if bad and old is not None:
+            raise _ArchiveDamagedError(old.identity, bad)
+
+    def _keep_damaged(self, old: Archive | None) -> None:
+        """Keep a second name of an archive that is not taken over whole."""
+        if old is None or not (self.report.lost or old.damage):
+            return
+        try:
+            self.report.copy = keep_copy(self.layout, self.layout.archive)
+        except OSError as error:
+            raise database_error(error, "keep a copy of", old.path) from error
+
+    def _replace(self, temporary: Temporary, old: Archive | None) -> None:
+        self.lock.require()
+        if archive_identity(self.layout) != (old.identity if old else None):
+            raise _ArchiveChangedError
+        temporary.replace(self.layout.archive)
+        sync_directory(self.layout.root)
+
+    def _remove_loose(self) -> None:
+        failed, reason = 0, ""
+        for key, stamp in self._stamps:
+            path = self.layout.loose_entry(key)
+            try:
+                if _stamp(os.lstat(path)) == stamp:
+                    os.unlink(path)
+                    self.report.files_freed += 1
+                    continue
+                self.report.left[key] = "it was written again meanwhile"
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failed, reason = failed + 1, error.strerror or str(error)
+            self.report.bytes_after += stamp.size
+        if failed:
+            self.report.warnings.append(
+                f"{failed} loose files are in the archive now but cannot be removed "
+                f"({reason}): the next compression tries again"
+            )
+
+    def _step(self, count: int = 1) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(self._done, max(self._steps, self._done))

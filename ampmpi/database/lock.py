@@ -1,0 +1,258 @@
+"""The lock of a compress: a courtesy between compressors, not what keeps data safe.
+
+A lock is written complete and then linked into place, so that a reader never
+sees half of one. Its holder touches it all the while. The lock of a process of
+this host that has ended is broken at once; one of another host, or one that
+cannot be read, after it stood still for ten minutes of the waiting process's
+own clock, because clocks of hosts and file servers differ.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import threading
+import time
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Self
+
+from ampmpi.database.atomic import (
+    Owner,
+    Temporary,
+    database_error,
+    sync_directory,
+    temporary_name,
+)
+from ampmpi.database.layout import Layout
+from ampmpi.errors import LockedError
+
+HEARTBEAT = 30.0
+"""Seconds between two touches of a lock by its holder."""
+
+STALE_AFTER = 600.0
+"""Seconds after which a lock that stands still is no longer believed."""
+
+_POLL = 1.0
+_MAX_SIZE = 4096
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, as far as the lock can be read.
+
+    Attributes
+    ----------
+    owner : Owner or None
+        The process; None if the lock cannot be read.
+    job : str or None
+        Id of its batch job.
+    since : float or None
+        When it took the lock, seconds since 1970 by its own clock.
+    """
+
+    owner: Owner | None = None
+    job: str | None = None
+    since: float | None = None
+
+    def __str__(self) -> str:
+        if self.owner is None:
+            return "an unknown process (the lock cannot be read)"
+        text = f"process {self.owner.pid} on host {self.owner.host}"
+        if self.job:
+            text += f" (job {self.job})"
+        if self.since is not None:
+            text += f", since {_duration(time.time() - self.since)}"
+        return text
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} seconds"
+
+
+def read_holder(layout: Layout) -> Holder | None:
+    """Return who holds the lock of a database; None if nobody does."""
+    found = _look(layout.lock)
+    return None if found is None else _parse(found.content)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    content: bytes
+    inode: int
+    mtime_ns: int
+
+
+def _look(path: str) -> _Seen | None:
+    """Read a lock anew from the server; None if there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return _Seen(b"", 0, 0)
+    try:
+        status = os.fstat(descriptor)
+        return _Seen(os.read(descriptor, _MAX_SIZE), status.st_ino, status.st_mtime_ns)
+    except OSError:
+        return _Seen(b"", 0, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _parse(content: bytes) -> Holder:
+    try:
+        fields = json.loads(content)
+        owner = Owner(
+            str(fields["host"]),
+            str(fields["boot"]),
+            int(fields["namespace"]),
+            int(fields["pid"]),
+            int(fields["start"]),
+        )
+        job, since = fields.get("job"), float(fields["since"])
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError, AttributeError):
+        return Holder()
+    return Holder(owner, job if isinstance(job, str) else None, since)
+
+
+class Lock:
+    """Holds the lock of a database while a ``with`` block runs.
+
+    Parameters
+    ----------
+    layout : Layout
+        Which database.
+    wait : float
+        How many seconds to wait for another holder.
+    break_lock : bool
+        Take the lock from whoever holds it, at once.
+    job : str, optional
+        Id of this batch job, for others to read.
+    stale_after : float
+        How many seconds a lock must stand still before it is broken.
+
+    Raises
+    ------
+    LockedError
+        Another process holds it.
+    DatabaseError
+        It cannot be written.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        wait: float = 0.0,
+        break_lock: bool = False,
+        job: str | None = None,
+        stale_after: float = STALE_AFTER,
+    ) -> None:
+        self._layout = layout
+        self._wait = wait
+        self._break = break_lock
+        self._job = job
+        self._stale_after = stale_after
+        self._content = b""
+        self._released = threading.Event()
+        self._beating: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._acquire()
+        self._released.clear()
+        self._beating = threading.Thread(target=self._beat, name="ampmpi-lock", daemon=True)
+        self._beating.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._released.set()
+        if self._beating is not None:
+            self._beating.join()
+        if self.is_held():
+            with contextlib.suppress(OSError):
+                os.unlink(self._layout.lock)
+
+    def is_held(self) -> bool:
+        """Whether the lock is still this one: somebody may have broken it."""
+        seen = _look(self._layout.lock)
+        return seen is not None and seen.content == self._content
+
+    def require(self) -> None:
+        """Check that the lock is still held.
+
+        Raises
+        ------
+        LockedError
+            Somebody broke it.
+        """
+        if not self.is_held():
+            raise LockedError(
+                f"the lock of {self._layout.root} was taken away by somebody else "
+                f"(--break-lock?): nothing was changed, start again"
+            )
+
+    def _acquire(self) -> None:
+        layout, deadline = self._layout, time.monotonic() + self._wait
+        still, since = None, 0.0
+        while not self._take():
+            seen, now = _look(layout.lock), time.monotonic()
+            if seen is None:
+                continue
+            if seen != still:
+                still, since = seen, now
+            holder = _parse(seen.content)
+            dead = holder.owner.is_dead() if holder.owner else None
+            if self._break or dead or (dead is None and now - since >= self._stale_after):
+                self._break_lock(seen)
+            elif now >= deadline:
+                raise LockedError(
+                    f"{layout.root} is locked by {holder}: try again later, wait with "
+                    f"--wait SECONDS, or, if that process is gone, use --break-lock"
+                )
+            else:
+                time.sleep(min(_POLL, max(deadline - now, 0.01)))
+
+    def _take(self) -> bool:
+        fields = asdict(Owner.me()) | {
+            "job": self._job,
+            "nonce": secrets.token_hex(8),
+            "since": round(time.time(), 3),
+        }
+        self._content = json.dumps(fields).encode()
+        with Temporary(self._layout.temporaries, "lock") as temporary:
+            temporary.write(self._content)
+            return temporary.link(self._layout.lock)
+
+    def _break_lock(self, seen: _Seen) -> None:
+        """Take the lock away that was seen, and no other one that may be in its place by now."""
+        aside = f"{self._layout.temporaries}/{temporary_name('broken')}"
+        try:
+            os.rename(self._layout.lock, aside)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise database_error(error, "break the lock", self._layout.lock) from error
+        taken = _look(aside)
+        if taken is not None and taken.content != seen.content and not self._break:
+            with contextlib.suppress(OSError):
+                os.link(aside, self._layout.lock)
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        sync_directory(self._layout.root)
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT):
+            with contextlib.suppress(OSError):
+                if self.is_held():
+                    os.utime(self._layout.lock)
