@@ -1,0 +1,170 @@
+"""``ampmpi compress`` and ``amp-compress``: move loose entries into the archive."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from ampmpi.cli.text import amount, complain, size
+from ampmpi.database.compress import CompressReport, compress
+from ampmpi.database.database import FingerprintDatabase
+from ampmpi.database.layout import SUFFIX, is_database, require_database
+from ampmpi.database.lock import Lock
+from ampmpi.errors import AmpmpiError, InputError
+from ampmpi.parallel.log import Log, Progress
+
+
+@click.command("compress")
+@click.argument("paths", nargs=-1, required=True, metavar="FILE...")
+@click.option("-r", "--recursive", is_flag=True, help="Every .ampdb in or below directories.")
+@click.option("-d", "--delete", is_flag=True, help="Delete the databases found (with -r).")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS",
+              help="Wait this long for another process's lock.")  # fmt: skip
+@click.option("--break-lock", is_flag=True, help="Take the lock from whoever holds it.")
+@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+@click.pass_context
+def command(
+    context: click.Context,
+    paths: tuple[str, ...],
+    recursive: bool,
+    delete: bool,
+    yes: bool,
+    dry_run: bool,
+    wait: float,
+    break_lock: bool,
+    quiet: bool,
+) -> None:
+    """Move the loose entries of databases into their archives.
+
+    FILE is an .ampdb; with -r it is a directory. It is safe beside jobs that
+    read or write the same database, and beside other compressions.
+    """
+    if delete and not recursive:
+        raise InputError("--delete needs --recursive: name a directory with -r")
+    databases = list(_below(paths)) if recursive else list(paths)
+    if not databases and not quiet:
+        click.echo(f"No {SUFFIX} found in or below {', '.join(paths)}.")
+    if delete and not dry_run and databases and not yes:
+        _ask(databases)
+    total, code = CompressReport("Total"), 0
+    for path in databases:
+        try:
+            if dry_run:
+                _preview(path, delete)
+            elif delete:
+                _delete(path, wait, break_lock)
+                if not quiet:
+                    click.echo(f"Deleted {path}.")
+            else:
+                report = _compress(path, wait, break_lock, quiet)
+                _add(total, report)
+        except AmpmpiError as error:
+            complain(error)
+            code = max(code, error.exit_code)
+    if len(databases) > 1 and not (delete or dry_run or quiet):
+        click.echo(_line(total))
+    context.exit(code)
+
+
+def _below(paths: tuple[str, ...]) -> Iterator[str]:
+    """Find the databases in or below directories."""
+    for path in paths:
+        if not Path(path).is_dir():
+            raise InputError(f"{path} is no directory: -r takes directories")
+        for folder, folders, _ in os.walk(path):
+            if is_database(Path(folder).absolute()):
+                folders.clear()
+                yield folder
+            else:
+                folders.sort()
+
+
+def _ask(databases: list[str]) -> None:
+    click.echo("This deletes for ever:")
+    for path in databases:
+        click.echo(f"  {path}")
+    answer = click.prompt('Type "yes" to go on', default="", show_default=False)
+    if answer != "yes":
+        raise click.Abort
+
+
+def _delete(path: str, wait: float, break_lock: bool) -> None:
+    layout = require_database(Path(path).absolute())
+    with Lock(layout, wait=wait, break_lock=break_lock):
+        try:
+            shutil.rmtree(layout.root)
+        except OSError as error:
+            raise AmpmpiError(f"{path} cannot be deleted: {error.strerror or error}") from error
+
+
+def _preview(path: str, delete: bool) -> None:
+    with FingerprintDatabase(require_database(path).root) as database:
+        info = database.info()
+    what = "would be deleted" if delete else "would go into the archive"
+    entries = info.entries if delete else info.loose
+    click.echo(
+        f"{info.path}: {amount(entries, 'entry', 'entries')} {what} "
+        f"({info.loose} loose, {size(info.bytes_loose)}; "
+        f"{info.archived} archived, {size(info.bytes_archive)})"
+    )
+
+
+def _compress(path: str, wait: float, break_lock: bool, quiet: bool) -> CompressReport:
+    log, bars = Log(quiet=quiet), list[Progress]()
+
+    def progress(done: int, total: int) -> None:
+        if not bars:
+            bars.append(log.progress(total, Path(path).name, "steps"))
+        bars[0].step(done - bars[0].done)
+
+    try:
+        report = compress(
+            path,
+            wait=wait,
+            break_lock=break_lock,
+            job=os.environ.get("SLURM_JOB_ID"),
+            progress=progress,
+        )
+    finally:
+        for bar in bars:
+            bar.close()
+    describe(report)
+    if not quiet:
+        click.echo(_line(report))
+    return report
+
+
+def describe(report: CompressReport) -> None:
+    """Write what the user should know about a compress to standard error."""
+    name = report.path
+    for key, reason in report.set_aside.items():
+        complain(f"{name}: loose entry {key} is damaged ({reason}): moved to damaged/")
+    for key, reason in report.left.items():
+        complain(f"{name}: loose entry {key} stays where it is: {reason}")
+    for key, reason in report.lost.items():
+        complain(f"{name}: {key} is lost from the archive ({reason}): it will be computed again")
+    if report.copy is not None:
+        complain(f"{name}: the archive was damaged: it is kept as {report.copy}")
+    for warning in report.warnings:
+        complain(f"{name}: {warning}")
+
+
+def _add(total: CompressReport, report: CompressReport) -> None:
+    for name in ("added", "removed", "entries", "bytes_before", "bytes_after", "files_freed"):
+        setattr(total, name, getattr(total, name) + getattr(report, name))
+    total.seconds += report.seconds
+
+
+def _line(report: CompressReport) -> str:
+    return (
+        f"{report.path}: {amount(report.added, 'entry', 'entries')} archived, "
+        f"{report.entries} in the archive; {size(report.bytes_before)} before, "
+        f"{size(report.bytes_after)} after; {amount(report.files_freed, 'inode')} freed; "
+        f"{report.seconds:.1f} s"
+    )

@@ -1,0 +1,72 @@
+"""``ampmpi info``: what a database holds."""
+
+from __future__ import annotations
+
+import click
+
+from ampmpi.cli.text import amount, complain, size
+from ampmpi.database.database import DatabaseInfo, FingerprintDatabase
+from ampmpi.database.layout import require_database
+from ampmpi.database.lock import read_holder
+from ampmpi.errors import AmpmpiError
+
+_WHAT = {
+    "fingerprints": "fingerprints",
+    "primes": "fingerprint primes (derivatives)",
+    "other": "entries of another kind, kept byte for byte",
+}
+
+
+@click.command("info")
+@click.argument("databases", nargs=-1, required=True, metavar="DB...")
+@click.pass_context
+def command(context: click.Context, databases: tuple[str, ...]) -> None:
+    """Say what databases hold."""
+    code = 0
+    for path in databases:
+        try:
+            layout = require_database(path)
+            with FingerprintDatabase(layout.root) as database:
+                info = database.info()
+            _show(info, str(read_holder(layout) or "nobody"))
+        except AmpmpiError as error:
+            complain(error)
+            code = max(code, error.exit_code)
+    context.exit(code)
+
+
+def _show(info: DatabaseInfo, holder: str) -> None:
+    click.echo(info.path)
+    rows = {
+        "holds": _WHAT[info.kind],
+        "entries": f"{info.entries} ({info.loose} loose, {info.archived} archived)",
+        "size": f"{size(info.bytes_loose)} loose, {size(info.bytes_archive)} archive",
+        "inodes": str(info.files),
+        "descriptor": _descriptor(info),
+        "temporaries": str(info.temporaries),
+        "locked by": holder,
+    }
+    if info.deleted:
+        rows["deleted"] = f"{info.deleted}, out of the archive at the next compression"
+    if info.damaged:
+        rows["damaged"] = f"{amount(info.damaged, 'file')} set aside in damaged/"
+    if info.others:
+        rows["others"] = f"{amount(info.others, 'file')} in loose/ that are no entries"
+    for name, value in rows.items():
+        click.echo(f"  {name:12} {value}")
+
+
+def _descriptor(info: DatabaseInfo) -> str:
+    if info.manifest is None:
+        return "not said" if info.entries else "none yet"
+    parameters = info.manifest.parameters
+    words = [str(parameters.get("importname", "")).rpartition(".")[2]]
+    elements = parameters.get("elements")
+    if isinstance(elements, list):
+        words.append("of " + ", ".join(map(str, elements)))
+    cutoff = parameters.get("cutoff")
+    if isinstance(cutoff, dict):
+        settings = cutoff.get("kwargs", {})
+        words.append(f"with {cutoff.get('name')} cutoff {settings.get('Rc')} Å")
+    words.append(f"(digest {info.manifest.digest[:12]})")
+    return " ".join(filter(None, words))
