@@ -1,0 +1,265 @@
+"""Communicators: MPI's where ranks were started, a serial stand-in where not.
+
+This is the only module that imports mpi4py, and only when it is needed: a serial
+run works without an MPI library.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.errors import LaunchError
+from ampmpi.parallel.launch import check_ranks, ranks_promised, under_launcher
+
+T = TypeVar("T")
+
+
+class Communicator(Protocol):
+    """What the package needs of a group of ranks."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+    def bcast(self, obj: T, root: int = 0) -> T:
+        """Return `root`'s object on every rank."""
+
+    def gather(self, obj: T, root: int = 0) -> list[T] | None:
+        """Return the list of every rank's object on `root`, None elsewhere."""
+
+    def allgather(self, obj: T) -> list[T]:
+        """Return the list of every rank's object on every rank."""
+
+    def scatter(self, objs: Sequence[T] | None, root: int = 0) -> T:
+        """Return this rank's item of `root`'s sequence of `size` objects."""
+
+    def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
+        """Return every rank's array joined along the first axis on `root`, None elsewhere."""
+
+    def scatter_rows(
+        self, rows: NDArray[Any] | None, counts: Sequence[int] | None, root: int = 0
+    ) -> NDArray[Any]:
+        """Return this rank's ``counts[rank]`` rows of `root`'s array."""
+
+    def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the sum of every rank's array of the same shape."""
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+
+    def split(self, color: int, key: int = 0) -> Communicator:
+        """Return the communicator of the ranks with the same color."""
+
+    def split_nodes(self) -> Communicator:
+        """Return the communicator of the ranks on this node."""
+
+    def tell(self, target: int, tag: int) -> None:
+        """Send an empty message without waiting for its receipt."""
+
+    def told(self, source: int, tag: int) -> bool:
+        """Take one empty message from `source` if it has come."""
+
+    def hear(self, source: int, tag: int) -> None:
+        """Wait for an empty message from `source` and take it."""
+
+    def abort(self, code: int = 1) -> None:
+        """End every rank of the job at once."""
+
+
+class SerialCommunicator:
+    """The one rank of a job without MPI."""
+
+    rank = 0
+    size = 1
+
+    def bcast(self, obj: T, root: int = 0) -> T:
+        return obj
+
+    def gather(self, obj: T, root: int = 0) -> list[T] | None:
+        return [obj]
+
+    def allgather(self, obj: T) -> list[T]:
+        return [obj]
+
+    def scatter(self, objs: Sequence[T] | None, root: int = 0) -> T:
+        assert objs is not None
+        return objs[0]
+
+    def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
+        return rows
+
+    def scatter_rows(
+        self, rows: NDArray[Any] | None, counts: Sequence[int] | None, root: int = 0
+    ) -> NDArray[Any]:
+        assert rows is not None
+        return rows
+
+    def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array(array, dtype=np.float64)
+
+    def barrier(self) -> None:
+        pass
+
+    def split(self, color: int, key: int = 0) -> Communicator:
+        return self
+
+    def split_nodes(self) -> Communicator:
+        return self
+
+    def tell(self, target: int, tag: int) -> None:
+        raise ValueError("a serial job has no other rank")
+
+    def told(self, source: int, tag: int) -> bool:
+        return False
+
+    def hear(self, source: int, tag: int) -> None:
+        raise ValueError("a serial job has no other rank")
+
+    def abort(self, code: int = 1) -> None:
+        raise SystemExit(code)
+
+
+class MPICommunicator:
+    """The ranks of an mpi4py communicator."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm = comm
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+
+    def bcast(self, obj: T, root: int = 0) -> T:
+        return self._comm.bcast(obj, root)  # type: ignore[no-any-return]
+
+    def gather(self, obj: T, root: int = 0) -> list[T] | None:
+        return self._comm.gather(obj, root)  # type: ignore[no-any-return]
+
+    def allgather(self, obj: T) -> list[T]:
+        return self._comm.allgather(obj)  # type: ignore[no-any-return]
+
+    def scatter(self, objs: Sequence[T] | None, root: int = 0) -> T:
+        return self._comm.scatter(objs, root)  # type: ignore[no-any-return]
+
+    def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
+        rows = np.ascontiguousarray(rows)
+        counts = self._comm.gather(len(rows), root)
+        row = self._row_type(rows)
+        try:
+            if self.rank != root:
+                self._comm.Gatherv([rows, len(rows), row], None, root)
+                return None
+            joined = np.empty((sum(counts), *rows.shape[1:]), dtype=rows.dtype)
+            starts = np.cumsum([0, *counts[:-1]])
+            self._comm.Gatherv([rows, len(rows), row], [joined, (counts, starts), row], root)
+            return joined
+        finally:
+            row.Free()
+
+    def scatter_rows(
+        self, rows: NDArray[Any] | None, counts: Sequence[int] | None, root: int = 0
+    ) -> NDArray[Any]:
+        if self.rank == root:
+            assert rows is not None
+            assert counts is not None
+            rows = np.ascontiguousarray(rows)
+            like = rows[:0]
+        else:
+            like = None
+        like = self._comm.bcast(like, root)
+        count = self._comm.scatter(counts, root)
+        mine = np.empty((count, *like.shape[1:]), dtype=like.dtype)
+        row = self._row_type(like)
+        try:
+            message = None
+            if self.rank == root:
+                assert counts is not None
+                starts = np.cumsum([0, *counts[:-1]])
+                message = [rows, (counts, starts), row]
+            self._comm.Scatterv(message, [mine, count, row], root)
+        finally:
+            row.Free()
+        return mine
+
+    def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
+        array = np.ascontiguousarray(array, dtype=np.float64)
+        total = np.empty_like(array)
+        self._comm.Allreduce(array, total)
+        return total
+
+    def barrier(self) -> None:
+        self._comm.Barrier()
+
+    def split(self, color: int, key: int = 0) -> Communicator:
+        return MPICommunicator(self._comm.Split(color, key))
+
+    def split_nodes(self) -> Communicator:
+        from mpi4py import MPI
+
+        return MPICommunicator(self._comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank))
+
+    def tell(self, target: int, tag: int) -> None:
+        # An empty message is sent eagerly, so that its completion needs no receiver.
+        self._comm.Isend(bytearray(), target, tag).Free()
+
+    def told(self, source: int, tag: int) -> bool:
+        if not self._comm.Iprobe(source, tag):
+            return False
+        self.hear(source, tag)
+        return True
+
+    def hear(self, source: int, tag: int) -> None:
+        self._comm.Recv(bytearray(), source, tag)
+
+    def abort(self, code: int = 1) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._comm.Abort(code)
+
+    @staticmethod
+    def _row_type(rows: NDArray[Any]) -> Any:
+        from mpi4py import MPI
+
+        width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
+        return MPI.BYTE.Create_contiguous(width).Commit()
+
+
+def world() -> Communicator:
+    """Return the communicator of the whole job.
+
+    That is MPI's where a launcher started this process or MPI is in use already,
+    a `SerialCommunicator` otherwise.
+
+    Raises
+    ------
+    LaunchError
+        When several ranks were started that do not see each other.
+    """
+    if "mpi4py.MPI" not in sys.modules and not under_launcher():
+        return SerialCommunicator()
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        if ranks_promised() > 1:
+            raise LaunchError(
+                f"{ranks_promised()} ranks were started, but mpi4py cannot load an MPI library "
+                f"({error}): install mpi4py for this MPI, or load its module"
+            ) from error
+        return SerialCommunicator()
+    size = MPI.COMM_WORLD.Get_size()
+    check_ranks(size)
+    return MPICommunicator(MPI.COMM_WORLD) if size > 1 else SerialCommunicator()
+
+
+def as_communicator(comm: Any = None) -> Communicator:
+    """Return `comm` as a `Communicator`: None for the whole job, mpi4py's, or one of ours."""
+    if comm is None:
+        return world()
+    if hasattr(comm, "Get_rank"):
+        return MPICommunicator(comm) if comm.Get_size() > 1 else SerialCommunicator()
+    result: Communicator = comm
+    return result

@@ -1,0 +1,125 @@
+"""One rank's error ends the job, and every rank hears of the errors of rank 0.
+
+Under plain ``python`` a rank that raises while others wait in a collective call
+hangs the job for ever; here it prints what happened and aborts.
+"""
+
+from __future__ import annotations
+
+import copy
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TypeVar
+
+from ampmpi.errors import AmpmpiError
+from ampmpi.parallel.comm import Communicator
+
+T = TypeVar("T")
+
+
+def is_shared(error: BaseException) -> bool:
+    """Return whether every rank raises this error, so that no rank is left waiting."""
+    return getattr(error, "_ampmpi_shared", False)
+
+
+def share(error: AmpmpiError) -> AmpmpiError:
+    """Mark an error that every rank raises at the same place."""
+    error._ampmpi_shared = True  # type: ignore[attr-defined]
+    return error
+
+
+def agree(comm: Communicator, function: Callable[[], T]) -> T:
+    """Run a function on rank 0 and return its result on every rank.
+
+    Where it raises one of the package's errors, every rank raises the same.
+    """
+    outcome: T | AmpmpiError
+    if comm.rank == 0:
+        try:
+            outcome = function()
+        except AmpmpiError as error:
+            outcome = error if comm.size == 1 else _portable(error)
+        outcome = comm.bcast(outcome)
+    else:
+        outcome = comm.bcast(None)  # type: ignore[assignment]
+    if isinstance(outcome, AmpmpiError):
+        raise share(outcome)
+    return outcome
+
+
+def raise_first(comm: Communicator, error: AmpmpiError | None) -> None:
+    """Raise the error of the lowest rank that has one, on every rank; else return."""
+    errors = comm.allgather(None if error is None else _portable(error))
+    for found in errors:
+        if found is not None:
+            raise share(found)
+
+
+@contextmanager
+def abort_on_error(comm: Communicator) -> Iterator[None]:
+    """End the whole job when this rank alone raises.
+
+    Errors that all ranks share pass through, as everything does in a serial run.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if comm.size == 1 or is_shared(error):
+            raise
+        report(error, comm)
+        comm.abort(exit_code(error))
+        raise
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code that an exception stands for."""
+    if isinstance(error, AmpmpiError):
+        return error.exit_code
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 1
+
+
+def report(error: BaseException, comm: Communicator | None = None) -> None:
+    """Print one sentence for an error of the package, this rank's traceback for any other."""
+    where = ""
+    if comm is not None and comm.size > 1 and not is_shared(error):
+        where = f" on rank {comm.rank} of {comm.size} at {socket.gethostname()}"
+    if isinstance(error, AmpmpiError):
+        text = f"ampmpi: error{where}: {error}\n"
+    else:
+        lines = "".join(traceback.format_exception(error))
+        text = f"{lines}ampmpi: unexpected error{where}: {type(error).__name__}: {error}\n"
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def install_excepthook(comm: Communicator) -> None:
+    """Let an exception that a script does not catch end the job on every rank."""
+    if comm.size == 1 or getattr(sys.excepthook, "_ampmpi", False):
+        return
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if is_shared(error):
+            if comm.rank == 0:
+                previous(kind, error, trace)
+            return
+        report(error, comm)
+        comm.abort(exit_code(error))
+
+    hook._ampmpi = True  # type: ignore[attr-defined]
+    sys.excepthook = hook
+
+
+def _portable(error: AmpmpiError) -> AmpmpiError:
+    """Return the error without what cannot be sent: its traceback and causes."""
+    bare = copy.copy(error)
+    bare.__traceback__ = bare.__cause__ = bare.__context__ = None
+    return bare

@@ -1,0 +1,164 @@
+"""How a job is started: signals, environment, and whether the launcher is the right one.
+
+Only the standard library is imported here. `prepare` has to run before numpy and
+numba are imported, because they read their settings when they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import signal
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from ampmpi.errors import LaunchError
+
+WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Signals that ask a job to stop at the next image or step."""
+
+THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+
+SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
+"""Where MPI launchers say how many ranks they started."""
+
+RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+
+
+class StopRequest:
+    """Remembers that a warning signal came, so that a rank can finish its image.
+
+    Attributes
+    ----------
+    signal_name : str or None
+        Name of the signal that came first.
+    """
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+        self._installed = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether the job shall stop."""
+        return self.signal_name is not None
+
+    def install(self) -> None:
+        """Take the warning signals from now on; a second SIGINT interrupts at once."""
+        if not self._installed:
+            for number in WARNINGS:
+                signal.signal(number, self._note)
+            self._installed = True
+
+    def request(self, reason: str) -> None:
+        """Ask for a stop without a signal, as when another rank was signalled."""
+        if self.signal_name is None:
+            self.signal_name = reason
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.requested:
+            raise KeyboardInterrupt
+        self.request(signal.Signals(number).name)
+
+
+stop = StopRequest()
+"""The one of this process; nothing is caught until ``stop.install()``."""
+
+
+def ranks_promised(environ: Mapping[str, str] = os.environ) -> int:
+    """Return the number of ranks that the launcher says it started; 1 without one.
+
+    Slurm's own count is looked at only where no MPI launcher has spoken: under
+    ``mpirun`` on several nodes it counts the launcher's daemons.
+    """
+    for names in (SIZES[:2], ("SLURM_STEP_NUM_TASKS",)):
+        said = [int(environ[name]) for name in names if environ.get(name, "").isdigit()]
+        if said:
+            return max(said)
+    return 1
+
+
+def under_launcher(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether an MPI launcher or ``srun`` started this process."""
+    return any(name in environ for name in (*SIZES, "PMIX_RANK", "SLURM_STEP_NUM_TASKS"))
+
+
+def speaks(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this process is the first of its job by the launcher's count."""
+    for name in RANKS:
+        if environ.get(name, "").isdigit():
+            return int(environ[name]) == 0
+    return True
+
+
+def check_ranks(size: int, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise `LaunchError` when the launcher started several ranks that do not see each other.
+
+    A launcher of another MPI than mpi4py's starts N jobs of one rank each, which
+    would all do the whole work.
+    """
+    promised = ranks_promised(environ)
+    if size == 1 and promised > 1:
+        raise LaunchError(
+            f"the launcher started {promised} ranks, but MPI sees only one: start the job with "
+            "the mpirun of the MPI that mpi4py uses, or with srun --mpi=… as that MPI needs; "
+            "'ampmpi doctor' tells which MPI it is"
+        )
+
+
+def prepare() -> None:
+    """Set one thread per rank and a writable, per-CPU cache for compiled kernels.
+
+    Settings that the user made are kept.
+    """
+    if under_launcher():
+        for name in THREADS:
+            os.environ.setdefault(name, "1")
+    if "NUMBA_CACHE_DIR" not in os.environ:
+        cache = kernel_cache()
+        if cache is not None:
+            os.environ["NUMBA_CACHE_DIR"] = str(cache)
+
+
+def kernel_cache(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return a writable folder for kernels compiled for this type of CPU, or None.
+
+    The user's cache folder comes first, since it outlives the job; a folder in the
+    temporary directory second. One folder per type of CPU keeps the nodes of a mixed
+    cluster from overwriting each other's.
+    """
+    home = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    temporary = Path(tempfile.gettempdir()) / f"ampmpi-{os.getuid()}"
+    for base in (Path(home) / "ampmpi", temporary):
+        folder = base / f"numba-{cpu_type()}"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ours = base.stat().st_uid == os.getuid()
+        except OSError:
+            continue
+        if ours and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    return None
+
+
+def cpu_type(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> str:
+    """Return a short name that differs between CPUs that run different machine code."""
+    machine = platform.machine()
+    try:
+        with open(cpuinfo, encoding="utf-8", errors="replace") as file:
+            first = file.read(16384).split("\n\n", 1)[0]
+    except OSError:
+        return machine
+    telling = ("model name", "flags", "Features", "CPU part", "CPU implementer")
+    lines = [line for line in first.splitlines() if line.startswith(telling)]
+    return f"{machine}-{hashlib.md5('|'.join(lines).encode()).hexdigest()[:8]}"

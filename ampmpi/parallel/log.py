@@ -1,0 +1,101 @@
+"""What a job says while it runs: rank 0 speaks, and only here is anything printed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+
+class Log:
+    """Messages of rank 0; silent on the others.
+
+    Parameters
+    ----------
+    rank : int
+        This rank.
+    quiet : bool
+        Say nothing at all.
+    stream : file, optional
+        Standard output by default.
+    """
+
+    def __init__(self, rank: int = 0, *, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.stream = sys.stdout if stream is None else stream
+        self.speaks = rank == 0 and not quiet
+
+    def __call__(self, message: str) -> None:
+        """Write one message as lines of its own."""
+        if self.speaks:
+            self.stream.write(message + "\n")
+            self.stream.flush()
+
+    def progress(self, total: int, what: str, unit: str = "images") -> Progress:
+        """Return a progress display for `total` steps: a bar at a terminal, else lines."""
+        return Progress(self, total, what, unit)
+
+
+class Progress:
+    """Progress of rank 0: a tqdm bar at a terminal, a line at intervals elsewhere.
+
+    The first line comes after ten seconds and the following ones at growing intervals
+    of up to five minutes, so that the log of a long job stays short.
+    """
+
+    FIRST, LONGEST = 10.0, 300.0
+
+    def __init__(
+        self,
+        log: Log,
+        total: int,
+        what: str,
+        unit: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.log, self.total, self.what, self.unit = log, total, what, unit
+        self.done = 0
+        self._clock = clock
+        self._start = clock()
+        self._wait = self.FIRST
+        self._next = self._start + self.FIRST
+        self._bar = None
+        if log.speaks and total and log.stream.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total, desc=what, unit=" " + unit, file=log.stream, dynamic_ncols=True
+            )
+
+    def step(self, count: int = 1) -> None:
+        """Say that `count` more are done."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif self.log.speaks:
+            now = self._clock()
+            if now >= self._next:
+                self._wait = min(2 * self._wait, self.LONGEST)
+                self._next = now + self._wait
+                self.log(self.line(now))
+
+    def line(self, now: float) -> str:
+        """Return the line that a batch log gets."""
+        rate = self.done / max(now - self._start, 1e-9)
+        left = (self.total - self.done) / rate if rate else 0.0
+        return (
+            f"{self.what}: {self.done} of {self.total} {self.unit} ({100 * self.done // self.total} "
+            f"%), {rate:.3g} {self.unit}/s, about {left:.0f} s left"
+        )
+
+    def close(self) -> None:
+        """End the display."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
