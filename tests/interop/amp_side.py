@@ -71,6 +71,12 @@ def read(request):
     return {key: plain(database[key]) for key in database.keys()}  # noqa: SIM118
 
 
+def texts(request):
+    """Return every entry of a database of any kind, as text."""
+    database = FileDatabase(request["path"])
+    return {key: repr(database[key]) for key in database.keys()}  # noqa: SIM118
+
+
 def archive(request):
     FileDatabase(request["path"]).archive()
     return sorted(os.listdir(request["path"]))

@@ -58,6 +58,55 @@ def with_energies(atoms: Atoms) -> Atoms:
     return copy
 
 
+def random_image(rng: np.random.Generator) -> Atoms:
+    """Return up to six atoms in a cell that may be skewed and thin, periodic at random."""
+    n_atoms = int(rng.integers(1, 7))
+    lengths = rng.uniform(2.2, 8.0, size=3)
+    cell = np.diag(lengths) + rng.uniform(-0.3, 0.3, size=(3, 3)) * lengths.min()
+    while True:
+        atoms = Atoms(
+            numbers=rng.choice([29, 78], size=n_atoms),
+            scaled_positions=rng.uniform(-0.5, 1.5, size=(n_atoms, 3)),
+            cell=cell,
+            pbc=rng.integers(0, 2, size=3).astype(bool),
+        )
+        distances = atoms.get_all_distances(mic=True)
+        if (distances[~np.eye(n_atoms, dtype=bool)] > 0.8).all():
+            return atoms
+
+
+def random_descriptor(rng: np.random.Generator) -> dict[str, Any]:
+    """Return settings whose numbers are drawn at random from all that are allowed."""
+    elements = ["Cu", "Pt"]
+    functions: list[dict[str, Any]] = [
+        {
+            "type": "G2",
+            "element": str(rng.choice(elements)),
+            "eta": float(rng.uniform(0.0, 40.0)),
+            "offset": float(rng.uniform(0.0, 1.0)),
+        }
+        for _ in range(4)
+    ]
+    functions += [
+        {
+            "type": str(rng.choice(["G4", "G5"])),
+            "elements": sorted(map(str, rng.choice(elements, size=2))),
+            "eta": float(rng.uniform(0.0, 5.0)),
+            "gamma": float(rng.choice([1.0, -1.0, rng.uniform(-1.0, 1.0)])),
+            "zeta": float(rng.choice([1.0, 2.0, 16.0, rng.uniform(1.0, 20.0)])),
+        }
+        for _ in range(8)
+    ]
+    radius = float(rng.uniform(2.5, 8.0))
+    cutoff: dict[str, Any] = {"name": "Cosine", "kwargs": {"Rc": radius}}
+    if rng.random() < 0.5:
+        cutoff = {
+            "name": "Polynomial",
+            "kwargs": {"Rc": radius, "gamma": float(rng.uniform(2.0, 6.0))},
+        }
+    return {"cutoff": cutoff, "Gs": functions, "elements": elements}
+
+
 def rich(elements: list[str]) -> list[dict[str, Any]]:
     """Return functions with offsets, G5, and ζ and γ other than the defaults."""
     functions: list[dict[str, Any]] = []

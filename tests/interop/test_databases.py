@@ -117,6 +117,22 @@ def test_we_compress_what_amp_wrote_and_amp_reads_on(amp, tmp_path):
         assert amp_form(database[other]) == received(answer[kind][other])
 
 
+def test_neighbor_lists_are_archived_as_they_are(amp, tmp_path):
+    amp(
+        "write",
+        list(images().values()),
+        descriptor=SETTINGS,
+        dblabel=str(tmp_path / "amps"),
+        derivatives=False,
+    )
+    path = tmp_path / "amps-neighborlists.ampdb"
+    before = amp("texts", path=str(path))
+    assert len(before) == len(images())
+    compress(path)
+    assert not list((path / "loose").iterdir())
+    assert amp("texts", path=str(path)) == before
+
+
 def test_amp_archives_what_we_compressed(amp, tmp_path, computed):
     entries = computed["fingerprints"]
     path = fill(tmp_path / "ours-fingerprints.ampdb", entries)

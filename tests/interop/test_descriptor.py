@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from amp_form import amp_form, assert_close, received
 from ase import Atoms
-from systems import descriptors, images, organic
+from systems import descriptors, images, organic, random_descriptor, random_image
 
 from ampmpi import Gaussian, hash_image, make_symmetry_functions
 
@@ -55,6 +55,22 @@ def test_values_are_amps(amps_values, case):
         assert_close(amp_form(primes), received(answer["fingerprint-primes"][key]), 1e-11)
         assert gaussian.fingerprint(image) == fingerprint
         assert gaussian.fingerprint_primes(image) == primes
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_values_are_amps(amp, tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    settings = random_descriptor(rng)
+    atoms = [random_image(rng) for _ in range(6)]
+    answer = amp(
+        "write", atoms, descriptor=settings, dblabel=str(tmp_path / "random"), derivatives=True
+    )
+    gaussian = Gaussian(**settings).resolve(settings["elements"])
+    for image in atoms:
+        key = hash_image(image)
+        fingerprint, primes = gaussian.calculate(image)
+        assert_close(amp_form(fingerprint), received(answer["fingerprints"][key]), 1e-12)
+        assert_close(amp_form(primes), received(answer["fingerprint-primes"][key]), 1e-11)
 
 
 @pytest.mark.parametrize("case", [case for case, _ in CASES])
