@@ -297,9 +297,29 @@ class IndexedArchive(Archive):
             It is damaged.
         """
         if row < len(self):
-            self._entry(self.key_of(row), row, raw)
+            self.entry(row, raw)
         else:
             self.record(row, raw)
+
+    def entry(self, row: int, raw: bytes) -> bytes:
+        """Return the bytes of an entry from what was read of its row.
+
+        Raises
+        ------
+        CorruptEntryError
+            It is damaged.
+        """
+        return self._entry(self.key_of(row), row, raw)
+
+    def bytes_at(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file.
+
+        Raises
+        ------
+        EOFError
+            The file ends before.
+        """
+        return read_exactly(self._descriptor, size, offset)
 
     def _entry(self, key: str, row: int, raw: bytes) -> bytes:
         record = self.record(row, raw)

@@ -91,6 +91,7 @@ def compress(
     break_lock: bool = False,
     job: str | None = None,
     progress: Progress | None = None,
+    damage: Damage | None = None,
 ) -> CompressReport:
     """Move a database's loose entries into its archive.
 
@@ -112,6 +113,9 @@ def compress(
         Id of this batch job, written into the lock.
     progress : callable, optional
         Called now and then with the steps done and the steps in all.
+    damage : Damage, optional
+        What a check found in the archive. Other damage is found on the way,
+        when the new archive is read back.
 
     Raises
     ------
@@ -125,15 +129,14 @@ def compress(
     chunks = iter(chunks)
     with Lock(layout, wait=wait, break_lock=break_lock, job=job) as lock:
         sweep(layout.temporaries)
-        damaged: _ArchiveDamagedError | None = None
         for _ in range(_ATTEMPTS):
-            run = _Run(layout, lock, progress, damaged)
+            run = _Run(layout, lock, progress, damage)
             try:
                 report = run.compress(chunks)
             except _ArchiveChangedError:
                 continue
             except _ArchiveDamagedError as error:
-                damaged = error
+                damage = error.damage
                 continue
             except OSError as error:
                 if isinstance(error, AmpmpiError):
@@ -216,13 +219,28 @@ class _ArchiveChangedError(Exception):
     """Somebody replaced the archive meanwhile."""
 
 
-class _ArchiveDamagedError(Exception):
-    """Records of the old archive are damaged and must be left out: which rows, and why."""
+@dataclass(frozen=True)
+class Damage:
+    """Records of an archive that must be left out of the next one.
 
-    def __init__(self, identity: Identity, rows: dict[int, str]) -> None:
+    Attributes
+    ----------
+    identity : Identity
+        Which archive.
+    rows : dict of int to str
+        Rows of its index, and what is wrong with each.
+    """
+
+    identity: Identity
+    rows: dict[int, str]
+
+
+class _ArchiveDamagedError(Exception):
+    """The old archive turned out to be damaged."""
+
+    def __init__(self, damage: Damage) -> None:
         super().__init__()
-        self.identity = identity
-        self.rows = rows
+        self.damage = damage
 
 
 def _blame(
@@ -262,12 +280,12 @@ class _Run:
         layout: Layout,
         lock: Lock,
         progress: Progress | None,
-        damaged: _ArchiveDamagedError | None,
+        damage: Damage | None,
     ) -> None:
         self.layout = layout
         self.lock = lock
         self.report = CompressReport(layout.root)
-        self._damaged = damaged
+        self._damage = damage
         self._progress = progress
         self._steps = self._done = 0
         self._added: set[bytes] = set()
@@ -373,7 +391,7 @@ class _Run:
             self.report.files_freed += 1
 
     def _is_needed(self, old: Archive | None, gone: set[str]) -> bool:
-        return bool(self._added or gone or self._damaged or (old and not old.indexed))
+        return bool(self._added or gone or self._damage or (old and not old.indexed))
 
     def _add_old(self, writer: ArchiveWriter, old: Archive | None, marks: set[str]) -> None:
         if isinstance(old, IndexedArchive):
@@ -381,8 +399,8 @@ class _Run:
             keep = np.ones(len(old.index.offset), bool)
             rows = old.index.rows(np.array(sorted(dropped), "S16"))
             keep[rows[rows >= 0]] = False
-            if self._damaged is not None and self._damaged.identity == old.identity:
-                self._leave_out(old, keep, self._damaged.rows)
+            if self._damage is not None and self._damage.identity == old.identity:
+                self._leave_out(old, keep, self._damage.rows)
             try:
                 writer.copy(old, keep, self._step)
             except EOFError:
@@ -437,11 +455,11 @@ class _Run:
                     bad |= _blame(new, row, old, error)
                 self._step()
         if bad and old is not None:
-            raise _ArchiveDamagedError(old.identity, bad)
+            raise _ArchiveDamagedError(Damage(old.identity, bad))
 
     def _keep_damaged(self, old: Archive | None) -> None:
         """Keep a second name of an archive that is not taken over whole."""
-        if old is None or not (self.report.lost or old.damage):
+        if old is None or not (self.report.lost or old.damage or self._damage):
             return
         try:
             self.report.copy = keep_copy(self.layout, self.layout.archive)

@@ -312,7 +312,7 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         """
         wanted = set(keys)
         if check:
-            return wanted - {key for key, _ in self._read_many(wanted, self._verified)}
+            return wanted - {key for key, _ in self.scan(wanted, self._verified)}
         return wanted - self._list()
 
     def get_many(
@@ -339,11 +339,13 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         def parse(key: str, data: bytes) -> Entry:
             return decode(data, numbers.get(key), self.kind)
 
-        return self._read_many(self._list() if keys is None else set(keys), parse)
+        return self.scan(self._list() if keys is None else set(keys), parse)
 
-    def _read_many(
-        self, keys: set[str], parse: Callable[[str, bytes], T]
-    ) -> Iterator[tuple[str, T]]:
+    def scan(self, keys: set[str], parse: Callable[[str, bytes], T]) -> Iterator[tuple[str, T]]:
+        """Go through what `parse` makes of entries' bytes; as `get_many` otherwise.
+
+        `parse` raises CorruptEntryError for a damaged one.
+        """
         rest = set(filter(is_key, keys))
         reasons: dict[str, str] = {}
         for place, copies in (

@@ -1,0 +1,231 @@
+"""Adding databases to one another, and turning an archive back into loose files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ampmpi.database import deleted, loose
+from ampmpi.database.archive import Archive, IndexedArchive
+from ampmpi.database.aside import keep_copy
+from ampmpi.database.atomic import database_error, write_new_file
+from ampmpi.database.compress import (
+    CompressReport,
+    Progress,
+    archive_identity,
+    compress,
+    judge,
+)
+from ampmpi.database.database import FingerprintDatabase
+from ampmpi.database.foreign import StreamedArchive
+from ampmpi.database.layout import Layout, require_database
+from ampmpi.database.lock import Lock
+from ampmpi.database.manifest import difference
+from ampmpi.database.writer import Chunk, deflate_entry
+from ampmpi.errors import CorruptEntryError, DatabaseError, DescriptorMismatchError, InputError
+
+
+@dataclass
+class MergeReport:
+    """What a merge did.
+
+    Attributes
+    ----------
+    added : dict of str to int
+        Number of entries that came from each source.
+    corrupt : dict of str to str
+        Entries of sources that are damaged, and how.
+    compress : CompressReport
+        What became of the target.
+    """
+
+    added: dict[str, int]
+    corrupt: dict[str, str]
+    compress: CompressReport
+
+
+def merge(
+    target: str | os.PathLike[str],
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    assume_same: bool = False,
+    wait: float = 0.0,
+    break_lock: bool = False,
+    job: str | None = None,
+) -> MergeReport:
+    """Add the entries of databases to the archive of another one.
+
+    Entries that the target has stay as they are; of those that several sources
+    have the first one counts. Sources are not changed.
+
+    Parameters
+    ----------
+    target : path
+        The database that grows; made if it does not exist.
+    sources : sequence of path
+        Those that it takes entries from.
+    assume_same : bool
+        Take databases that do not say whose descriptor they are of for ones of
+        the others' descriptor.
+    wait, break_lock, job
+        As for `compress`.
+
+    Raises
+    ------
+    DescriptorMismatchError
+        A source has another descriptor, or does not say which one.
+    InputError
+        A source is the target, or holds entries of another kind.
+    DatabaseError
+        A database cannot be read or written.
+    """
+    databases = [FingerprintDatabase(require_database(source).root) for source in sources]
+    into = FingerprintDatabase(target)
+    for database in databases:
+        if os.path.exists(into.path) and os.path.samefile(database.path, into.path):
+            raise InputError(f"{database.path} is the target itself: name other sources")
+        if database.kind != into.kind:
+            raise InputError(f"{database.path} holds {database.kind}, {into.path} {into.kind}")
+    into.layout.create()
+    if into.kind != "other":
+        _agree(into, databases, assume_same)
+    report = MergeReport({}, {}, CompressReport(into.path))
+
+    def chunks() -> Iterator[Chunk]:
+        taken: set[str] = set()
+        for database in databases:
+            wanted = into.missing(set(database) - taken)
+            for key, data in _sound(database, wanted):
+                taken.add(key)
+                yield deflate_entry(key, data)
+            report.added[database.path] = len(wanted & taken)
+            report.corrupt.update(database.corrupt)
+
+    report.compress = compress(
+        into.path, chunks=chunks(), wait=wait, break_lock=break_lock, job=job
+    )
+    return report
+
+
+def _agree(
+    into: FingerprintDatabase, databases: list[FingerprintDatabase], assume_same: bool
+) -> None:
+    """Check that all databases are of one descriptor, and write it into the target."""
+    said = [(database.path, database.manifest()) for database in (into, *databases)]
+    known = [(path, found) for path, found in said if found is not None]
+    unknown = [path for path, found in said if found is None]
+    if into.path in unknown and not len(into):
+        unknown.remove(into.path)
+    for path, found in known[1:]:
+        first_path, first = known[0]
+        if found.digest != first.digest:
+            raise DescriptorMismatchError(
+                f"{path} and {first_path} are of different descriptors "
+                f"({difference(first.parameters, found.parameters)}): they cannot be merged"
+            )
+    if unknown and not assume_same:
+        raise DescriptorMismatchError(
+            f"{unknown[0]} does not say of which descriptor it is: run a job on it, which "
+            f"compares its entries, or say --assume-same if you know that it is the same"
+        )
+    if known:
+        into.claim(known[0][1].parameters, known[0][1].digest, adopt=True)
+
+
+def _sound(database: FingerprintDatabase, keys: set[str]) -> Iterator[tuple[str, bytes]]:
+    def parse(key: str, data: bytes) -> bytes:
+        judge(data, database.kind)
+        return data
+
+    return database.scan(keys, parse)
+
+
+@dataclass
+class UncompressReport:
+    """What an uncompress did.
+
+    Attributes
+    ----------
+    written : int
+        Number of loose entries that were made.
+    corrupt : dict of str to str
+        Archived entries that are damaged, and how.
+    copy : str or None
+        Where the archive is kept, if it was damaged or holds other files.
+    """
+
+    written: int = 0
+    corrupt: dict[str, str] = field(default_factory=dict)
+    copy: str | None = None
+
+
+def uncompress(
+    path: str | os.PathLike[str],
+    *,
+    wait: float = 0.0,
+    break_lock: bool = False,
+    job: str | None = None,
+    progress: Progress | None = None,
+) -> UncompressReport:
+    """Make loose entries of all archived ones, and remove the archive.
+
+    A loose entry that is there already stays: it is newer.
+
+    Parameters are those of `compress`.
+
+    Raises
+    ------
+    DatabaseError
+        It cannot be read or written; the archive is still there.
+    """
+    layout, report = require_database(path), UncompressReport()
+    layout.create()
+    with Lock(layout, wait=wait, break_lock=break_lock, job=job) as lock:
+        try:
+            archive = Archive.open(layout.archive)
+        except FileNotFoundError:
+            return report
+        with archive:
+            marks = deleted.marked(layout)
+            wanted = set(archive.keys()) - loose.keys(layout) - marks.keys()
+            for done, (key, data) in enumerate(archive.read_many(wanted)):
+                try:
+                    if isinstance(data, CorruptEntryError):
+                        raise data
+                    judge(data, layout.kind)
+                except CorruptEntryError as error:
+                    report.corrupt[key] = str(error)
+                else:
+                    report.written += _put_back(layout, key, data)
+                if progress is not None:
+                    progress(done + 1, len(wanted))
+            os.sync()
+            if report.corrupt or archive.damage or _has_others(archive):
+                report.copy = keep_copy(layout, layout.archive)
+            lock.require()
+            if archive_identity(layout) != archive.identity:
+                raise DatabaseError(f"{layout.archive} was replaced meanwhile: start again")
+            try:
+                os.unlink(layout.archive)
+            except OSError as error:
+                raise database_error(error, "remove", layout.archive) from error
+            deleted.unmark(layout, marks)
+    return report
+
+
+def _put_back(layout: Layout, key: str, data: bytes) -> bool:
+    """Make a loose entry, unless one was made or the key deleted meanwhile."""
+    target = layout.loose_entry(key)
+    if deleted.is_marked(layout, key):
+        return False
+    try:
+        return write_new_file(layout.temporaries, target, data, "put")
+    except FileNotFoundError as error:
+        raise database_error(error, "write", target) from error
+
+
+def _has_others(archive: Archive) -> bool:
+    if isinstance(archive, IndexedArchive):
+        return len(archive.index.offset) > len(archive)
+    return isinstance(archive, StreamedArchive) and archive.others > 0
