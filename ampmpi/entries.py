@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +53,6 @@ class Fingerprint:
             and np.array_equal(self.values, other.values)
         )
 
-    __hash__: Any = None
-
 
 @dataclass(frozen=True, eq=False)
 class FingerprintPrimes:
@@ -96,8 +94,6 @@ class FingerprintPrimes:
             and np.array_equal(self.pairs, other.pairs)
             and np.array_equal(self.values, other.values)
         )
-
-    __hash__: Any = None
 
 
 Entry: TypeAlias = Fingerprint | FingerprintPrimes

@@ -32,6 +32,7 @@ autodoc_default_options = {"members": True, "show-inheritance": False}
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings have shapes and units, too
 napoleon_google_docstring = False
+napoleon_use_ivar = True  # shapes are no names to link to
 napoleon_use_rtype = False
 
 html_theme = "furo"

@@ -17,7 +17,7 @@ KINDS = ("fingerprints", "fingerprint-primes")
 
 @pytest.fixture
 def gaussian():
-    return Gaussian(**SETTINGS).resolve(SETTINGS["elements"])
+    return Gaussian(**SETTINGS)
 
 
 @pytest.fixture

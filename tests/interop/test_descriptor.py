@@ -46,7 +46,7 @@ def test_hashes_are_amps(amp):
 @pytest.mark.parametrize("case", [case for case, _ in CASES])
 def test_values_are_amps(amps_values, case):
     settings, atoms, answer = amps_values[case]
-    gaussian = Gaussian(**settings).resolve(settings["elements"])
+    gaussian = Gaussian(**settings)
     for name, image in atoms.items():
         key = hash_image(image)
         fingerprint, primes = gaussian.calculate(image)
@@ -65,7 +65,7 @@ def test_random_values_are_amps(amp, tmp_path, seed):
     answer = amp(
         "write", atoms, descriptor=settings, dblabel=str(tmp_path / "random"), derivatives=True
     )
-    gaussian = Gaussian(**settings).resolve(settings["elements"])
+    gaussian = Gaussian(**settings)
     for image in atoms:
         key = hash_image(image)
         fingerprint, primes = gaussian.calculate(image)
@@ -76,7 +76,7 @@ def test_random_values_are_amps(amp, tmp_path, seed):
 @pytest.mark.parametrize("case", [case for case, _ in CASES])
 def test_parameters_are_amps(amps_values, case):
     settings, _, answer = amps_values[case]
-    gaussian = Gaussian(**settings).resolve(settings["elements"])
+    gaussian = Gaussian(**settings)
     parameters = gaussian.parameters
     amps = answer["parameters"]
     assert parameters["importname"] == amps["importname"]

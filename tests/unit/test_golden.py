@@ -37,7 +37,7 @@ def test_hash(name):
 def test_values(case):
     settings, name = case.rsplit("/", 1)
     settings = REFERENCE["descriptors"][settings]
-    gaussian = Gaussian(**settings).resolve(settings["elements"])
+    gaussian = Gaussian(**settings)
     fingerprint, primes = gaussian.calculate(image(name))
 
     values = np.concatenate([row for _, row in fingerprint.to_amp()])
