@@ -1,0 +1,47 @@
+"""``ampmpi uncompress``: move archived entries back to loose files."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from ampmpi.cli.text import amount, complain
+from ampmpi.database.merge import uncompress
+from ampmpi.parallel.log import Log, Progress
+
+
+@click.command("uncompress")
+@click.argument("database", metavar="DB")
+@click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS",
+              help="Wait this long for another process's lock.")  # fmt: skip
+@click.option("--break-lock", is_flag=True, help="Take the lock from whoever holds it.")
+@click.pass_context
+def command(context: click.Context, database: str, wait: float, break_lock: bool) -> None:
+    """Make loose files of all archived entries of DB, and remove the archive."""
+    log, bars = Log(), list[Progress]()
+
+    def progress(done: int, total: int) -> None:
+        if not bars:
+            bars.append(log.progress(total, "uncompress", "entries"))
+        bars[0].step(done - bars[0].done)
+
+    try:
+        report = uncompress(
+            database,
+            wait=wait,
+            break_lock=break_lock,
+            job=os.environ.get("SLURM_JOB_ID"),
+            progress=progress,
+        )
+    finally:
+        for bar in bars:
+            bar.close()
+    for key, reason in report.corrupt.items():
+        complain(f"entry {key} is lost, compute it again: {reason}")
+    if report.copy is not None:
+        complain(
+            f"the archive holds more than could be written as loose entries: see {report.copy}"
+        )
+    click.echo(f"{amount(report.written, 'loose entry', 'loose entries')} written")
+    context.exit(4 if report.corrupt else 0)
