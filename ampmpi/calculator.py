@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DESCRIPTOR_NAME = ".descriptor.gaussian.Gaussian"
 
 
-class Amp(Calculator):  # type: ignore[misc]
+class Amp(Calculator):
     """Machine-learning potential: a descriptor and a model, as an ASE calculator.
 
     Predicting needs no database and writes no file. `train` works alone and on all ranks
@@ -55,13 +55,7 @@ class Amp(Calculator):  # type: ignore[misc]
         A keyword has a value that is not supported; the message names it.
     """
 
-    implemented_properties: ClassVar[list[str]] = [
-        "energy",
-        "free_energy",
-        "energies",
-        "forces",
-        "stress",
-    ]
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -83,7 +77,7 @@ class Amp(Calculator):  # type: ignore[misc]
             raise InputError(
                 "Amp: envcommand is not taken here; set the environment in the job script"
             )
-        Calculator.__init__(self, label=label, atoms=atoms)
+        Calculator.__init__(self, label=label, atoms=atoms)  # type: ignore[no-untyped-call]
         self.descriptor = descriptor
         self.model = model
         self.logging = bool(logging)
@@ -102,7 +96,7 @@ class Amp(Calculator):  # type: ignore[misc]
     @descriptor.setter
     def descriptor(self, descriptor: Gaussian) -> None:
         self._descriptor = descriptor
-        self.reset()
+        self.reset()  # type: ignore[no-untyped-call]
 
     @property
     def model(self) -> NeuralNetwork:
@@ -112,7 +106,7 @@ class Amp(Calculator):  # type: ignore[misc]
     @model.setter
     def model(self, model: NeuralNetwork) -> None:
         self._model = model
-        self.reset()
+        self.reset()  # type: ignore[no-untyped-call]
 
     @classmethod
     def load(
@@ -169,8 +163,10 @@ class Amp(Calculator):  # type: ignore[misc]
             The model is not trained, or lacks an element.
         """
         wanted = set(properties or ["energy"])
-        Calculator.calculate(self, atoms, properties, system_changes)
-        atoms = self.atoms
+        Calculator.calculate(  # type: ignore[no-untyped-call]
+            self, atoms, properties, system_changes
+        )
+        atoms = cast("Atoms", self.atoms)
         periodic_cell = atoms.cell.rank == 3
         if "stress" in wanted and not periodic_cell:
             raise PropertyNotImplementedError("stress needs a cell with three vectors")
@@ -182,7 +178,7 @@ class Amp(Calculator):  # type: ignore[misc]
             forces, virial = descriptor.contract(atoms, dE_dG)
             self.results["forces"] = forces
             if periodic_cell:
-                stress = np.asarray(virial) / atoms.get_volume()
+                stress = virial / abs(np.linalg.det(atoms.cell.array))
                 self.results["stress"] = stress.flat[[0, 4, 8, 5, 2, 1]]
 
     def train(self, images: Any, overwrite: bool = False, **options: Any) -> TrainingResult:
@@ -208,7 +204,7 @@ class Amp(Calculator):  # type: ignore[misc]
         from ampmpi.training import train_calculator
 
         result = train_calculator(self, images, overwrite=overwrite, **options)
-        self.reset()
+        self.reset()  # type: ignore[no-untyped-call]
         return result
 
     def save(self, filename: str | os.PathLike[str], overwrite: bool = False) -> str:

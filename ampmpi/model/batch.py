@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,16 @@ class Batch:
             element: np.stack([values.min(axis=0), values.max(axis=0)], axis=1)
             for element, values in self.features.items()
         }
+
+    def reweighted(self, weights: Array) -> Batch:
+        """Return the batch with other image weights (n_images,); the arrays are shared."""
+        ratio = weights / self.weights
+        return replace(
+            self,
+            weights=weights,
+            energy_weights=self.energy_weights * ratio,
+            force_weights=self.force_weights * np.repeat(ratio, self.n_atoms),
+        )
 
     def composition(self, elements: Sequence[str]) -> Array:
         """Return the number of atoms of each element in each image, (n_images, n_elements)."""

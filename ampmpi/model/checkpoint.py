@@ -46,7 +46,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """Write a checkpoint; a crash at any moment leaves the old one or the new one."""
     head = {"format": FORMAT, "settings": checkpoint.settings, "state": checkpoint.state}
     stream = io.BytesIO()
-    text = np.frombuffer(json.dumps(head).encode(), dtype=np.uint8)
+    text = np.frombuffer(json.dumps(head, default=repr).encode(), dtype=np.uint8)
     np.savez(stream, allow_pickle=False, head=text, **dict(checkpoint.arrays))
     write_atomically(path, stream.getvalue())
 
@@ -92,14 +92,14 @@ def check_settings(path: str, known: Mapping[str, Any], wanted: Mapping[str, Any
     if different:
         raise InputError(
             f"checkpoint {path} belongs to a training with other settings "
-            f"({'; '.join(different)}); go back to those, take another label, or remove the "
-            "checkpoint to start over"
+            f"({'; '.join(different)}); go back to those, take another label, or remove it and "
+            f"{path.removesuffix('.npz')}.amp to start over"
         )
 
 
 def differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Each setting that differs, as ``name: was A, is now B``."""
-    a, b = _flat(known), _flat(json.loads(json.dumps(wanted)))
+    a, b = _flat(known), _flat(json.loads(json.dumps(wanted, default=repr)))
     return [
         f"{key}: was {_short(a.get(key))}, is now {_short(b.get(key))}"
         for key in sorted(a.keys() | b.keys())

@@ -116,16 +116,13 @@ class LossFunction:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Everything that determines the loss and the end of the training, plain."""
+        """Everything that determines the loss, plain; not what decides when the training ends."""
         return {
             "energy_coefficient": self.energy_coefficient,
             "force_coefficient": self.coefficients.force,
-            "convergence": dict(self.convergence),
             "overfit": self.overfit,
             "weight_duplicates": self.weight_duplicates,
-            "maxiter": self.maxiter,
             "nft_ids": self.nft_ids,
-            "stop_when_converged": self.raise_ConvergenceOccurred,
             "d": self.d,
         }
 

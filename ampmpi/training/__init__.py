@@ -1,0 +1,7 @@
+"""Training: from images to the parameters of a model, on any number of ranks."""
+
+from __future__ import annotations
+
+from ampmpi.training.api import TrainingResult, train_calculator
+
+__all__ = ["TrainingResult", "train_calculator"]

@@ -1,0 +1,228 @@
+"""`train_calculator`: what `Amp.train` and the command line call."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ampmpi
+from ampmpi.descriptor import Gaussian
+from ampmpi.errors import ImageError, InputError, TrainingConvergenceError
+from ampmpi.parallel.comm import Communicator, as_communicator
+from ampmpi.parallel.failure import abort_on_error, agree
+from ampmpi.parallel.log import Log
+from ampmpi.training.curve import Step
+from ampmpi.training.data import Source
+from ampmpi.training.dataset import Dataset, open_pool, survey
+from ampmpi.training.fit import FitResult, Schedule
+from ampmpi.training.job import fit, load
+
+if TYPE_CHECKING:
+    from ampmpi.calculator import Amp
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """End of a training.
+
+    Attributes
+    ----------
+    outcome : str
+        'converged', 'maxiter', 'early stopping' or 'stalled'.
+    file : str
+        The .amp file with the parameters.
+    best : Step
+        Errors at these parameters.
+    steps : int
+        Evaluations of the loss.
+    """
+
+    outcome: str
+    file: str
+    best: Step
+    steps: int
+
+
+def train_calculator(
+    calculator: Amp,
+    images: Any,
+    *,
+    overwrite: bool = False,
+    validation: Any = None,
+    validation_fraction: float = 0.0,
+    seed: int = 0,
+    schedule: Schedule | None = None,
+    comm: Any = None,
+) -> TrainingResult:
+    """Fit a calculator's model to images, on all ranks that call this.
+
+    Parameters
+    ----------
+    calculator : Amp
+        Gets the parameters found, on every rank.
+    images : file names or list of ase.Atoms
+        Images with energies and, where they are trained, forces.
+    overwrite : bool
+        Replace LABEL.amp when it is there.
+    validation : file names or list of ase.Atoms, optional
+        Images to validate on.
+    validation_fraction : float
+        Fraction of `images` to validate on, where `validation` is not given.
+    seed : int
+        Seed of that choice.
+    schedule : Schedule, optional
+        When to validate and to save; the model's `checkpoints` by default.
+    comm : communicator, optional
+        All ranks of the job by default.
+
+    Raises
+    ------
+    TrainingConvergenceError
+        The optimiser could not reach the criteria; the parameters are saved.
+    Unfinished
+        A signal asked to stop; the same call goes on.
+    InputError, ImageError, DatabaseError, ModelError
+        Something that was given cannot be used.
+    """
+    ranks = as_communicator(comm)
+    label = calculator.label or "amp"
+    model = calculator.model
+    with ExitStack() as stack:
+        stack.enter_context(abort_on_error(ranks))
+        log = open_log(stack, ranks, label if calculator.logging else None)
+        write_head(log, ranks, calculator.descriptor, label)
+        dataset, descriptor, source = prepare(
+            ranks,
+            calculator.descriptor,
+            images,
+            label=label,
+            dblabel=calculator.dblabel,
+            forces=model.forcetraining,
+            validation=validation,
+            fraction=validation_fraction,
+            seed=seed,
+            log=log,
+        )
+        calculator.descriptor = descriptor
+        prepared = load(ranks, dataset, descriptor, source, model)
+        log(
+            f"Training on {prepared.n_training} images with {int(dataset.n_atoms.sum())} atoms, "
+            f"validating on {prepared.n_validation}, on {ranks.size} ranks."
+        )
+        plan = replace(schedule or Schedule(), **_checkpoints(model.checkpoints))
+        result = fit(ranks, prepared, model, label, plan, log)
+        file = agree(ranks, lambda: _save(calculator, result, label, overwrite, log))
+        finalize(ranks, source, compress=calculator.dblabel is None, log=log)
+        if not result.successful:
+            raise TrainingConvergenceError(
+                f"the training did not reach its criteria in {result.steps} steps (energy rmse "
+                f"{result.best.energy_rmse:.3g} eV per atom, force rmse "
+                f"{result.best.force_rmse:.3g} eV/Å); its parameters are in {file}"
+            )
+    return TrainingResult(result.outcome, file, result.best, result.steps)
+
+
+def prepare(
+    comm: Communicator,
+    descriptor: Gaussian,
+    images: Any,
+    *,
+    label: str,
+    dblabel: str | None,
+    forces: bool,
+    validation: Any,
+    fraction: float,
+    seed: int,
+    log: Callable[[str], None],
+) -> tuple[Dataset, Gaussian, Source]:
+    """Survey the images and see that the database has all their fingerprints."""
+    from ampmpi.fingerprinting import fingerprint
+
+    if validation is not None and fraction:
+        raise InputError(
+            "validation images and a validation fraction are given; leave one of them out"
+        )
+    pool = open_pool(comm, images, validation)
+    dataset = survey(comm, pool, forces=forces, fraction=fraction, seed=seed)
+    described = descriptor.resolve(dataset.elements)
+    start = time.monotonic()
+    for given in (images, validation):
+        if given is None:
+            continue
+        summary = fingerprint(
+            given,
+            described,
+            label=label,
+            dblabel=dblabel,
+            derivatives=forces,
+            comm=comm,
+            compress=False,
+        )
+        if summary.failed:
+            raise ImageError(
+                f"{len(summary.failed)} images cannot be fingerprinted, the first: "
+                f"{summary.failed[0]}; take them out of the set"
+            )
+    log(f"Fingerprints are there after {time.monotonic() - start:.1f} s.")
+    prefix = dblabel or label
+    source = Source(
+        f"{prefix}-fingerprints.ampdb",
+        f"{prefix}-fingerprint-primes.ampdb" if forces else None,
+    )
+    return dataset, described, source
+
+
+def finalize(
+    comm: Communicator, source: Source, *, compress: bool, log: Callable[[str], None]
+) -> None:
+    """Compress the databases at the end of a job that does not share them."""
+    if not compress:
+        return
+    from ampmpi.database import FingerprintDatabase
+
+    def run() -> None:
+        for path in (source.fingerprints, source.primes):
+            if path is not None:
+                FingerprintDatabase(path).compress()
+                log(f"Compressed {path}.")
+
+    agree(comm, run)
+
+
+def open_log(stack: ExitStack, comm: Communicator, label: str | None) -> Log:
+    """Open LABEL-log.txt for rank 0 to append to; None: no log."""
+    if label is None or comm.rank:
+        return Log(comm.rank, quiet=True)
+    path = Path(f"{label}-log.txt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Log(0, stream=stack.enter_context(open(path, "a", encoding="utf-8")))
+
+
+def write_head(log: Callable[[str], None], comm: Communicator, what: Any, label: str) -> None:
+    """Write what a log starts with."""
+    log(
+        f"\nampmpi {ampmpi.__version__} on {comm.size} ranks, "
+        f"{time.strftime('%Y-%m-%d %H:%M:%S')}, Python {platform.python_version()} on "
+        f"{platform.node()}\nLabel: {label}\n{what}"
+    )
+
+
+def _checkpoints(every: int | None) -> dict[str, Any]:
+    """Amp's `checkpoints`: negative keeps each, None or 0 leaves the default for restarts."""
+    if not every:
+        return {}
+    return {"checkpoint_every": abs(every), "keep_checkpoints": every < 0}
+
+
+def _save(
+    calculator: Amp, result: FitResult, label: str, overwrite: bool, log: Callable[[str], None]
+) -> str:
+    suffix = ".amp" if result.successful else "-untrained-parameters.amp"
+    file = calculator.save(label + suffix, overwrite)
+    log(f"{result.outcome} after {result.steps} steps. Parameters saved in {file}.")
+    return file

@@ -1,0 +1,128 @@
+"""What is recorded of each step: the learning curve, and the lines of the log."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import warnings
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.model.files import write_atomically
+from ampmpi.model.settings import LossFunction
+
+
+@dataclass(frozen=True)
+class Step:
+    """Errors at one evaluation of the loss; nan where they were not computed.
+
+    Energies in eV per atom, forces in eV/Å. ``force_rmse`` is the root of the mean over
+    images of each image's mean squared force component, as in Amp. The ``val_`` fields
+    are the same on the validation set.
+    """
+
+    step: int
+    loss: float
+    energy_rmse: float
+    energy_maxresid: float
+    force_rmse: float = math.nan
+    force_maxresid: float = math.nan
+    val_loss: float = math.nan
+    val_energy_rmse: float = math.nan
+    val_energy_maxresid: float = math.nan
+    val_force_rmse: float = math.nan
+    val_force_maxresid: float = math.nan
+    seconds: float = math.nan
+
+
+COLUMNS = tuple(field.name for field in fields(Step))
+
+
+def line(step: Step) -> str:
+    """One row of the table; floats keep all their digits."""
+    values = [repr(float(getattr(step, name))) for name in COLUMNS[1:-1]]
+    return " ".join([str(step.step), *values, f"{step.seconds:.3f}"])
+
+
+class Curve:
+    """The table LABEL-curve.txt, which ``numpy.genfromtxt(file, names=True)`` reads.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    last : int
+        Step of the checkpoint that the training goes on from, 0 for a new one. What the
+        file holds beyond it is done again, and taken out.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], last: int) -> None:
+        self.path = Path(path)
+        rows = []
+        if last and self.path.exists():
+            for row in self.path.read_text(encoding="utf-8").splitlines():
+                first = row.split(" ", 1)[0]
+                if first.isdigit() and int(first) <= last:
+                    rows.append(row + "\n")
+        write_atomically(self.path, ("# " + " ".join(COLUMNS) + "\n" + "".join(rows)).encode())
+
+    def append(self, step: Step) -> None:
+        """Add one row."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(line(step) + "\n")
+
+
+def read(path: str | os.PathLike[str]) -> NDArray[np.void]:
+    """Return a curve's table as a structured array with the fields of `Step`."""
+    with warnings.catch_warnings():
+        # a table without rows is no error
+        warnings.simplefilter("ignore", UserWarning)
+        return np.atleast_1d(np.genfromtxt(path, names=True, dtype=float))
+
+
+def header(lossfunction: LossFunction, validation: bool) -> str:
+    """Head of the log's table: Amp's columns, and two more with a validation set."""
+    names = ["Step", "Time", "Loss (SSD)", "EnergyRMSE", "MaxResid"]
+    if lossfunction.trains_forces:
+        names += ["ForceRMSE", "MaxResid"]
+    if validation:
+        names += ["Val. ERMSE"] + (["Val. FRMSE"] if lossfunction.trains_forces else [])
+    widths = [5, 19] + [12] * (len(names) - 2)
+    rule = [width * "=" for width in widths]
+    return "\n".join(
+        " ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True))
+        for row in (names, rule)
+    )
+
+
+def log_line(step: Step, lossfunction: LossFunction) -> str:
+    """One row of the log's table, with C where a criterion is met and - where it is not."""
+    now = datetime.datetime.now().isoformat(timespec="seconds")
+    text = f"{step.step:5d} {now:>19s} {step.loss:12.4e}"
+    for name in names_of(lossfunction):
+        value, limit = getattr(step, name), lossfunction.convergence[name]
+        text += f" {value:10.4e} {'C' if limit is None or value <= limit else '-'}"
+    if not math.isnan(step.val_energy_rmse):
+        text += f" {step.val_energy_rmse:12.4e}"
+        if lossfunction.trains_forces:
+            text += f" {step.val_force_rmse:12.4e}"
+    return text
+
+
+def names_of(lossfunction: LossFunction) -> list[str]:
+    """Names of the errors that count."""
+    names = ["energy_rmse", "energy_maxresid"]
+    return [*names, "force_rmse", "force_maxresid"] if lossfunction.trains_forces else names
+
+
+def converged(step: Step, lossfunction: LossFunction) -> bool:
+    """Whether a step meets every criterion."""
+    return all(
+        getattr(step, name) <= limit
+        for name in names_of(lossfunction)
+        if (limit := lossfunction.convergence[name]) is not None
+    )

@@ -1,0 +1,230 @@
+"""The images of a training, over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.errors import AmpmpiError, ImageError, InputError
+from ampmpi.images import Images, digest_image, open_images
+from ampmpi.images.imageset import file_names
+from ampmpi.model.network import Array
+from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.failure import agree, raise_first
+from ampmpi.parallel.schedule import block, deal
+from ampmpi.training.data import Target, combine_digests, target, validation_split
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Images to train on and images given for validation, in one numbering.
+
+    Attributes
+    ----------
+    parts : sequence of Images
+        The training images, and the validation images where they were given.
+    """
+
+    parts: Sequence[Images]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def given_for_validation(self) -> range:
+        """Indices of the images that were given for validation."""
+        return range(len(self.parts[0]), len(self))
+
+    def read(self, indices: Sequence[int]) -> Iterator[tuple[int, str, str, Atoms]]:
+        """Read images in ascending order, as index, hash, name and atoms.
+
+        Raises
+        ------
+        ImageError
+            An image cannot be read.
+        """
+        start = 0
+        for part in self.parts:
+            inside = [index - start for index in indices if 0 <= index - start < len(part)]
+            for index, atoms in part.read_many(inside, results=True):
+                name = str(part.ref(index))
+                if isinstance(atoms, ImageError):
+                    raise ImageError(f"{name}: {atoms}")
+                yield start + index, digest_image(atoms).hex(), name, atoms
+            start += len(part)
+
+
+def open_pool(comm: Communicator, images: Any, validation: Any = None) -> Pool:
+    """Open images on every rank; files are looked through by rank 0 alone."""
+    parts: list[Images] = []
+    for given in (images, validation):
+        if given is None:
+            continue
+        names = file_names(given)
+        if names is None:
+            parts.append(open_images(given))
+        else:
+            parts.append(agree(comm, partial(open_images, names)))
+    return Pool(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """What every rank knows of the unique images of a training.
+
+    Attributes
+    ----------
+    pool : Pool
+        The images.
+    indices : (n_images,) int array
+        Index of each unique image; of duplicates the last one counts.
+    keys : (n_images,) bytes array
+        Hashes.
+    copies : (n_images,) int array
+        How often each image was given.
+    energies : (n_images,) float array, eV
+        Reference energies.
+    elements : tuple of str
+        Elements of the set, sorted.
+    composition : (n_images, n_elements) float array
+        Number of atoms of each element.
+    validation : (n_images,) bool array
+        Which images are kept for validation.
+    forces : bool
+        Whether forces are trained.
+    digest : str
+        Changes with the images, their energies and their forces.
+    """
+
+    pool: Pool
+    indices: NDArray[np.int64]
+    keys: NDArray[np.bytes_]
+    copies: NDArray[np.int64]
+    energies: Array
+    elements: tuple[str, ...]
+    composition: Array
+    validation: NDArray[np.bool_]
+    forces: bool
+    digest: str
+
+    @property
+    def n_atoms(self) -> Array:
+        """Number of atoms of each image."""
+        total: Array = self.composition.sum(axis=1)
+        return total
+
+    def targets(self, comm: Communicator, which: NDArray[np.bool_]) -> list[Target]:
+        """Read this rank's share of the images in `which`, dealt over `comm` by cost."""
+        chosen = np.flatnonzero(which)
+        owners = deal(self.n_atoms[chosen] ** 2, comm.size)
+        mine = self.indices[chosen[owners == comm.rank]]
+        found, error = [], None
+        try:
+            found = [
+                target(atoms, key, name, forces=self.forces)
+                for _, key, name, atoms in self.pool.read(sorted(mine.tolist()))
+            ]
+        except AmpmpiError as caught:
+            error = caught
+        raise_first(comm, error)
+        return found
+
+
+def survey(
+    comm: Communicator,
+    pool: Pool,
+    *,
+    forces: bool,
+    fraction: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """Look at every image once, each rank at its block, and tell all ranks.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    pool : Pool
+        The images.
+    forces : bool
+        Whether forces are trained.
+    fraction : float
+        Fraction of the images to keep for validation, where none were given for it.
+    seed : int
+        Seed of the choice.
+
+    Raises
+    ------
+    ImageError
+        An image lacks what is to be trained; every rank raises it.
+    InputError
+        There is nothing to train on.
+    """
+    found: list[tuple[int, Target]] = []
+    error = None
+    try:
+        for index, key, name, atoms in pool.read(block(len(pool), comm.rank, comm.size)):
+            # forces are looked at, but not kept: those dealt to a rank are read again
+            seen = target(atoms, key, name, forces=forces)
+            found.append((index, seen))
+    except AmpmpiError as caught:
+        error = caught
+    raise_first(comm, error)
+    symbols = sorted({s for _, seen in found for s in seen.symbols})
+    elements = tuple(sorted({s for part in comm.allgather(symbols) for s in part}))
+    composition = np.array(
+        [[seen.symbols.count(e) for e in elements] for _, seen in found], dtype=float
+    ).reshape(len(found), len(elements))
+    parts = comm.allgather(
+        (
+            np.array([index for index, _ in found], dtype=np.int64),
+            np.array([seen.key for _, seen in found], dtype="S32"),
+            np.array([seen.energy for _, seen in found], dtype=float),
+            composition,
+            np.frombuffer(b"".join(seen.digest() for _, seen in found), dtype=np.uint64).reshape(
+                -1, 2
+            ),
+        )
+    )
+    indices, keys, energies, composition, digests = (
+        np.concatenate(columns) for columns in zip(*parts, strict=True)
+    )
+    first, last, copies = _unique(keys)
+    given = pool.given_for_validation
+    in_validation = indices[first] >= given.start
+    order = np.argsort(first, kind="stable")
+    last, copies, in_validation = last[order], copies[order], in_validation[order]
+    if not given:
+        in_validation = validation_split(len(last), fraction, seed)
+    if not len(last) or in_validation.all():
+        raise InputError("there is no image to train on; give files or a list of images")
+    digest = combine_digests([row.tobytes() for row in digests[last]]).hex()
+    return Dataset(
+        pool=pool,
+        indices=indices[last],
+        keys=keys[last],
+        copies=copies,
+        energies=energies[last],
+        elements=elements,
+        composition=composition[last],
+        validation=in_validation,
+        forces=forces,
+        digest=digest,
+    )
+
+
+def _unique(
+    keys: NDArray[np.bytes_],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the first and the last of each distinct key, and how many there are."""
+    _, first, copies = np.unique(keys, return_index=True, return_counts=True)
+    _, from_end = np.unique(keys[::-1], return_index=True)
+    return first, len(keys) - 1 - from_end, copies

@@ -1,0 +1,98 @@
+"""The loss over all ranks of a group: rank 0 asks, every rank adds its images.
+
+Rank 0 alone runs the optimiser and sends the point; one vector is added up over the ranks.
+So no rank's rounding can lead it elsewhere than the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ampmpi.model.loss import Coefficients, ScaledBatch, loss_sums
+from ampmpi.model.network import Array, Network
+from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.launch import stop
+
+# What is added up: energy and force sums, requests to stop; then the two largest
+# residuals for each rank, then the gradient.
+HEAD = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Totals:
+    """Sums over all ranks; see `ampmpi.model.loss.LossSums`."""
+
+    energy: float
+    force: float
+    energy_maxresid: float
+    force_maxresid: float
+    gradient: Array
+    stop_requested: bool
+
+
+class SharedLoss:
+    """Loss of a model on the training and validation images of a group of ranks.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The group.
+    network : Network
+        Shape of the model.
+    coefficients : Coefficients
+        Weights of the loss's terms.
+    training, validation : iterable of ScaledBatch
+        This rank's images; iterated over anew for each evaluation.
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        network: Network,
+        coefficients: Coefficients,
+        training: Iterable[ScaledBatch],
+        validation: Iterable[ScaledBatch],
+    ) -> None:
+        self.comm = comm
+        self.network = network
+        self.coefficients = coefficients
+        self.sets = {"training": training, "validation": validation}
+
+    def evaluate(self, vector: Array, which: str = "training", gradient: bool = True) -> Totals:
+        """Return the sums over all ranks; on rank 0, while the others `serve`."""
+        self.comm.bcast((which, gradient, vector))
+        return self._add(vector, which, gradient)
+
+    def finish(self) -> None:
+        """Let the other ranks return from `serve`."""
+        self.comm.bcast(None)
+
+    def serve(self) -> None:
+        """Take part in evaluations until rank 0 finishes."""
+        while (order := self.comm.bcast(None)) is not None:
+            which, gradient, vector = order
+            self._add(vector, which, gradient)
+
+    def _add(self, vector: Array, which: str, gradient: bool) -> Totals:
+        rank, size = self.comm.rank, self.comm.size
+        sums = loss_sums(
+            self.network, vector, self.sets[which], self.coefficients, gradient=gradient
+        )
+        message = np.zeros(HEAD + 2 * size + (len(vector) if gradient else 0))
+        message[:HEAD] = sums.energy, sums.force, float(stop.requested)
+        message[HEAD + rank] = sums.energy_maxresid
+        message[HEAD + size + rank] = sums.force_maxresid
+        if gradient:
+            message[HEAD + 2 * size :] = sums.gradient
+        total = self.comm.allreduce(message)
+        return Totals(
+            energy=float(total[0]),
+            force=float(total[1]),
+            energy_maxresid=float(total[HEAD : HEAD + size].max()),
+            force_maxresid=float(total[HEAD + size : HEAD + 2 * size].max()),
+            gradient=total[HEAD + 2 * size :],
+            stop_requested=total[2] > 0,
+        )
