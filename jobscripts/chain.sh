@@ -5,12 +5,12 @@
 # after all of them, however they ended.
 
 images=(images.traj)
-dblabel=amp                # prefix of the databases that all jobs share
+dblabel=amp # prefix of the databases that all jobs share
 fingerprint=(--derivatives) # further options of `ampmpi fingerprint`
-train=()                   # further options of `ampmpi train`
-array=0-3                  # members of the committee: $dblabel-0.amp, $dblabel-1.amp, …
+train=() # further options of `ampmpi train`
+array=0-3 # members of the committee: $dblabel-0.amp, $dblabel-1.amp, …
 resources=(--nodes 2 --ntasks-per-node 2 --time 01:00:00) # of each MPI job
-site=()                    # of every job: --partition, --account
+site=() # of every job: --partition, --account
 
 # ---- From here on nothing needs a change. ----
 set -e -o pipefail
@@ -24,7 +24,5 @@ first=$(job fingerprint "${resources[@]}" "${site[@]}" -- "${images[@]}" \
 second=$(job committee "${resources[@]}" "${site[@]}" --array "$array" --label "$dblabel" -- \
     "${images[@]}" --dblabel "$dblabel" "${train[@]}" |
     send --dependency="afterok:$first" --kill-on-invalid-dep=yes)
-third=$(job compress "${site[@]}" -- --wait 1800 \
-    "$dblabel-fingerprints.ampdb" "$dblabel-fingerprint-primes.ampdb" |
-    send --dependency="afterany:$first:$second")
+third=$(job compress "${site[@]}" | send --dependency="afterany:$first:$second")
 echo "fingerprint $first, trainings $second, compress $third"

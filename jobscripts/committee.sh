@@ -24,14 +24,15 @@ restarts=20   # so many times at most the job puts itself back into the queue
 # ---- From here on nothing needs a change. ----
 # Some minutes before the time is up (--signal above) SLURM sends this shell USR1. The ranks then
 # finish their images and end with code 75, and the job goes back into the queue. USR1 is sent on
-# more than once, as a rank that still starts up ignores it. TERM is scancel or the time's end.
+# more than once, as a rank that still starts up ignores it, and not before the launcher is up.
+# TERM is scancel or the end of the time; SLURM sends it to the ranks, too.
 warned='' stopped='' job=''
 warn() {
     warned=1
-    while kill -USR1 "$job" 2>/dev/null; do sleep 10; done &
+    while sleep $((SECONDS < 5 ? 5 - SECONDS : 0)); kill -USR1 "$job" 2>/dev/null; do sleep 10; done &
 }
 trap warn USR1
-trap 'stopped=1; kill -TERM "$job" 2>/dev/null' TERM
+trap stopped=1 TERM
 
 # shellcheck source=jobscripts/env.example.sh
 if [ -r env.sh ]; then . ./env.sh || exit 7; fi
@@ -48,12 +49,12 @@ esac
 
 # In the background, since bash runs a trap only between commands.
 "${launch[@]}" bash -c 'trap "" USR1; exec "$@"' bash ampmpi train "${arguments[@]}" &
-job=$!
+job=$! SECONDS=0
 if [ -n "$warned" ]; then warn; fi
 while kill -0 "$job" 2>/dev/null; do wait "$job"; done
 wait "$job"
 code=$?
-if [ -n "$warned" ] && [ "$code" -eq 138 ]; then code=75; fi # 138: USR1 before the launcher was up
+if [ -n "$warned" ] && [ "$code" -gt 128 ]; then code=75; fi # a signal came before it was ready for it
 if [ "$code" -eq 75 ] && [ -z "$stopped" ]; then
     echo "Unfinished: restart ${SLURM_RESTART_COUNT:-0} of $restarts ends here"
     if [ "${SLURM_RESTART_COUNT:-0}" -lt "$restarts" ]; then scontrol requeue "$SLURM_JOB_ID"; fi

@@ -11,7 +11,7 @@
 # ended. It may also run while others still write; killed at any moment it loses nothing.
 #     sbatch --dependency=afterany:JOB[:JOB...] compress.sh [what `amp-compress` takes]
 
-arguments=(--wait 1800 amp-fingerprints.ampdb amp-fingerprint-primes.ampdb)
+arguments=(--wait 1800 --recursive .) # every database in or below this folder
 if [ $# -gt 0 ]; then arguments=("$@"); fi
 
 # ---- From here on nothing needs a change. ----

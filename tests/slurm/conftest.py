@@ -1,0 +1,58 @@
+"""A SLURM for the whole run, and folders in which jobs are submitted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ase.io import write
+from cluster import Cluster, until, why_not
+from folder import N_IMAGES, Folder, contents, images
+
+BIN = Path(sys.executable).parent
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with Cluster() as running:
+        running.environ["PATH"] = f"{BIN}{os.pathsep}{running.environ['PATH']}"
+        running.environ["TEST_PYTHON"] = sys.executable
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def healthy(cluster: Cluster) -> Iterator[None]:
+    """Every test finds all nodes up and free, and leaves no job behind."""
+    yield
+    cluster.run("scancel", "--state=PENDING", "--user=root")
+    cluster.run("scancel", "--user=root")
+    for node in cluster.nodes:
+        cluster.run("scontrol", "update", f"nodename={node}", "state=idle")
+    until(lambda: cluster.run("squeue", "-h") == "", 30, "jobs end")
+
+
+@pytest.fixture
+def folder(cluster: Cluster, tmp_path: Path) -> Folder:
+    write(tmp_path / "images.traj", images())
+    return Folder(cluster, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """The databases of an undisturbed run on one rank."""
+    path = tmp_path_factory.mktemp("undisturbed")
+    write(path / "images.traj", images())
+    subprocess.run(
+        [BIN / "ampmpi", "fingerprint", "images.traj", "--label", "amp", "--derivatives"],
+        cwd=path, check=True, capture_output=True, timeout=200,
+    )  # fmt: skip
+    found = contents(path)
+    assert [len(entries) for entries in found.values()] == [N_IMAGES, N_IMAGES]
+    return found
