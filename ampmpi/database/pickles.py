@@ -330,8 +330,13 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
         dtype = arguments[0].numpy()
         if dtype.itemsize != len(arguments[1]):
             raise _Refused("a number has a wrong length")
-        value = np.frombuffer(arguments[1], dtype)[0].item()
-        return value.decode("ascii") if type(value) is bytes else value
+        if dtype.kind == "S":
+            return arguments[1].decode("ascii").rstrip("\0")
+        if dtype.kind == "U":
+            # Not by numpy, which takes what is no character for granted.
+            codec = "utf-32-be" if dtype.str[0] == ">" else "utf-32-le"
+            return arguments[1].decode(codec).rstrip("\0")
+        return np.frombuffer(arguments[1], dtype)[0].item()
     if name == "reconstruct" and arguments and arguments[0] == _Global("ndarray"):
         return _Array([])
     raise _Refused("it calls what no entry calls")
@@ -440,30 +445,31 @@ def read_pickle(data: bytes) -> Entry:
         raise CorruptEntryError("it is no entry of Amp's: its pickle is damaged") from error
 
 
-def _rows(rows: list[Any], widths: list[int], size: int) -> NDArray[np.float64]:
-    """Return lists of numbers as the rows of one array, padded with zeros."""
-    n_rows, widest = len(rows), max(widths)
-    if sum(widths) > size or n_rows * widest > _MAX_PADDING * size:
+def _matrix(rows: list[list[Any]], size: int) -> NDArray[np.float64]:
+    """Return lists of numbers as the rows of one array, padded with zeros.
+
+    A list may be named again and again at little cost, so that their lengths
+    are added up before any of them is looked at.
+    """
+    widest = max(map(len, rows))
+    if sum(map(len, rows)) > size or len(rows) * widest > _MAX_PADDING * size:
         raise _Refused("it has more numbers than its length can hold")
-    values = np.zeros((n_rows, widest))
+    values = np.zeros((len(rows), widest))
     for index, row in enumerate(rows):
-        values[index, : widths[index]] = row
+        if not set(map(type, row)) <= {float, int}:
+            raise _Refused("a value is no number")
+        values[index, : len(row)] = row
     if not np.isfinite(values).all():
         raise _Refused("a value is not finite")
     return values
 
 
-def _numbers(value: Any) -> list[Any]:
-    row: list[Any]
+def _row(value: Any) -> list[Any]:
     if type(value) is _Array:
-        row = value.values
-    elif type(value) is list:
-        row = value
-    else:
+        return value.values
+    if type(value) is not list:
         raise _Refused("its values are no lists")
-    if not set(map(type, row)) <= {float, int}:
-        raise _Refused("a value is no number")
-    return row
+    return value
 
 
 def _symbol(value: Any) -> str:
@@ -487,9 +493,9 @@ def _fingerprint(content: list[Any], size: int) -> Fingerprint:
     if not all(type(item) is tuple and len(item) == 2 for item in content):
         raise _Refused("its items are no pairs of symbol and values")
     symbols = [_symbol(symbol) for symbol, _ in content]
-    rows = [_numbers(values) for _, values in content]
+    rows = [_row(values) for _, values in content]
     n_features = _consistent(symbols, rows)
-    values = _rows(rows, [len(row) for row in rows], size)
+    values = _matrix(rows, size)
     return Fingerprint(tuple(symbols), n_features, values)
 
 
@@ -518,9 +524,9 @@ def _primes(content: dict[Any, Any], size: int) -> FingerprintPrimes:
     ):
         raise _Refused("its keys are not complete")
     symbols = tuple(_symbol(symbol_of[atom]) for atom in range(n_atoms))
-    rows = [_numbers(content[key]) for key in keys]
+    rows = [_row(content[key]) for key in keys]
     n_features = _consistent([key[3] for key in keys], rows)
-    values = _rows(rows, [len(row) for row in rows], size)
+    values = _matrix(rows, size)
     return FingerprintPrimes(
         symbols, n_features, pairs.astype(np.int32), values.reshape(len(pairs), 3, -1)
     )
