@@ -126,6 +126,7 @@ class GzipReader:
         self.position = 0
         self._file_read = read
         self._stream = zlib.decompressobj(31)
+        self._broken: zlib.error | None = None
         self._ready = bytearray()
 
     def _fill(self) -> bool:
@@ -147,10 +148,28 @@ class GzipReader:
         source = source or self._stream.unconsumed_tail or self._file_read(_BLOCK)
         if not source:
             raise EOFError("the file ends in the middle of the gzip stream")
+        if self._broken is not None:
+            raise ValueError(f"the gzip stream is damaged ({self._broken})")
+        before = self._stream.copy()
         try:
             return self._stream.decompress(source, 4 * _BLOCK)
         except zlib.error as error:
-            raise ValueError(f"the gzip stream is damaged ({error})") from None
+            self._broken = error
+        return self._up_to_the_damage(before, source)
+
+    def _up_to_the_damage(self, stream: zlib._Decompress, source: bytes) -> bytes:
+        """Inflate what comes before the damage, in ever smaller steps."""
+        content = b""
+        for step in (1 << 12, 1 << 6, 1):
+            while source:
+                before = stream.copy()
+                try:
+                    content += stream.decompress(source[:step])
+                except zlib.error:
+                    stream = before
+                    break
+                source = source[step:]
+        return content
 
     def read(self, size: int) -> bytes:
         """Return the next `size` bytes, or fewer at the end of the content.

@@ -1,0 +1,185 @@
+"""Archives that Amp or other tools wrote, hostile ones, and damaged ones."""
+
+import gzip
+import io
+import os
+import tarfile
+import zlib
+
+import pytest
+from archive_samples import make_data, write_archive
+from entry_samples import limited_memory, make_key
+
+from ampmpi.database.archive import Archive
+from ampmpi.database.salvage import rescue
+from ampmpi.errors import CorruptEntryError
+
+
+def add(tar, name, content=b"", **fields):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    tar.addfile(info, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_all_tar_formats(tmp_path, form):
+    data = make_data(10)
+    with tarfile.open(tmp_path / "a", "w:gz", format=form) as tar:
+        for key, content in data.items():
+            mtime = 1.5 if form == tarfile.PAX_FORMAT else 1
+            add(tar, key, content, mtime=mtime)
+        if form != tarfile.USTAR_FORMAT:
+            add(tar, "x" * 300, b"long")
+    with Archive.open(str(tmp_path / "a")) as archive:
+        assert not archive.indexed
+        assert archive.damage is None
+        assert archive.keys() == sorted(data)
+        assert dict(archive.read_many()) == data
+        assert archive.read(make_key(4)) == data[make_key(4)]
+        assert make_key(77) not in archive
+
+
+def test_the_last_of_two_members_counts(tmp_path):
+    with tarfile.open(tmp_path / "a", "w:gz") as tar:
+        add(tar, make_key(0), b"first")
+        add(tar, make_key(1), b"one")
+        add(tar, make_key(0), b"second")
+    with Archive.open(str(tmp_path / "a")) as archive:
+        assert dict(archive.read_many()) == {make_key(0): b"second", make_key(1): b"one"}
+
+
+def test_hostile_members_are_no_entries(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    key = make_key(0)
+    with tarfile.open(tmp_path / "a", "w:gz") as tar:
+        for name in (
+            "../../x",
+            "/tmp/x",
+            f"../{key}",
+            f"./{key}",
+            f"/{key}",
+            key + "\n",
+            key.upper(),
+        ):
+            add(tar, name, b"evil")
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE,
+                     tarfile.CHRTYPE, tarfile.BLKTYPE):  # fmt: skip
+            add(tar, make_key(kind), type=kind, linkname="/etc/passwd")
+        add(tar, make_key(5), b"good")
+    with Archive.open(str(tmp_path / "a")) as archive:
+        assert dict(archive.read_many()) == {make_key(5): b"good"}
+        assert archive.others == 13
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("size", [2**31, 2**40, 2**62])
+def test_huge_sizes_take_no_memory(tmp_path, size):
+    info = tarfile.TarInfo(make_key(0))
+    info.size = size
+    start = info.tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "a").write_bytes(gzip.compress(start + b"little"))
+    with limited_memory(200), Archive.open(str(tmp_path / "a")) as archive:
+        assert archive.keys() == []
+        assert archive.damage is not None
+
+
+def test_huge_extended_headers_take_no_memory(tmp_path):
+    info = tarfile.TarInfo("pax")
+    info.type = tarfile.XHDTYPE
+    info.size = 2**33
+    (tmp_path / "a").write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(10**7)))
+    with limited_memory(200), Archive.open(str(tmp_path / "a")) as archive:
+        assert "extended tar header is too large" in archive.damage
+
+
+def test_a_bomb_is_passed_over(tmp_path):
+    with tarfile.open(tmp_path / "a", "w:gz") as tar:
+        add(tar, "zeros", bytes(200_000_000))
+        add(tar, make_key(0), b"good")
+    with limited_memory(200), Archive.open(str(tmp_path / "a")) as archive:
+        assert dict(archive.read_many()) == {make_key(0): b"good"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x1f\x8b", b"not gzip at all" * 100, gzip.compress(b""), gzip.compress(b"x" * 2000)],
+)
+def test_what_is_no_archive_has_no_entries(tmp_path, content):
+    (tmp_path / "a").write_bytes(content)
+    with Archive.open(str(tmp_path / "a")) as archive:
+        assert archive.keys() == []
+        assert archive.damage
+
+
+def test_a_missing_archive(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Archive.open(str(tmp_path / "a"))
+
+
+def test_of_a_cut_archive_the_whole_entries_are_read(tmp_path):
+    data = {make_key(number): os.urandom(3000) for number in range(20)}
+    with tarfile.open(tmp_path / "a", "w:gz") as tar:
+        for key, content in data.items():
+            add(tar, key, content)
+    whole = (tmp_path / "a").read_bytes()
+    previous = -1
+    for size in range(0, len(whole), len(whole) // 30):
+        (tmp_path / "a").write_bytes(whole[:size])
+        with Archive.open(str(tmp_path / "a")) as archive:
+            found = dict(archive.read_many())
+            assert archive.damage
+        assert found.items() <= data.items()
+        assert len(found) >= previous
+        previous = len(found)
+    assert previous >= 15
+
+
+def test_of_a_changed_archive_only_entries_with_a_checksum_are_believed(tmp_path):
+    """Stored blocks: the flipped bit breaks nothing but the checksum at the end."""
+    ours, theirs = make_data(3), {make_key(8): b"p0 no checksum"}
+    with gzip.open(tmp_path / "a", "wb", 0) as file, tarfile.open(None, "w", file) as tar:
+        for key, content in (ours | theirs).items():
+            add(tar, key, content)
+    raw = bytearray((tmp_path / "a").read_bytes())
+    raw[raw.index(b"no checksum")] ^= 1
+    (tmp_path / "a").write_bytes(raw)
+    with Archive.open(str(tmp_path / "a")) as archive:
+        assert "incorrect data check" in archive.damage
+        found = dict(archive.read_many())
+        assert isinstance(found.pop(make_key(8)), CorruptEntryError)
+        assert found == ours
+
+
+def test_members_that_are_no_entries_are_walked_over_whole(tmp_path):
+    with tarfile.open(tmp_path / "a", "w:gz") as tar:
+        add(tar, "README", b"words")
+        add(tar, make_key(0), b"good")
+    with Archive.open(str(tmp_path / "a")) as archive:
+        (name, headers, content), _ = archive.walk(others=True)
+    assert name is None
+    assert tarfile.TarInfo.frombuf(headers, "utf-8", "strict").name == "README"
+    assert content == b"words".ljust(512, b"\0")
+
+
+def test_rescue_finds_what_lies_behind_the_damage(tmp_path):
+    data = make_data(30)
+    path = tmp_path / "a"
+    footer = write_archive(path, data)
+    raw = bytearray(path.read_bytes())
+    middle = footer.data_size // 2
+    raw[middle : middle + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(raw[: footer.data_size - 100])
+    with Archive.open(str(path)) as archive:
+        before = {key for key, content in archive.read_many() if content == data[key]}
+        assert not archive.trusted
+    found = dict(rescue(str(path)))
+    assert {key for key, content in found.items() if content == data[key]} >= before
+    assert len(found) >= 27
+    assert len(before) < 20
+
+
+def test_rescue_of_noise(tmp_path):
+    (tmp_path / "a").write_bytes(os.urandom(50_000) + b"\0\0\xff\xff" * 1000 + zlib.compress(b"x"))
+    assert list(rescue(str(tmp_path / "a"))) == []
