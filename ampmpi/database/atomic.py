@@ -288,7 +288,11 @@ class Temporary:
         """Place the file on a file system without hard links."""
         if os.path.lexists(target):
             return False
-        self.replace(target)
+        try:
+            os.rename(self.path, target)
+        except OSError as error:
+            raise database_error(error, "write", target) from error
+        self._placed = True
         return True
 
     def _finish(self) -> os.stat_result:
