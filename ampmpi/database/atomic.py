@@ -248,7 +248,9 @@ class Temporary:
         FileNotFoundError
             The directory of `target` is missing.
         """
-        status = self._finish()
+        self._rename(self._finish(), target)
+
+    def _rename(self, status: os.stat_result, target: str) -> None:
         try:
             os.rename(self.path, target)
         except OSError as error:
