@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -54,8 +55,8 @@ class Costs:
         Start-up of one process, files cached.
     opens : int
         Files that a start-up looks for or opens.
-    entry_bytes : float
-        Both entries of one image.
+    entry_bytes, archive_bytes : float
+        Both entries of one image, loose and archived.
     deflate, copy : float
         Compressing one image's entries; writing them to the archive and reading them back.
     """
@@ -68,6 +69,7 @@ class Costs:
     imports: float
     opens: int
     entry_bytes: float
+    archive_bytes: float
     deflate: float
     copy: float
 
@@ -236,7 +238,7 @@ def simulate(
     phases["uneven"] = last - mean
     phases["compress"] = (
         share * costs.deflate
-        + n_images * max(costs.copy, 2 * costs.entry_bytes / files.bandwidth)
+        + n_images * max(costs.copy, 2 * costs.archive_bytes / files.bandwidth)
         + n_images * 2 * (files.service / files.servers + files.latency / 8)
     )
     return phases
@@ -273,8 +275,8 @@ def measure(folder: Path) -> Costs:
     from ase.io import read, write
 
     from ampmpi import FingerprintDatabase, Gaussian, hash_image
-    from ampmpi.database.archive import deflate
     from ampmpi.database.entry import encode
+    from ampmpi.database.writer import deflate_entry
     from ampmpi.parallel.schedule import deal
 
     images = crystals(40)
@@ -294,12 +296,13 @@ def measure(folder: Path) -> Costs:
     for key in keys:
         database.put(key, entry)
     list_one = best(lambda: database.missing(keys)) / len(keys)
+    packed = deflate_entry("0" * 32, data).raw
     archive = folder / "archive"
 
     def copy() -> None:
         with open(archive, "wb") as file:
             for _ in range(100):
-                file.write(data)
+                file.write(packed)
             file.flush()
             os.fsync(file.fileno())
         archive.read_bytes()
@@ -315,7 +318,8 @@ def measure(folder: Path) -> Costs:
         imports=imports,
         opens=count_opens(program),
         entry_bytes=len(data),
-        deflate=best(lambda: deflate("0" * 32, data)),
+        deflate=best(lambda: deflate_entry("0" * 32, data)),
+        archive_bytes=len(packed),
         copy=best(copy) / 100,
     )
 
@@ -416,7 +420,27 @@ def strong(arguments: argparse.Namespace) -> None:
 
 def run_job(folder: Path, ranks: int, label: str) -> tuple[float, float]:
     """Run one job; return the seconds from its first to its last image, and of the whole."""
-    raise NotImplementedError
+    command = [str(BIN / "mpirun"), "-n", str(ranks)]
+    command += [sys.executable, str(Path(__file__).resolve()), "one", label]
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    whole = time.perf_counter() - start
+    for kind in ("fingerprints", "fingerprint-primes"):
+        shutil.rmtree(folder / f"{label}-{kind}.ampdb")
+    return float(done.stdout.split()[-1]), whole
+
+
+def one(arguments: argparse.Namespace) -> None:
+    """Be one rank of a job."""
+    from ampmpi import fingerprint
+    from ampmpi.parallel.launch import speaks
+
+    summary = fingerprint(
+        "images.traj", label=arguments.label, dblabel=arguments.label, derivatives=True
+    )
+    assert summary.computed == summary.images
+    if speaks():
+        print(summary.compute_seconds)
 
 
 def main() -> None:
@@ -430,6 +454,9 @@ def main() -> None:
     kind = kinds.add_parser("model", help="16 to 4,096 ranks in a discrete-event model")
     kind.add_argument("--max-images", type=int, default=IMAGES[-1])
     kind.set_defaults(run=model)
+    kind = kinds.add_parser("one", help="what `strong` starts")
+    kind.add_argument("label")
+    kind.set_defaults(run=one)
     arguments = parser.parse_args()
     arguments.run(arguments)
 
