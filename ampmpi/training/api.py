@@ -21,6 +21,7 @@ from ampmpi.training.data import Source
 from ampmpi.training.dataset import Dataset, open_pool, survey
 from ampmpi.training.fit import FitResult, Schedule
 from ampmpi.training.job import fit, load
+from ampmpi.training.memory import plan_memory
 
 if TYPE_CHECKING:
     from ampmpi.calculator import Amp
@@ -57,6 +58,7 @@ def train_calculator(
     validation_fraction: float = 0.0,
     seed: int = 0,
     schedule: Schedule | None = None,
+    memory: float | None = None,
     comm: Any = None,
 ) -> TrainingResult:
     """Fit a calculator's model to images, on all ranks that call this.
@@ -77,6 +79,8 @@ def train_calculator(
         Seed of that choice.
     schedule : Schedule, optional
         When to validate and to save; the model's `checkpoints` by default.
+    memory : float, optional
+        Bytes that a rank may use; what its node has left by default.
     comm : communicator, optional
         All ranks of the job by default.
 
@@ -109,13 +113,16 @@ def train_calculator(
             log=log,
         )
         calculator.descriptor = descriptor
-        prepared = load(ranks, dataset, descriptor, source, model)
+        plan = plan_memory(ranks, ranks.size, dataset, descriptor, source, memory)
+        log(plan.line())
+        source = replace(source, recompute=plan.recompute and not plan.resident)
+        prepared = load(ranks, dataset, descriptor, source, model, resident=plan.resident)
         log(
             f"Training on {prepared.n_training} images with {int(dataset.n_atoms.sum())} atoms, "
             f"validating on {prepared.n_validation}, on {ranks.size} ranks."
         )
-        plan = replace(schedule or Schedule(), **_checkpoints(model.checkpoints))
-        result = fit(ranks, prepared, model, label, plan, log)
+        when = replace(schedule or Schedule(), **_checkpoints(model.checkpoints))
+        result = fit(ranks, prepared, model, label, when, log)
         file = agree(ranks, lambda: _save(calculator, result, label, overwrite, log))
         finalize(ranks, source, compress=calculator.dblabel is None, log=log)
         if not result.successful:
@@ -149,14 +156,14 @@ def prepare(
         )
     pool = open_pool(comm, images, validation)
     dataset = survey(comm, pool, forces=forces, fraction=fraction, seed=seed)
-    described = descriptor.resolve(dataset.elements)
+    prefix = dblabel or label
     start = time.monotonic()
     for given in (images, validation):
         if given is None:
             continue
         summary = fingerprint(
             given,
-            described,
+            descriptor,
             label=label,
             dblabel=dblabel,
             derivatives=forces,
@@ -168,13 +175,26 @@ def prepare(
                 f"{len(summary.failed)} images cannot be fingerprinted, the first: "
                 f"{summary.failed[0]}; take them out of the set"
             )
+        for line in summary.lines():
+            log(line)
     log(f"Fingerprints are there after {time.monotonic() - start:.1f} s.")
-    prefix = dblabel or label
+    described = agree(comm, lambda: _described(descriptor, f"{prefix}-fingerprints.ampdb"))
     source = Source(
         f"{prefix}-fingerprints.ampdb",
         f"{prefix}-fingerprint-primes.ampdb" if forces else None,
+        described,
     )
     return dataset, described, source
+
+
+def _described(descriptor: Gaussian, path: str) -> Gaussian:
+    """Return the descriptor whose fingerprints the database holds."""
+    from ampmpi.database import FingerprintDatabase
+
+    manifest = FingerprintDatabase(path).manifest()
+    if descriptor.elements is not None or manifest is None:
+        return descriptor
+    return Gaussian.from_parameters(manifest.parameters)
 
 
 def finalize(
@@ -184,14 +204,12 @@ def finalize(
     if not compress:
         return
     from ampmpi.database import FingerprintDatabase
+    from ampmpi.fingerprinting.finalize import compress_together
 
-    def run() -> None:
-        for path in (source.fingerprints, source.primes):
-            if path is not None:
-                FingerprintDatabase(path).compress()
-                log(f"Compressed {path}.")
-
-    agree(comm, run)
+    for path in (source.fingerprints, source.primes):
+        if path is not None:
+            report = compress_together(FingerprintDatabase(path, comm.rank), comm)
+            log(f"{path}: {report.added} entries archived.")
 
 
 def open_log(stack: ExitStack, comm: Communicator, label: str | None) -> Log:
@@ -222,7 +240,9 @@ def _checkpoints(every: int | None) -> dict[str, Any]:
 def _save(
     calculator: Amp, result: FitResult, label: str, overwrite: bool, log: Callable[[str], None]
 ) -> str:
-    suffix = ".amp" if result.successful else "-untrained-parameters.amp"
-    file = calculator.save(label + suffix, overwrite)
+    file = label + (".amp" if result.successful else "-untrained-parameters.amp")
+    if result.was_finished and Path(file).exists():
+        return file
+    file = calculator.save(file, overwrite)
     log(f"{result.outcome} after {result.steps} steps. Parameters saved in {file}.")
     return file

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
+from ampmpi.descriptor import Gaussian
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, DatabaseError, ImageError, InputError
 from ampmpi.model.batch import Batch, Sample, make_batches
@@ -33,12 +34,15 @@ class Target:
         Reference energy.
     forces : (n_atoms, 3) float array, eV/Å, or None
         Reference forces, where they are trained.
+    atoms : ase.Atoms or None
+        The image, where its derivatives are computed anew in each pass.
     """
 
     key: str
     symbols: tuple[str, ...]
     energy: float
     forces: Array | None
+    atoms: Any = None
 
     def digest(self) -> bytes:
         """Return 16 bytes that change with anything that the training sees."""
@@ -88,10 +92,16 @@ class Source:
         Path of the database of fingerprints.
     primes : str or None
         Path of the database of derivatives, where forces are trained.
+    descriptor : Gaussian
+        Whose fingerprints they are.
+    recompute : bool
+        Compute the derivatives of images that are at hand, instead of reading them.
     """
 
     fingerprints: str
     primes: str | None
+    descriptor: Gaussian
+    recompute: bool = False
 
     def samples(
         self, targets: Sequence[Target], only_atoms: Mapping[str, int], weights: Mapping[str, float]
@@ -104,15 +114,19 @@ class Source:
             An entry is missing or does not fit its image.
         """
         features = FingerprintDatabase(self.fingerprints)
-        derivatives = None if self.primes is None else FingerprintDatabase(self.primes)
-        for start in range(0, len(targets), READ_TOGETHER):
-            some = targets[start : start + READ_TOGETHER]
+        derivatives = None
+        if self.primes is not None and not self.recompute:
+            derivatives = FingerprintDatabase(self.primes)
+        width = max(self.descriptor.n_features.values())
+        for some in _portions(targets, width if derivatives is not None else 0):
             keys = [t.key for t in some]
             found = _entries(features, keys)
             primes = None if derivatives is None else _entries(derivatives, keys)
             for t in some:
                 first = found[t.key]
                 second = None if primes is None else primes[t.key]
+                if self.recompute and self.primes is not None:
+                    second = self.descriptor.fingerprint_primes(t.atoms)
                 if not isinstance(first, Fingerprint) or first.symbols != t.symbols:
                     raise CorruptEntryError(
                         f"entry {t.key} of {self.fingerprints} is not the fingerprint of its "
@@ -134,7 +148,33 @@ class Source:
                 )
 
 
-READ_TOGETHER = 256
+# Bytes of derivatives that are read at a time, and images at most.
+READ_BYTES = 64e6
+READ_IMAGES = 2048
+
+
+def expected_pairs(n_atoms: int) -> float:
+    """Return a rough number of pairs with derivatives: all in a cluster, neighbours in a bulk."""
+    return float(n_atoms * min(n_atoms, 80))
+
+
+def _portions(targets: Sequence[Target], width: int) -> Iterator[list[Target]]:
+    """Cut targets into portions that are read together."""
+    portion: list[Target] = []
+    size = 0.0
+    for seen in targets:
+        portion.append(seen)
+        size += expected_pairs(len(seen.symbols)) * 24 * width
+        if size > READ_BYTES or len(portion) == READ_IMAGES:
+            yield portion
+            portion, size = [], 0.0
+    if portion:
+        yield portion
+
+
+def entries_of(path: str, keys: Sequence[str]) -> dict[str, Any]:
+    """Read entries of one database by key; `DatabaseError` where one is missing."""
+    return _entries(FingerprintDatabase(path), keys)
 
 
 def _entries(database: FingerprintDatabase, keys: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +121,9 @@ class Dataset:
         total: Array = self.composition.sum(axis=1)
         return total
 
-    def targets(self, comm: Communicator, which: NDArray[np.bool_]) -> list[Target]:
+    def targets(
+        self, comm: Communicator, which: NDArray[np.bool_], *, keep_atoms: bool = False
+    ) -> list[Target]:
         """Read this rank's share of the images in `which`, dealt over `comm` by cost."""
         chosen = np.flatnonzero(which)
         owners = deal(self.n_atoms[chosen] ** 2, comm.size)
@@ -129,7 +131,10 @@ class Dataset:
         found, error = [], None
         try:
             found = [
-                target(atoms, key, name, forces=self.forces)
+                replace(
+                    target(atoms, key, name, forces=self.forces),
+                    atoms=atoms if keep_atoms else None,
+                )
                 for _, key, name, atoms in self.pool.read(sorted(mine.tolist()))
             ]
         except AmpmpiError as caught:

@@ -66,12 +66,15 @@ class FitResult:
         Errors at these parameters.
     steps : int
         Evaluations of the loss.
+    was_finished : bool
+        Whether the checkpoint told of this end, so that nothing was done.
     """
 
     outcome: str
     vector: Array
     best: Step
     steps: int
+    was_finished: bool = False
 
     @property
     def successful(self) -> bool:

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from ampmpi.descriptor import Gaussian
-from ampmpi.errors import InputError, ModelError
+from ampmpi.errors import AmpmpiError, InputError, ModelError
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.network import Array
 from ampmpi.model.scaling import merge_ranges
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.failure import agree
+from ampmpi.parallel.failure import agree, raise_first
 from ampmpi.training.data import ResidentShare, ScaledShare, Share, Source, StreamedShare
 from ampmpi.training.dataset import Dataset
 from ampmpi.training.fit import Fit, FitResult, Schedule
@@ -90,7 +90,7 @@ def load(
         }
     shares: list[Share] = []
     for which in (~dataset.validation, dataset.validation):
-        targets = dataset.targets(comm, which)
+        targets = dataset.targets(comm, which, keep_atoms=source.recompute and not resident)
         for seen in targets:
             if not -1 <= only_atoms.get(seen.key, -1) < len(seen.symbols):
                 raise InputError(
@@ -114,6 +114,8 @@ def fit(
     schedule: Schedule,
     log: Callable[[str], None],
     drawn: Mapping[str, float] | None = None,
+    *,
+    start_anew: bool = True,
 ) -> FitResult:
     """Fit a model on a group of ranks, or go on with the fit that a checkpoint tells of.
 
@@ -133,13 +135,15 @@ def fit(
         Takes lines for the log.
     drawn : mapping of str to float, optional
         How often each training image counts; the others do not. For bootstrapping.
+    start_anew : bool
+        Whether to start anew where the checkpoint is of a finished fit with other settings.
 
     Raises
     ------
     Unfinished
         A signal asked to stop; every rank raises it.
     InputError
-        A checkpoint belongs to an unfinished fit with other settings.
+        A checkpoint belongs to a fit with other settings.
     """
     dataset = prepared.dataset
     settings = _settings(prepared, model, schedule, drawn)
@@ -151,7 +155,7 @@ def fit(
             return None
         if not checkpoints.differences(known.settings, settings):
             return known
-        if known.state["outcome"] is None:
+        if known.state["outcome"] is None or not start_anew:
             checkpoints.check_settings(path, known.settings, settings)
         log(f"{path} is of a finished training with other settings; starting anew.")
         return None
@@ -163,15 +167,7 @@ def fit(
     model.initialise(
         prepared.fprange, dataset.energies[training], _columns(dataset, prepared)[training]
     )
-    assert model.fprange is not None
-    loss = SharedLoss(
-        comm,
-        model.network,
-        model.lossfunction.coefficients,
-        ScaledShare(prepared.training, model.fprange, drawn),
-        ScaledShare(prepared.validation, model.fprange),
-    )
-    result: FitResult | None = None
+    loss = _shared_loss(comm, prepared, model, drawn)
 
     def run() -> FitResult:
         try:
@@ -184,6 +180,24 @@ def fit(
     result = agree(comm, run)
     model.vector = result.vector
     return result
+
+
+def _shared_loss(
+    comm: Communicator,
+    prepared: Prepared,
+    model: NeuralNetwork,
+    drawn: Mapping[str, float] | None,
+) -> SharedLoss:
+    """Scale this rank's images for the model; every rank raises what one finds."""
+    assert model.fprange is not None
+    error = None
+    try:
+        training = ScaledShare(prepared.training, model.fprange, drawn)
+        validation = ScaledShare(prepared.validation, model.fprange)
+    except AmpmpiError as caught:
+        error = caught
+    raise_first(comm, error)
+    return SharedLoss(comm, model.network, model.lossfunction.coefficients, training, validation)
 
 
 def _run(

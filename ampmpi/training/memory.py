@@ -1,0 +1,144 @@
+"""How much memory a training takes on a rank, before it takes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ampmpi.descriptor import Gaussian
+from ampmpi.model.batch import BATCH_ATOMS
+from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.schedule import block
+from ampmpi.training.data import READ_BYTES, Source, entries_of, expected_pairs
+from ampmpi.training.dataset import Dataset
+
+# Images that each rank describes in order to know how many pairs the others have.
+SAMPLE = 8
+
+# What Python, numpy, ASE, numba and MPI take, and the share of free memory that may be used.
+BASE_BYTES = 300e6
+USABLE = 0.8
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a training will take.
+
+    Attributes
+    ----------
+    rank_bytes : float
+        Expected peak of a rank that holds its share.
+    limit : float
+        What a rank may take, bytes.
+    resident : bool
+        Whether the arrays are held in memory.
+    recompute : bool
+        Where they are not: whether to compute derivatives anew in each pass rather than
+        read them, because that was measured to be faster.
+    """
+
+    rank_bytes: float
+    limit: float
+    resident: bool
+    recompute: bool
+
+    def line(self) -> str:
+        """Return the plan in words."""
+        need = f"{self.rank_bytes / 1e9:.2f} GB per rank, {self.limit / 1e9:.2f} GB free for each"
+        if self.resident:
+            return f"Memory: {need}"
+        way = "computed anew" if self.recompute else "read from the database"
+        return f"Memory: {need}; the derivatives do not fit and are {way} in every pass"
+
+
+def plan_memory(
+    comm: Communicator,
+    group_size: int,
+    dataset: Dataset,
+    descriptor: Gaussian,
+    source: Source | None,
+    limit: float | None = None,
+) -> MemoryPlan:
+    """Predict the memory of each rank from a sample of the images.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    group_size : int
+        Ranks that share one copy of the images.
+    dataset : Dataset
+        The images.
+    descriptor : Gaussian
+        The descriptor, with its elements.
+    source : Source or None
+        Where the entries are, if they are there: reading them is timed.
+    limit : float, optional
+        Bytes that a rank may take; what the node has left by default.
+    """
+    indices = dataset.indices
+    mine = block(len(indices), comm.rank, comm.size)
+    picked = np.unique(np.linspace(mine.start, mine.stop - 1, min(SAMPLE, len(mine))).astype(int))
+    computing = reading = 0.0
+    pairs: list[tuple[float, int]] = []
+    for _, key, _, atoms in dataset.pool.read(sorted(indices[picked].tolist())):
+        start = time.perf_counter()
+        _, primes = descriptor.calculate(atoms)
+        computing += time.perf_counter() - start
+        pairs.append((expected_pairs(len(atoms)), len(primes.pairs)))
+        if source is not None and source.primes is not None:
+            start = time.perf_counter()
+            entries_of(source.primes, [key])
+            reading += time.perf_counter() - start
+    sampled = np.array(
+        [row for part in comm.allgather((pairs, computing, reading)) for row in part[0]],
+        dtype=float,
+    ).reshape(-1, 2)
+    times = np.array([part[1:] for part in comm.allgather((pairs, computing, reading))]).sum(axis=0)
+    ratio = sampled[:, 1].sum() / max(sampled[:, 0].sum(), 1.0)
+    width = max(descriptor.n_features.values())
+    atoms_total = float(dataset.n_atoms.sum())
+    pairs_total = ratio * float(sum(expected_pairs(int(n)) for n in dataset.n_atoms))
+    need = 2 * 8 * width * atoms_total + 200 * atoms_total
+    if dataset.forces:
+        need += pairs_total * (3 * width + 1) * 8
+    need = BASE_BYTES + need / group_size * 1.05 + 2 * READ_BYTES + 20 * 8 * width * BATCH_ATOMS
+    allowed = limit if limit is not None else _free_per_rank(comm)
+    return MemoryPlan(
+        rank_bytes=need,
+        limit=allowed,
+        resident=need <= allowed or not dataset.forces,
+        recompute=bool(times[0] < times[1]),
+    )
+
+
+def _free_per_rank(comm: Communicator) -> float:
+    """Bytes that each rank of this node may take; the smallest of all nodes."""
+    node = comm.split_nodes()
+    return min(comm.allgather(USABLE * available_memory() / node.size + BASE_BYTES))
+
+
+def available_memory(
+    meminfo: str = "/proc/meminfo", cgroups: Sequence[str] = ("/sys/fs/cgroup",)
+) -> float:
+    """Return the bytes that are free on this node, or in this job's control group."""
+    free = np.inf
+    for line in _lines(meminfo):
+        if line.startswith("MemAvailable:"):
+            free = float(line.split()[1]) * 1024
+    for folder in cgroups:
+        limit, used = _lines(f"{folder}/memory.max"), _lines(f"{folder}/memory.current")
+        if limit and used and limit[0].isdigit() and used[0].isdigit():
+            free = min(free, float(limit[0]) - float(used[0]))
+    return max(free, 0.0)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return []
