@@ -1,3 +1,4 @@
+# ruff: noqa: D102  (the protocol says what each method does)
 """Communicators: MPI's where ranks were started, a serial stand-in where not.
 
 This is the only module that imports mpi4py, and only when it is needed: a serial
@@ -62,11 +63,17 @@ class Communicator(Protocol):
     def tell(self, target: int, tag: int) -> None:
         """Send an empty message without waiting for its receipt."""
 
-    def told(self, source: int, tag: int) -> bool:
-        """Take one empty message from `source` if it has come."""
+    def told(self, tag: int) -> int | None:
+        """Take one empty message if any has come, and return its sender."""
 
     def hear(self, source: int, tag: int) -> None:
         """Wait for an empty message from `source` and take it."""
+
+    def send(self, obj: Any, target: int) -> None:
+        """Send an object, and wait until it is being received."""
+
+    def receive(self, source: int) -> Any:
+        """Wait for an object from `source` and return it."""
 
     def abort(self, code: int = 1) -> None:
         """End every rank of the job at once."""
@@ -115,10 +122,16 @@ class SerialCommunicator:
     def tell(self, target: int, tag: int) -> None:
         raise ValueError("a serial job has no other rank")
 
-    def told(self, source: int, tag: int) -> bool:
-        return False
+    def told(self, tag: int) -> int | None:
+        return None
 
     def hear(self, source: int, tag: int) -> None:
+        raise ValueError("a serial job has no other rank")
+
+    def send(self, obj: Any, target: int) -> None:
+        raise ValueError("a serial job has no other rank")
+
+    def receive(self, source: int) -> Any:
         raise ValueError("a serial job has no other rank")
 
     def abort(self, code: int = 1) -> None:
@@ -206,14 +219,24 @@ class MPICommunicator:
         # An empty message is sent eagerly, so that its completion needs no receiver.
         self._comm.Isend(bytearray(), target, tag).Free()
 
-    def told(self, source: int, tag: int) -> bool:
-        if not self._comm.Iprobe(source, tag):
-            return False
+    def told(self, tag: int) -> int | None:
+        from mpi4py import MPI
+
+        status = MPI.Status()
+        if not self._comm.Iprobe(MPI.ANY_SOURCE, tag, status):
+            return None
+        source: int = status.Get_source()
         self.hear(source, tag)
-        return True
+        return source
 
     def hear(self, source: int, tag: int) -> None:
         self._comm.Recv(bytearray(), source, tag)
+
+    def send(self, obj: Any, target: int) -> None:
+        self._comm.ssend(obj, target)
+
+    def receive(self, source: int) -> Any:
+        return self._comm.recv(source=source)
 
     def abort(self, code: int = 1) -> None:
         sys.stdout.flush()

@@ -51,6 +51,16 @@ def agree(comm: Communicator, function: Callable[[], T]) -> T:
     return outcome
 
 
+def agree_alone(comm: Communicator, function: Callable[[], T]) -> T | None:
+    """Run a function on rank 0 and keep its result there; the other ranks get None.
+
+    Errors are raised on every rank, as by `agree`.
+    """
+    kept: list[T] = []
+    agree(comm, lambda: kept.append(function()))
+    return kept[0] if kept else None
+
+
 def raise_first(comm: Communicator, error: AmpmpiError | None) -> None:
     """Raise the error of the lowest rank that has one, on every rank; else return."""
     errors = comm.allgather(None if error is None else _portable(error))

@@ -6,12 +6,14 @@ numba are imported, because they read their settings when they are.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import platform
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -162,3 +164,29 @@ def cpu_type(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> str:
     telling = ("model name", "flags", "Features", "CPU part", "CPU implementer")
     lines = [line for line in first.splitlines() if line.startswith(telling)]
     return f"{machine}-{hashlib.md5('|'.join(lines).encode()).hexdigest()[:8]}"
+
+
+def is_compiled(stamp: str) -> bool:
+    """Return whether `note_compiled` was called with this stamp for this cache of kernels."""
+    folder = os.environ.get("NUMBA_CACHE_DIR")
+    return bool(folder) and Path(str(folder), f"compiled-{stamp}").exists()
+
+
+def note_compiled(stamp: str) -> None:
+    """Note in the cache of kernels that they are there; never mind if that fails."""
+    folder = os.environ.get("NUMBA_CACHE_DIR")
+    if folder:
+        with contextlib.suppress(OSError):
+            Path(folder, f"compiled-{stamp}").touch()
+
+
+@contextlib.contextmanager
+def compile_lock() -> Iterator[None]:
+    """Let one process at a time fill the cache of kernels, where the file system can lock."""
+    folder = os.environ.get("NUMBA_CACHE_DIR")
+    with contextlib.ExitStack() as stack:
+        if folder:
+            with contextlib.suppress(OSError):
+                file = stack.enter_context(open(Path(folder, "compiling"), "w", encoding="ascii"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield

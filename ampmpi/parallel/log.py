@@ -83,9 +83,10 @@ class Progress:
         """Return the line that a batch log gets."""
         rate = self.done / max(now - self._start, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
+        percent = 100 * self.done // self.total
         return (
-            f"{self.what}: {self.done} of {self.total} {self.unit} ({100 * self.done // self.total} "
-            f"%), {rate:.3g} {self.unit}/s, about {left:.0f} s left"
+            f"{self.what}: {self.done} of {self.total} {self.unit} ({percent} %), "
+            f"{rate:.3g} {self.unit}/s, about {left:.0f} s left"
         )
 
     def close(self) -> None:

@@ -38,22 +38,22 @@ def deal(costs: ArrayLike, n_ranks: int, loads: ArrayLike | None = None) -> NDAr
     (n_items,) int32 array
         The rank of each item.
     """
-    costs = np.asarray(costs, dtype=np.float64)
-    loads = np.zeros(n_ranks) if loads is None else np.asarray(loads, dtype=np.float64)
-    if n_ranks == 1 or not len(costs):
-        return np.zeros(len(costs), dtype=np.int32)
-    costs = np.maximum(costs, np.finfo(np.float64).tiny)
-    ends = np.cumsum(costs)
-    limit = (ends[-1] + loads.sum()) / (n_ranks * RUNS_PER_RANK)
-    run = ((ends - costs / 2) / limit).astype(np.int64)
+    cost = np.maximum(np.asarray(costs, dtype=np.float64), np.finfo(np.float64).tiny)
+    load = np.zeros(n_ranks) if loads is None else np.asarray(loads, dtype=np.float64)
+    if n_ranks == 1 or not len(cost):
+        return np.zeros(len(cost), dtype=np.int32)
+    ends = np.cumsum(cost)
+    limit = (ends[-1] + load.sum()) / (n_ranks * RUNS_PER_RANK)
+    run = ((ends - cost / 2) / limit).astype(np.int64)
     starts = np.flatnonzero(np.diff(run, prepend=-1))
-    totals = np.add.reduceat(costs, starts)
-    heap = [(load, rank) for rank, load in enumerate(loads.tolist())]
+    totals = np.add.reduceat(cost, starts)
+    heap = [(least, rank) for rank, least in enumerate(load.tolist())]
     heapq.heapify(heap)
     owners = np.empty(len(starts), dtype=np.int32)
     order = np.argsort(-totals, kind="stable")
     for index, total in zip(order.tolist(), totals[order].tolist(), strict=True):
-        load, rank = heap[0]
+        least, rank = heap[0]
         owners[index] = rank
-        heapq.heapreplace(heap, (load + total, rank))
-    return np.repeat(owners, np.diff(starts, append=len(costs)))
+        heapq.heapreplace(heap, (least + total, rank))
+    lengths = np.diff(np.append(starts, len(cost)))
+    return np.repeat(owners, lengths)

@@ -1,0 +1,107 @@
+"""``ampmpi fingerprint``: the main job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from ampmpi.errors import ImageError, InputError
+from ampmpi.parallel.comm import world
+from ampmpi.parallel.failure import agree, share
+from ampmpi.parallel.log import Log
+
+if TYPE_CHECKING:
+    from ampmpi.descriptor import Gaussian
+    from ampmpi.fingerprinting import Summary
+
+SHOWN = 20
+
+
+@click.command("fingerprint")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.option("--label", required=True, help="Prefix of the databases.")
+@click.option("--dblabel", help="Prefix of databases that jobs share; these are not compressed.")
+@click.option("--derivatives", is_flag=True, help="Compute the fingerprint primes, too.")
+@click.option("--descriptor", "settings", metavar="FILE", help="Descriptor settings, a TOML file.")
+@click.option("--cutoff", type=float, metavar="R", help="Cutoff radius in Å, default 6.5.")
+@click.option("--no-compress", is_flag=True, help="Leave the entries as loose files.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be computed.")
+@click.option("--adopt", is_flag=True,
+              help="Use a database that says of no descriptor without comparing.")  # fmt: skip
+@click.option("--verify", is_flag=True, help="Read back what is in the archive, too.")
+@click.option("--retry", is_flag=True, help="Try images that were set aside again.")
+@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+def command(
+    images: tuple[str, ...],
+    label: str,
+    dblabel: str | None,
+    derivatives: bool,
+    settings: str | None,
+    cutoff: float | None,
+    no_compress: bool,
+    dry_run: bool,
+    adopt: bool,
+    verify: bool,
+    retry: bool,
+    quiet: bool,
+) -> None:
+    """Fingerprint images into LABEL-fingerprints.ampdb, on all ranks.
+
+    IMAGES are files that ASE reads, patterns, or FILE@FRAMES such as
+    run.traj@::10. Images that the database has already are not computed again,
+    so that a job that was stopped is simply started again.
+    """
+    comm = world()
+    log = Log(comm.rank, quiet=quiet)
+    descriptor = agree(comm, lambda: _descriptor(settings, cutoff))
+    from ampmpi.fingerprinting import fingerprint
+
+    summary = fingerprint(
+        list(images),
+        descriptor,
+        label=label,
+        dblabel=dblabel,
+        derivatives=derivatives,
+        comm=comm,
+        compress=not no_compress,
+        dry_run=dry_run,
+        adopt=adopt,
+        verify=verify,
+        retry=retry,
+        log=log,
+    )
+    for line in _report(summary):
+        log(line)
+    if summary.failed:
+        raise share(ImageError(_complaint(summary)))
+
+
+def _descriptor(settings: str | None, cutoff: float | None) -> Gaussian:
+    from ampmpi.descriptor import Gaussian
+
+    if settings is None:
+        return Gaussian() if cutoff is None else Gaussian(cutoff=cutoff)
+    if cutoff is not None:
+        raise InputError("--cutoff and --descriptor exclude each other: put the cutoff in the file")
+    return Gaussian.from_toml(settings)
+
+
+def _report(summary: Summary) -> Iterator[str]:
+    for ref, times in summary.repeated[:SHOWN]:
+        yield f"{ref} comes {times} times"
+    if len(summary.repeated) > SHOWN:
+        yield f"… and {len(summary.repeated) - SHOWN} more images come several times"
+    for key, reason in summary.recomputed.items():
+        yield f"entry {key} was damaged ({reason}) and is computed again"
+    yield from summary.notes
+    yield from summary.lines()
+
+
+def _complaint(summary: Summary) -> str:
+    """Return the sentence for the images that failed, each on a line of its own."""
+    listed = [f"  {failed}" for failed in summary.failed]
+    count = f"{len(listed)} image" + "s" * (len(listed) > 1)
+    rest = "nothing was computed for them" if summary.plan else "all others are done"
+    return "\n".join([f"{count} failed, {rest}:", *listed])

@@ -1,0 +1,266 @@
+"""Which images there are: each rank reads and hashes its share of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.errors import AmpmpiError, ImageError, InputError
+from ampmpi.images import ImageList, Images, ImageSet, digest_image
+from ampmpi.images.files import Frames, ImageFile, find_files, survey
+from ampmpi.images.imageset import file_names, image_list
+from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.failure import agree, raise_first, share
+from ampmpi.parallel.schedule import block
+from ampmpi.parallel.stopping import Stopping
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ampmpi.descriptor import Gaussian
+
+DIGEST = np.dtype("S16")
+
+
+@dataclass
+class Seen:
+    """What one rank has read: for each image its number, digest and predicted cost."""
+
+    indices: list[int] = field(default_factory=list)
+    digests: list[bytes] = field(default_factory=list)
+    costs: list[float] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    numbers: set[int] = field(default_factory=set)
+
+    def add(self, index: int, image: Atoms | ImageError, descriptor: Gaussian) -> None:
+        """Hash one image."""
+        self.indices.append(index)
+        if isinstance(image, ImageError):
+            self.failed[index] = str(image)
+            self.digests.append(bytes(16))
+            self.costs.append(0.0)
+            return
+        self.digests.append(digest_image(image))
+        self.costs.append(descriptor.predict_cost(image))
+        self.numbers.update(np.unique(image.numbers).tolist())
+
+
+@dataclass
+class Inventory:
+    """The images of a job. The arrays are there on rank 0 only.
+
+    Attributes
+    ----------
+    images : Images
+        The set, to read from.
+    symbols : tuple of str
+        The elements in it, in alphabetical order.
+    digests : (n_images,) array of 16 bytes
+        Hash of each image, as a string of bytes.
+    costs : (n_images,) float32 array
+        Predicted cost of each.
+    locators : (n_images,) int64 array or None
+        Where each is in its file; None for images in memory.
+    failed : dict of int to str
+        Images that cannot be read, and why.
+    """
+
+    images: Images
+    symbols: tuple[str, ...]
+    digests: NDArray[np.bytes_]
+    costs: NDArray[np.float32]
+    locators: NDArray[np.int64] | None
+    failed: dict[int, str]
+
+
+def take_inventory(
+    images: Any, descriptor: Gaussian, comm: Communicator, stopping: Stopping
+) -> Inventory:
+    """Read and hash all images, each rank its share.
+
+    Raises
+    ------
+    ImageFileError
+        A file is missing or cannot be read.
+    InputError
+        There are no images, or the ranks were given different ones.
+    Unfinished
+        A signal asked to stop.
+    """
+    seen = Seen()
+    found, locators = _open(images, descriptor, comm, seen)
+    if not len(found):
+        raise share(InputError("there are no images: nothing to fingerprint"))
+    error = None
+    try:
+        _hash(found, locators, descriptor, comm, stopping, seen)
+    except AmpmpiError as caught:
+        error = caught
+    raise_first(comm, error)
+    stopping.raise_if_asked("reading the images")
+    return _gather(found, locators, comm, seen)
+
+
+def _open(
+    images: Any, descriptor: Gaussian, comm: Communicator, seen: Seen
+) -> tuple[ImageSet | ImageList, NDArray[np.int64] | None]:
+    """Open images; on rank 0 return also where each is in its file."""
+    names = agree(comm, lambda: file_names(images))
+    if names is not None:
+        return _survey(agree(comm, lambda: find_files(names)), descriptor, comm, seen)
+    error, found = None, ImageList([])
+    try:
+        found = image_list(images)
+    except InputError as caught:
+        error = caught
+    raise_first(comm, error)
+    if len(set(comm.allgather(len(found)))) > 1:
+        raise share(InputError("the ranks were given different numbers of images: give all alike"))
+    return found, None
+
+
+def _survey(
+    files: list[ImageFile], descriptor: Gaussian, comm: Communicator, seen: Seen
+) -> tuple[ImageSet, NDArray[np.int64] | None]:
+    """Count frames, each rank in its share of the files.
+
+    Files that have to be read whole for that are hashed on the way.
+    """
+    mine: list[tuple[int, Frames]] = []
+    visited: dict[int, list[tuple[int, Seen]]] = {}
+    error = None
+    try:
+        for number in range(comm.rank, len(files), comm.size):
+            frames_seen: list[tuple[int, Seen]] = []
+
+            def visit(frame: int, image: Atoms, into: list[tuple[int, Seen]] = frames_seen) -> None:
+                one = Seen()
+                one.add(0, image, descriptor)
+                into.append((frame, one))
+
+            mine.append((number, survey(files[number], visit)))
+            visited[number] = frames_seen
+    except AmpmpiError as caught:
+        error = caught
+    raise_first(comm, error)
+    bare = {number: Frames(frames.numbers, None, frames.changed) for number, frames in mine}
+    merged = {number: frames for part in comm.allgather(bare) for number, frames in part.items()}
+    found = ImageSet(files, [merged[number] for number in range(len(files))])
+    _keep_visited(found, visited, seen)
+    gathered = comm.gather(
+        [(n, frames.locators) for n, frames in mine if frames.locators is not None]
+    )
+    if gathered is None:
+        return found, None
+    locators = found.locators()
+    for part in gathered:
+        for number, where in part:
+            span = found.span(number)
+            locators[span.start : span.stop] = where
+    return found, locators
+
+
+def _keep_visited(found: ImageSet, visited: dict[int, list[tuple[int, Seen]]], seen: Seen) -> None:
+    """Add what was hashed during the survey, under the numbers of the whole set."""
+    for number, frames in visited.items():
+        chosen, span = found.frames[number].numbers, found.span(number)
+        for frame, one in frames:
+            if frame in chosen:
+                seen.indices.append(span[chosen.index(frame)])
+                seen.digests += one.digests
+                seen.costs += one.costs
+                seen.numbers |= one.numbers
+
+
+def _hash(
+    found: ImageSet | ImageList,
+    locators: NDArray[np.int64] | None,
+    descriptor: Gaussian,
+    comm: Communicator,
+    stopping: Stopping,
+    seen: Seen,
+) -> None:
+    """Hash this rank's block of the images that were not visited by the survey."""
+    counts = [len(block(len(found), rank, comm.size)) for rank in range(comm.size)]
+    mine = np.arange(len(found))[block(len(found), comm.rank, comm.size)]
+    where = None
+    if isinstance(found, ImageSet):
+        where = comm.scatter_rows(locators, counts)
+        unread = np.ones(len(mine), dtype=bool)
+        for number, file in enumerate(found.files):
+            if not file.is_random_access:
+                span = found.span(number)
+                unread &= (mine < span.start) | (mine >= span.stop)
+        mine, where = mine[unread], where[unread]
+    listed = None if where is None else where.tolist()
+    for index, image in found.read_many(mine.tolist(), listed):
+        seen.add(index, image, descriptor)
+        if stopping.asked():
+            break
+
+
+def _gather(
+    found: ImageSet | ImageList,
+    locators: NDArray[np.int64] | None,
+    comm: Communicator,
+    seen: Seen,
+) -> Inventory:
+    from ase.data import chemical_symbols
+
+    indices = comm.gather_rows(np.array(seen.indices, dtype=np.int64))
+    digests = comm.gather_rows(np.frombuffer(b"".join(seen.digests), np.uint8).reshape(-1, 16))
+    costs = comm.gather_rows(np.array(seen.costs, dtype=np.float32))
+    numbers = set[int]().union(*comm.allgather(seen.numbers))
+    failures = comm.gather(seen.failed)
+    symbols = tuple(sorted(chemical_symbols[number] for number in numbers))
+    if indices is None or digests is None or costs is None or failures is None:
+        nothing = np.empty(0, DIGEST)
+        return Inventory(found, symbols, nothing, np.empty(0, np.float32), None, {})
+    if not np.array_equal(indices, np.arange(len(indices))):
+        order = np.argsort(indices)
+        digests, costs = digests[order], costs[order]
+    failed = {index: reason for part in failures for index, reason in part.items()}
+    return Inventory(found, symbols, digests.view(DIGEST).ravel(), costs, locators, failed)
+
+
+def first_of_each(
+    digests: NDArray[np.bytes_], usable: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find equal images.
+
+    Parameters
+    ----------
+    digests : (n_images,) array of 16 bytes
+        Hash of each image.
+    usable : (n_images,) bool array
+        Images that count.
+
+    Returns
+    -------
+    first : (n_different,) int64 array
+        Number of the first image of each hash, ascending.
+    times : (n_different,) int64 array
+        How often it comes.
+    """
+    chosen = np.flatnonzero(usable)
+    order = chosen[np.argsort(digests[chosen], kind="stable")]
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = digests[order[1:]] != digests[order[:-1]]
+    starts = np.flatnonzero(is_first)
+    first = order[starts]
+    times = np.diff(starts, append=len(order))
+    rank = np.argsort(first)
+    return first[rank], times[rank]
+
+
+def present(digests: NDArray[np.bytes_], keys: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    """Return which digests are among keys; both are arrays of 16 bytes."""
+    if not len(keys):
+        return np.zeros(len(digests), dtype=bool)
+    keys = np.sort(keys)
+    at = np.minimum(np.searchsorted(keys, digests), len(keys) - 1)
+    found: NDArray[np.bool_] = keys[at] == digests
+    return found

@@ -1,0 +1,133 @@
+"""What a job did, or would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ampmpi.images import ImageRef
+
+
+@dataclass(frozen=True)
+class FailedImage:
+    """An image that could not be fingerprinted.
+
+    Attributes
+    ----------
+    image : ImageRef
+        Which.
+    reason : str
+        Why.
+    """
+
+    image: ImageRef
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.image}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a dry run predicts for one database.
+
+    Attributes
+    ----------
+    path : str
+        The database.
+    entries : int
+        Entries that would be computed: as many loose files.
+    n_bytes : int
+        Their predicted size in bytes, before compression.
+    """
+
+    path: str
+    entries: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a job did.
+
+    Attributes
+    ----------
+    images : int
+        Number of images given.
+    duplicates : int
+        How many of them are equal to an earlier one.
+    repeated : tuple of (ImageRef, int)
+        The first images that came several times, and how often each did.
+    found, computed : int
+        Different images whose entries were all there, and that were computed.
+    failed : tuple of FailedImage
+        Images that could not be done, in their order.
+    recomputed : mapping of str to str
+        Entries that were there but damaged, by key, and what was wrong.
+    databases : tuple of str
+        The databases.
+    ranks : int
+        Number of MPI ranks.
+    seconds : float
+        Duration of the whole job.
+    compute_seconds : float
+        Duration of the computing, from its start on the first rank to its end
+        on the last.
+    split : mapping of str to float
+        Seconds of the average rank in reading, computing and writing.
+    slowest : float
+        Busy time of the slowest rank over that of the average one.
+    notes : tuple of str
+        What else the user should know.
+    plan : tuple of Plan
+        What a dry run predicts; empty where the job ran.
+    """
+
+    images: int
+    duplicates: int = 0
+    repeated: tuple[tuple[ImageRef, int], ...] = ()
+    found: int = 0
+    computed: int = 0
+    failed: tuple[FailedImage, ...] = ()
+    recomputed: Mapping[str, str] = field(default_factory=dict)
+    databases: tuple[str, ...] = ()
+    ranks: int = 1
+    seconds: float = 0.0
+    compute_seconds: float = 0.0
+    split: Mapping[str, float] = field(default_factory=dict)
+    slowest: float = 1.0
+    notes: tuple[str, ...] = ()
+    plan: tuple[Plan, ...] = ()
+
+    @property
+    def rate(self) -> float:
+        """Images per second and rank while computing."""
+        if not self.computed:
+            return 0.0
+        return self.computed / max(self.compute_seconds, 1e-9) / self.ranks
+
+    def lines(self) -> list[str]:
+        """Return the summary as lines of text."""
+        counts = f"{self.images} images, {self.duplicates} duplicates, {self.found} found"
+        if self.plan:
+            missing = self.images - self.duplicates - self.found - len(self.failed)
+            lines = [f"{counts}, {missing} to compute, {len(self.failed)} failed"]
+            lines += [
+                f"{plan.path}: {plan.entries} files, about {_size(plan.n_bytes)}"
+                for plan in self.plan
+            ]
+            return lines
+        rate = f", {self.rate:.3g} images/s/rank" if self.computed else ""
+        ranks = f"{self.ranks} rank" + "s" * (self.ranks > 1)
+        return [
+            f"{counts}, {self.computed} computed, {len(self.failed)} failed, "
+            f"{self.seconds:.1f} s on {ranks}{rate}"
+        ]
+
+
+def _size(n_bytes: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if n_bytes < 1000:
+            return f"{n_bytes:.3g} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.3g} TB"

@@ -1,0 +1,42 @@
+"""Compiled kernels: one rank compiles them, the others load what it left in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from ampmpi import descriptor
+from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.launch import compile_lock, is_compiled, note_compiled
+from ampmpi.parallel.nodes import in_turns
+
+
+def warm_up(comm: Communicator) -> None:
+    """Make the kernels ready on every rank.
+
+    Where the cache has them already, all ranks load them at once. Else rank 0
+    compiles first, then, for caches that are not shared, one rank of each other
+    node; the rest find them.
+    """
+    stamp = _stamp()
+    if all(comm.allgather(is_compiled(stamp))):
+        descriptor.warm_up()
+        return
+
+    def compile_or_load() -> None:
+        with compile_lock():
+            descriptor.warm_up()
+        note_compiled(stamp)
+
+    in_turns(comm, compile_or_load)
+
+
+def _stamp() -> str:
+    """Return what changes whenever the kernels have to be compiled anew."""
+    import numba
+
+    state = [numba.__version__, str(descriptor.__file__)]
+    for path in sorted(Path(str(descriptor.__file__)).parent.glob("*.py")):
+        status = path.stat()
+        state.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.md5("|".join(state).encode(), usedforsecurity=False).hexdigest()

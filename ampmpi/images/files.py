@@ -1,0 +1,264 @@
+"""Which files are meant, what they are, and how many frames each holds."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.errors import ImageFileError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file of images, and which of its frames are meant.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    format : str
+        ASE's name of its format.
+    select : slice or str
+        Frames, or the selection of an ASE database.
+    """
+
+    path: str
+    format: str
+    select: slice | str = field(default_factory=lambda: slice(None))
+
+    @property
+    def is_random_access(self) -> bool:
+        """Whether one frame can be read without those before it."""
+        if self.format == "extxyz":
+            return not self.path.endswith((".gz", ".bz2", ".xz"))
+        return self.format in ("traj", "db")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a survey of a file found.
+
+    Attributes
+    ----------
+    numbers : range
+        The frames that are meant, counted from the start of the file.
+    locators : (len(numbers),) int64 array or None
+        Where each is: a byte offset or a row's id; None where the frame's
+        number says it.
+    changed : int
+        Time of the file's last change, ns.
+    """
+
+    numbers: range
+    locators: NDArray[np.int64] | None
+    changed: int
+
+
+def find_files(names: Iterable[str | os.PathLike[str]]) -> list[ImageFile]:
+    """Return the files that names, patterns and ``name@frames`` stand for.
+
+    Raises
+    ------
+    ImageFileError
+        A file is missing, cannot be read, or is in no format that ASE knows.
+    """
+    return [
+        ImageFile(path, *_format(path, frames))
+        for name in names
+        for path, frames in _expand(os.fspath(name))
+    ]
+
+
+def _expand(name: str) -> Iterator[tuple[str, str]]:
+    candidates = [(name, "")]
+    path, at, frames = name.rpartition("@")
+    if at and path:
+        candidates.append((path, frames))
+    for path, frames in candidates:
+        if os.path.lexists(path):
+            yield path, frames
+            return
+    for path, frames in candidates:
+        found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
+        if found:
+            for match in found:
+                yield match, frames
+            return
+    if glob.has_magic(name):
+        raise ImageFileError(f"no file matches {name!r}")
+    raise ImageFileError(f"there is no file {candidates[-1][0]!r}")
+
+
+def _format(path: str, frames: str) -> tuple[str, slice | str]:
+    from ase.io.formats import UnknownFileTypeError, filetype
+
+    try:
+        if not Path(path).is_dir():
+            with open(path, "rb") as file:
+                if not file.read(1):
+                    raise ImageFileError(f"{path} is empty")
+        format: str = filetype(path)
+    except UnknownFileTypeError:
+        raise ImageFileError(f"{path} is in no format that ASE knows") from None
+    except OSError as error:
+        if isinstance(error, ImageFileError):
+            raise
+        raise ImageFileError(f"{path} cannot be read: {error.strerror or error}") from error
+    return format, _selection(path, frames, is_database=format == "db")
+
+
+def _selection(path: str, frames: str, is_database: bool) -> slice | str:
+    """Read what stands behind the @: a frame, a slice, or a database's selection."""
+    try:
+        parts = [int(part) if part else None for part in frames.split(":")]
+    except ValueError:
+        parts = []
+    if not frames:
+        return slice(None)
+    if len(parts) == 1 and parts[0] is not None:
+        return slice(parts[0], parts[0] + 1 or None)
+    if len(parts) in (2, 3) and 0 not in parts[2:]:
+        return slice(*parts)
+    if is_database:
+        return frames
+    raise ImageFileError(
+        f"{path}@{frames}: {frames!r} chooses no frames; write @3, @-1, @:100 or @::10"
+    )
+
+
+def survey(file: ImageFile, visit: Callable[[int, Atoms], object] | None = None) -> Frames:
+    """Count the frames of a file and find out where they are.
+
+    Trajectories and databases are asked, extended XYZ is scanned for line ends;
+    every other format is read from front to back.
+
+    Parameters
+    ----------
+    file : ImageFile
+        The file.
+    visit : callable, optional
+        Called with the number and the image of each frame where the file is
+        read anyway, so that it need not be read again.
+
+    Raises
+    ------
+    ImageFileError
+        It cannot be read.
+    """
+    try:
+        changed = Path(file.path).stat().st_mtime_ns
+        if file.format == "traj":
+            locators, count = None, _count_trajectory(file.path)
+        elif file.format == "db":
+            locators = _row_ids(file.path, file.select)
+            count = len(locators)
+        elif file.is_random_access:
+            locators = frame_offsets(file.path)
+            count = len(locators)
+        else:
+            locators, count = None, 0
+            for image in iterate(file):
+                if visit is not None:
+                    visit(count, image)
+                count += 1
+    except ImageFileError:
+        raise
+    except Exception as error:
+        raise ImageFileError(f"{file.path} cannot be read: {describe(error)}") from error
+    numbers = range(count)
+    if isinstance(file.select, slice):
+        numbers = numbers[file.select]
+        if locators is not None:
+            locators = locators[file.select]
+    return Frames(numbers, locators, changed)
+
+
+def iterate(file: ImageFile) -> Iterator[Atoms]:
+    """Go through all frames of a file with ASE."""
+    from ase.io import iread
+
+    yield from iread(
+        file.path, ":", format=file.format, parallel=False, do_not_split_by_at_sign=True
+    )
+
+
+def describe(error: Exception) -> str:
+    """Return what an exception of another package says, on one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _count_trajectory(path: str) -> int:
+    from ase.io.trajectory import Trajectory
+
+    with Trajectory(path) as trajectory:  # type: ignore[no-untyped-call]
+        return len(trajectory)
+
+
+def _row_ids(path: str, select: slice | str) -> NDArray[np.int64]:
+    from ase.db import connect
+
+    selection: Any = select if isinstance(select, str) else None
+    database = connect(path, use_lock_file=False)  # type: ignore[no-untyped-call]
+    rows = database.select(selection, columns=["id"], include_data=False, sort="id")
+    return np.fromiter((row.id for row in rows), np.int64)
+
+
+def frame_offsets(path: str | Path) -> NDArray[np.int64]:
+    """Return where in an extended XYZ file its frames begin, in bytes.
+
+    A frame is a line with the number of atoms, a comment, a line for each
+    atom, and up to three ``VEC`` lines; an empty line ends the file, as in ASE.
+
+    Raises
+    ------
+    ImageFileError
+        A line that should give a number of atoms does not.
+    """
+    offsets: list[int] = []
+    base = line = ahead = 0  # of the chunk: offset, number of its first line, lines to pass over
+    rest = b""
+    with open(path, "rb") as file:
+        while True:
+            data = file.read(CHUNK)
+            text = rest + data
+            if not data and text and not text.endswith(b"\n"):
+                text += b"\n"
+            ends = np.flatnonzero(np.frombuffer(text, np.uint8) == 10) + 1
+            starts = np.concatenate(([0], ends)).tolist()
+            n_lines = len(ends)
+            while ahead < n_lines:
+                start, end = starts[ahead], starts[ahead + 1]
+                first = text[start:end].strip()
+                if first.startswith(b"VEC") and offsets:
+                    ahead += 1
+                    continue
+                if not first:
+                    return np.array(offsets, dtype=np.int64)
+                if not first.isdigit():
+                    raise ImageFileError(
+                        f"{path}, line {line + ahead + 1}: a number of atoms should be here, "
+                        f"not {first[:40].decode(errors='replace')!r}"
+                    )
+                offsets.append(base + start)
+                ahead += int(first) + 2
+            if not data:
+                return np.array(offsets, dtype=np.int64)
+            ahead -= n_lines
+            line += n_lines
+            rest = text[starts[-1] :]
+            base += starts[-1]

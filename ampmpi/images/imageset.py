@@ -1,0 +1,283 @@
+"""A set of images as one sequence, of which any share can be read."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.errors import ImageError, ImageFileError, InputError
+from ampmpi.images.files import Frames, ImageFile, describe, find_files, iterate, survey
+from ampmpi.images.readers import Reader, open_reader
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ImageRef:
+    """The name of an image: the file it is in, and its number there, from 0.
+
+    An image that came from no file has the file name ``""``.
+    """
+
+    file: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, image {self.index}" if self.file else f"image {self.index}"
+
+
+class Images(Protocol):
+    """A sequence of images of which some can be read."""
+
+    def __len__(self) -> int: ...
+
+    def ref(self, index: int) -> ImageRef:
+        """Return the name of an image."""
+
+    def read_many(
+        self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
+    ) -> Iterator[tuple[int, Atoms | ImageError]]:
+        """Read images in ascending order."""
+
+    def has_changed(self, index: int) -> bool:
+        """Return whether the image may differ from what was surveyed."""
+
+
+class ImageSet:
+    """Images of files.
+
+    Parameters
+    ----------
+    files : sequence of ImageFile
+        The files.
+    frames : sequence of Frames
+        What a survey found in each.
+    """
+
+    def __init__(self, files: Sequence[ImageFile], frames: Sequence[Frames]) -> None:
+        self.files = tuple(files)
+        self.frames = tuple(frames)
+        self._starts = [0, *accumulate(len(found.numbers) for found in frames)]
+        self._open: tuple[int, Reader] | None = None
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+    def without_locators(self) -> ImageSet:
+        """Return the same set without what takes memory for each image."""
+        bare = [Frames(found.numbers, None, found.changed) for found in self.frames]
+        return ImageSet(self.files, bare)
+
+    def locators(self) -> NDArray[np.int64]:
+        """Return where each image is in its file; shape (len(self),)."""
+        parts = [
+            np.asarray(found.numbers, dtype=np.int64) if found.locators is None else found.locators
+            for found in self.frames
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+    def file_of(self, index: int) -> int:
+        """Return the number of the file that an image is in."""
+        return bisect_right(self._starts, index) - 1
+
+    def span(self, file: int) -> range:
+        """Return the images of a file."""
+        return range(self._starts[file], self._starts[file + 1])
+
+    def ref(self, index: int) -> ImageRef:
+        """Return the name of an image."""
+        file = self.file_of(index)
+        number = self.frames[file].numbers[index - self._starts[file]]
+        return ImageRef(self.files[file].path, number)
+
+    def read_many(
+        self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
+    ) -> Iterator[tuple[int, Atoms | ImageError]]:
+        """Read images in ascending order.
+
+        Files that allow no other way are read from front to back, up to the
+        last image that is wanted, one image in memory at a time.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            Which, ascending.
+        locators : sequence of int, optional
+            Where they are in their files; from the survey by default.
+        results : bool
+            Whether energies and forces are wanted, too.
+
+        Yields
+        ------
+        index, image
+            An `ImageError` stands for an image that cannot be read.
+
+        Raises
+        ------
+        ImageFileError
+            A file cannot be opened any more.
+        """
+        position = 0
+        while position < len(indices):
+            file = self.file_of(indices[position])
+            end = position
+            while end < len(indices) and indices[end] < self._starts[file + 1]:
+                end += 1
+            wanted = indices[position:end]
+            if self.files[file].is_random_access:
+                found = None if locators is None else locators[position:end]
+                yield from self._pick(file, wanted, found, results)
+            else:
+                yield from self._stream(file, wanted)
+            position = end
+
+    def has_changed(self, index: int) -> bool:
+        """Return whether the file of an image was written to since the survey."""
+        file = self.file_of(index)
+        if self._open is not None and self._open[0] == file:
+            now = self._open[1].changed()
+        else:
+            now = Path(self.files[file].path).stat().st_mtime_ns
+        return now != self.frames[file].changed
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+    def _pick(
+        self, file: int, wanted: Sequence[int], locators: Sequence[int] | None, results: bool
+    ) -> Iterator[tuple[int, Atoms | ImageError]]:
+        start, frames = self._starts[file], self.frames[file]
+        if locators is None:
+            where = frames.numbers if frames.locators is None else frames.locators
+            locators = [int(where[index - start]) for index in wanted]
+        reader = self._reader(file)
+        for index, locator in zip(wanted, locators, strict=True):
+            try:
+                image: Atoms | ImageError = reader.read(int(locator), results)
+            except Exception as error:  # ASE's readers raise anything
+                image = ImageError(f"it cannot be read: {describe(error)}")
+            yield index, image
+
+    def _stream(self, file: int, wanted: Sequence[int]) -> Iterator[tuple[int, Atoms | ImageError]]:
+        start, numbers = self._starts[file], self.frames[file].numbers
+        at = {numbers[index - start]: index for index in wanted}
+        last = max(at)
+        found: dict[int, Atoms] = {}
+        try:
+            for number, image in enumerate(iterate(self.files[file])):
+                if number in at:
+                    if numbers.step > 0:
+                        yield at.pop(number), image
+                    else:
+                        found[at.pop(number)] = image
+                if number == last:
+                    break
+            reason = "the file is shorter than before"
+        except Exception as error:  # ASE's readers raise anything
+            reason = describe(error)
+        yield from sorted(found.items(), key=lambda item: item[0])
+        for index in sorted(at.values()):
+            yield index, ImageError(f"it cannot be read: {reason}")
+
+    def _reader(self, file: int) -> Reader:
+        if self._open is None or self._open[0] != file:
+            self.close()
+            try:
+                self._open = file, open_reader(self.files[file])
+            except Exception as error:  # ASE's readers raise anything
+                path = self.files[file].path
+                raise ImageFileError(f"{path} cannot be read: {describe(error)}") from error
+        return self._open[1]
+
+
+class ImageList:
+    """Images in memory, the same on every rank."""
+
+    def __init__(self, images: Sequence[Atoms]) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def ref(self, index: int) -> ImageRef:
+        """Return the name of an image."""
+        return ImageRef("", index)
+
+    def read_many(
+        self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
+    ) -> Iterator[tuple[int, Atoms | ImageError]]:
+        """Go through images in ascending order."""
+        for index in indices:
+            yield index, self._images[index]
+
+    def has_changed(self, index: int) -> bool:
+        """Return False: the images are at hand."""
+        return False
+
+
+def open_images(images: Any) -> ImageSet | ImageList:
+    """Return images as a set that can be read in shares.
+
+    Parameters
+    ----------
+    images : file name, Atoms, mapping of hash to Atoms, or iterable of file names or Atoms
+        What the images are; names may be patterns and may end in ``@frames``.
+
+    Raises
+    ------
+    ImageFileError
+        A file is missing or cannot be read.
+    InputError
+        It is something else.
+    """
+    names = file_names(images)
+    if names is not None:
+        files = find_files(names)
+        return ImageSet(files, [survey(file) for file in files])
+    return image_list(images)
+
+
+def file_names(images: Any) -> list[str] | None:
+    """Return the names where images are given as files, None where they are not."""
+    if isinstance(images, str | os.PathLike):
+        return [os.fspath(images)]
+    if isinstance(images, Sequence) and images:
+        named = [isinstance(item, str | os.PathLike) for item in images]
+        if all(named):
+            return [os.fspath(item) for item in images]
+        if any(named):
+            raise InputError("images are given as files and as Atoms together: choose one")
+    return None
+
+
+def image_list(images: Any) -> ImageList:
+    """Return images that are Atoms already as a set."""
+    from ase import Atoms
+
+    if isinstance(images, Atoms):
+        images = [images]
+    elif isinstance(images, Mapping):
+        images = list(images.values())
+    elif not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        if not isinstance(images, Iterable):
+            raise InputError(f"images cannot be a {type(images).__name__}")
+        images = list(images)
+    for index in range(len(images)) if isinstance(images, list | tuple) else ():
+        if not isinstance(images[index], Atoms):
+            raise InputError(f"image {index} is a {type(images[index]).__name__}, not ASE Atoms")
+    return ImageList(images)

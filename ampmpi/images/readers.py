@@ -1,0 +1,123 @@
+"""Reading single frames of files that allow it."""
+
+from __future__ import annotations
+
+import io
+import os
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ampmpi.images.files import ImageFile
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class Reader(Protocol):
+    """An open file of images."""
+
+    def read(self, locator: int, results: bool) -> Atoms:
+        """Return one image, with its energy and forces where `results` is set."""
+
+    def changed(self) -> int:
+        """Return the time of the file's last change, ns."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class TrajectoryReader:
+    """Frames of a .traj by number."""
+
+    def __init__(self, path: str) -> None:
+        from ase.io.trajectory import Trajectory
+
+        self._trajectory: Any = Trajectory(path)  # type: ignore[no-untyped-call]
+        self._path = path
+
+    def read(self, locator: int, results: bool) -> Atoms:
+        """Return one image; without results, only what determines a fingerprint is read."""
+        from ase import Atoms
+
+        if results:
+            image: Atoms = self._trajectory[locator]
+            return image
+
+        frame = self._trajectory.backend[locator]
+        header = frame if "numbers" in frame else self._trajectory
+        return Atoms(
+            numbers=header.numbers, positions=frame.positions, cell=frame.cell, pbc=header.pbc
+        )
+
+    def changed(self) -> int:
+        """Return the time of the file's last change, ns."""
+        return Path(self._path).stat().st_mtime_ns
+
+    def close(self) -> None:
+        """Close the file."""
+        self._trajectory.close()
+
+
+class XYZReader:
+    """Frames of an extended XYZ file by offset."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115
+
+    def read(self, locator: int, results: bool) -> Atoms:
+        """Return one image."""
+        from ase.io import read
+
+        self._file.seek(locator)
+        first = self._file.readline()
+        n_atoms = int(first)
+        lines = [first, *islice(self._file, n_atoms + 1)]
+        if len(lines) < n_atoms + 2:
+            raise EOFError(f"the file ends after {len(lines) - 2} of its {n_atoms} atoms")
+        for line in islice(self._file, 3):
+            if not line.lstrip().startswith(b"VEC"):
+                break
+            lines.append(line)
+        text = io.StringIO(b"".join(lines).decode())
+        atoms: Any = read(text, 0, format="extxyz", parallel=False)
+        return atoms  # type: ignore[no-any-return]
+
+    def changed(self) -> int:
+        """Return the time of the file's last change, ns."""
+        return os.fstat(self._file.fileno()).st_mtime_ns
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class DatabaseReader:
+    """Rows of an ASE database by id."""
+
+    def __init__(self, path: str) -> None:
+        from ase.db import connect
+
+        self._database: Any = connect(path, use_lock_file=False)  # type: ignore[no-untyped-call]
+        self._path = path
+
+    def read(self, locator: int, results: bool) -> Atoms:
+        """Return one image."""
+        atoms: Atoms = self._database.get_atoms(id=locator)
+        return atoms
+
+    def changed(self) -> int:
+        """Return the time of the file's last change, ns."""
+        return Path(self._path).stat().st_mtime_ns
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def open_reader(file: ImageFile) -> Reader:
+    """Open a file whose frames can be read singly."""
+    if file.format == "traj":
+        return TrajectoryReader(file.path)
+    if file.format == "db":
+        return DatabaseReader(file.path)
+    return XYZReader(file.path)
