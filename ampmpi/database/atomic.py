@@ -22,6 +22,7 @@ from typing import Self
 from ampmpi.errors import DatabaseError
 
 DAY = 86400.0
+_NO_BOOT = "0" * 8
 
 _NAME = re.compile(
     r"ampmpi-(?P<purpose>[a-z]+)"
@@ -57,12 +58,12 @@ def hostname() -> str:
 
 @cache
 def boot_id() -> str:
-    """Eight hex digits that change when this host starts anew."""
+    """Eight hex digits that change when this host starts anew; zeros if there are none."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read(8)
-    except OSError:
-        return "00000000"
+        with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
+            return file.read(8).decode("ascii")
+    except (OSError, ValueError):
+        return _NO_BOOT
 
 
 @cache
@@ -75,13 +76,24 @@ def pid_namespace() -> int:
 
 
 def process_start(pid: int) -> int:
-    """Start time of a process in clock ticks since boot, or 0 if it is not known or not running."""
+    """Start time of a process in clock ticks since boot; 0 if unknown, -1 if it has ended."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            fields = file.read(4096).rpartition(b")")[2].split()
+        return -1 if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (OSError, ValueError, IndexError):
         return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def _is_running(pid: int) -> bool:
+    """Whether there is a process of this number, whoever it belongs to."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @dataclass(frozen=True)
@@ -110,13 +122,16 @@ class Owner:
 
     def is_dead(self) -> bool | None:
         """Whether the process has ended; None where that cannot be known from here."""
-        if self.host != hostname():
+        if self.host != hostname() or _NO_BOOT in (self.boot, boot_id()):
             return None
         if self.boot != boot_id():
             return True
         if self.namespace != pid_namespace():
             return None
-        return process_start(self.pid) != self.start
+        if not _is_running(self.pid):
+            return True
+        start = process_start(self.pid)
+        return start != self.start if start and self.start else None
 
 
 @cache

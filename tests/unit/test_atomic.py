@@ -147,6 +147,28 @@ def test_owners_live_and_die():
     assert Owner(me.host, "00000001", me.namespace, me.pid, me.start).is_dead() is True
     assert Owner("elsewhere", me.boot, me.namespace, me.pid, me.start).is_dead() is None
     assert Owner(me.host, me.boot, me.namespace + 1, me.pid, me.start).is_dead() is None
+    assert Owner(me.host, me.boot, me.namespace, 2**40, me.start).is_dead() is True
+
+
+def test_a_process_that_nobody_waited_for_is_dead():
+    child = subprocess.Popen(["sleep", "1000"])
+    me = Owner.me()
+    owner = Owner(me.host, me.boot, me.namespace, child.pid, atomic.process_start(child.pid))
+    assert owner.is_dead() is False
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert owner.is_dead() is True
+    child.wait()
+
+
+def test_owners_of_which_nothing_is_known_are_not_dead(monkeypatch):
+    me = Owner.me()
+    assert Owner(me.host, "00000000", me.namespace, me.pid, me.start).is_dead() is None
+    assert Owner(me.host, me.boot, me.namespace, me.pid, 0).is_dead() is None
+    # Another user's process where /proc hides those of others.
+    monkeypatch.setattr(atomic, "process_start", lambda pid: 0)
+    monkeypatch.setattr(os, "kill", failing(errno.EPERM, os.kill))
+    assert me.is_dead() is None
 
 
 def test_sweep_removes_what_is_dead_or_old(folder):
