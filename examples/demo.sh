@@ -17,14 +17,14 @@ say "Images: copper and platinum, periodic cells and clusters, some of them twic
 run python ../examples/make_images.py
 
 say "Fingerprints and their derivatives, on two ranks (the first run compiles the kernels)"
-run mpirun -n 2 ampmpi fingerprint bulk.traj clusters.traj --dblabel cupt --derivatives
+run mpirun -n 2 ampmpi fingerprint bulk.traj clusters.traj --label cupt --derivatives --no-compress
 
 say "What lies on disk"
 run ampmpi info cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
 run du -sh cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
 
 say "The same again: everything is found, nothing is computed"
-run mpirun -n 2 ampmpi fingerprint bulk.traj clusters.traj --dblabel cupt --derivatives
+run mpirun -n 2 ampmpi fingerprint bulk.traj clusters.traj --label cupt --derivatives --no-compress
 
 say "Many small files become one archive that stays readable"
 run amp-compress cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb

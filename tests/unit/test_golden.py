@@ -10,6 +10,7 @@ import pytest
 from ase import Atoms
 
 from ampmpi import Gaussian, hash_image
+from ampmpi.database.entry import decode, encode
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 REFERENCE = json.loads((DATA / "amp-reference.json").read_text())
@@ -39,6 +40,9 @@ def test_values(case):
     settings = REFERENCE["descriptors"][settings]
     gaussian = Gaussian(**settings)
     fingerprint, primes = gaussian.calculate(image(name))
+
+    assert decode(encode(fingerprint)) == fingerprint
+    assert decode(encode(primes)) == primes
 
     values = np.concatenate([row for _, row in fingerprint.to_amp()])
     assert_close(values, ARRAYS[f"{case}/fingerprint"], 1e-12)
