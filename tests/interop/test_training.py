@@ -1,0 +1,211 @@
+"""Real Amp and this package agree on parameters, losses, gradients and .amp files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.constraints import FixAtoms
+from conftest import plain
+from systems import descriptors, images, organic, with_energies
+
+from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork
+from ampmpi.errors import TrainingConvergenceError
+from ampmpi.model.batch import Sample, make_batch
+from ampmpi.model.loss import loss_sums, overfit_term, scale_batch
+
+SIDE = Path(__file__).with_name("training_side.py")
+NAMES = ("bulk", "slab", "cluster", "molecule", "mixed pbc")
+
+
+@pytest.fixture
+def ask(amp_python, tmp_path):
+    """Return a function that lets Amp do one thing of training_side.py."""
+
+    def ask(command, atoms, **request):
+        request["images"] = [plain(image) for image in atoms]
+        (tmp_path / "request.json").write_text(json.dumps(request))
+        subprocess.run(
+            [amp_python, str(SIDE), command, "request.json", "answer.json"],
+            cwd=tmp_path,
+            check=True,
+            timeout=300,
+        )
+        return json.loads((tmp_path / "answer.json").read_text())
+
+    return ask
+
+
+def training_images():
+    found = [with_energies(images()[name]) for name in NAMES]
+    single = images()["molecule"][:1]
+    single.set_cell([8, 8, 8])
+    return [*found, with_energies(single)]
+
+
+def batch_of(descriptor, atoms, weights):
+    samples = []
+    for image, weight in zip(atoms, weights, strict=True):
+        fingerprint, primes = descriptor.calculate(image)
+        forces = image.get_forces(apply_constraint=False)
+        energy = image.get_potential_energy(apply_constraint=False)
+        samples.append(Sample("0" * 32, fingerprint, primes, energy, forces, weight))
+    return make_batch(samples)
+
+
+@pytest.mark.parametrize(
+    ("case", "activation", "hidden", "forces", "overfit", "fortran"),
+    [
+        ("default", "tanh", (5, 4), True, 0.0, True),
+        ("default", "tanh", (5, 4), False, 0.0, True),
+        ("unequal", "sigmoid", (3,), True, 0.0, True),
+        ("unequal", "linear", (4, 2, 3), True, 0.0, True),
+        ("rich, cosine", "tanh", (6,), False, 0.01, True),
+        ("default", "tanh", (3, 2), True, 0.0, False),
+    ],
+)
+def test_loss_and_gradient_at_amps_parameters(
+    ask, tmp_path, case, activation, hidden, forces, overfit, fortran
+):
+    settings = descriptors()[case]
+    atoms = training_images()
+    answer = ask(
+        "losses",
+        [*atoms, atoms[1]],
+        descriptor=settings,
+        label=str(tmp_path / "amps"),
+        hiddenlayers=hidden,
+        activation=activation,
+        forces=forces,
+        energy_coefficient=0.8,
+        force_coefficient=0.3,
+        overfit=overfit,
+        weight_duplicates=True,
+        fortran=fortran,
+        seed=42,
+        scales=[0.0, 0.3],
+    )
+    descriptor = Gaussian(**settings)
+    batch = batch_of(descriptor, atoms, [1, 2, 1, 1, 1, 1])
+    model = NeuralNetwork(
+        hiddenlayers=hidden,
+        activation=activation,
+        randomseed=42,
+        lossfunction=LossFunction(
+            energy_coefficient=0.8,
+            force_coefficient=0.3,
+            convergence={"force_rmse": 1e-3 if forces else None},
+            overfit=overfit,
+        ),
+    )
+    model.initialise(batch.fprange(), batch.energies, batch.composition(["Cu", "Pt"]))
+    np.testing.assert_allclose(model.vector, answer["vector"], rtol=1e-12, atol=0)
+
+    scaled = scale_batch(batch, model.fprange)
+    coefficients = model.lossfunction.coefficients
+    for amps in answer["losses"]:
+        vector = np.array(amps["vector"])
+        sums = loss_sums(model.network, vector, [scaled], coefficients)
+        penalty, penalty_gradient = overfit_term(model.network, vector, overfit)
+        loss = 0.8 * sums.energy + 0.3 * sums.force + penalty
+        gradient = sums.gradient + penalty_gradient
+        assert loss == pytest.approx(amps["loss"], rel=1e-8)
+        assert sums.energy == pytest.approx(amps["energy_loss"], rel=1e-8)
+        assert sums.energy_maxresid == pytest.approx(amps["energy_maxresid"], rel=1e-8)
+        if forces:
+            assert sums.force == pytest.approx(amps["force_loss"], rel=1e-8)
+            assert sums.force_maxresid == pytest.approx(amps["force_maxresid"], rel=1e-8)
+        largest = np.abs(amps["gradient"]).max()
+        np.testing.assert_allclose(gradient, amps["gradient"], rtol=1e-8, atol=1e-8 * largest)
+
+
+def assert_same(calculator, atoms, amps):
+    for image, (energy, forces) in zip(atoms, amps, strict=True):
+        copy = image.copy()
+        copy.set_constraint()
+        copy.calc = calculator
+        assert copy.get_potential_energy() == pytest.approx(energy, abs=1e-8)
+        np.testing.assert_allclose(copy.get_forces(), forces, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", ["default", "unequal", "default, polynomial"])
+def test_amp_predicts_the_same_from_our_file(ask, tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    atoms = training_images()
+    calculator = Amp(
+        Gaussian(**descriptors()[case]),
+        NeuralNetwork(
+            hiddenlayers={"Cu": (4, 3), "Pt": (5,)},
+            randomseed=3,
+            lossfunction=LossFunction(convergence={"force_rmse": 1e-3}, maxiter=30),
+        ),
+        label="ours",
+    )
+    calculator.train(atoms)
+    assert_same(calculator, atoms, ask("predict", atoms, file=str(tmp_path / "ours.amp")))
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_we_predict_the_same_from_amps_file(ask, tmp_path, activation):
+    atoms = [with_energies(images()[name]) for name in NAMES]
+    ask(
+        "losses",
+        atoms,
+        descriptor={"cutoff": 5.0},
+        label=str(tmp_path / "amps"),
+        hiddenlayers=(4, 4),
+        activation=activation,
+        forces=False,
+        energy_coefficient=1.0,
+        force_coefficient=None,
+        overfit=0.0,
+        weight_duplicates=False,
+        fortran=True,
+        seed=5,
+        scales=[],
+    )
+    file = tmp_path / "amps-saved.amp"
+    calculator = Amp.load(file)
+    assert_same(calculator, atoms, ask("predict", atoms, file=str(file)))
+    saved = tmp_path / "ours.amp"
+    calculator.save(saved)
+    assert_same(calculator, atoms, ask("predict", atoms, file=str(saved)))
+
+
+def test_light_elements_and_constraints(ask, tmp_path, monkeypatch):
+    """Forces are trained without the constraints, as Amp takes them."""
+    monkeypatch.chdir(tmp_path)
+    molecule = organic()
+    molecule.set_constraint(FixAtoms([0, 1]))
+    copy = with_energies(molecule)
+    assert np.abs(copy.get_forces()[:2]).max() == 0.0
+    model = NeuralNetwork(
+        (3,), randomseed=1, lossfunction=LossFunction(convergence={"force_rmse": 1e-9}, maxiter=20)
+    )
+    calculator = Amp(Gaussian(cutoff=4.0), model, label="o")
+    result = calculator.train([copy])
+    predicted = molecule.copy()
+    predicted.set_constraint()
+    predicted.calc = calculator
+    error = predicted.get_forces() - copy.get_forces(apply_constraint=False)
+    assert result.best.force_rmse == pytest.approx(np.sqrt((error**2).mean()), rel=1e-6)
+    assert_same(calculator, [molecule], ask("predict", [molecule], file=str(tmp_path / "o.amp")))
+
+
+def test_an_unconverged_training_is_named_as_in_amp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    atoms = training_images()[:2]
+    flat = NeuralNetwork(
+        (1,), activation="linear", lossfunction=LossFunction(convergence={"energy_rmse": 1e-14})
+    )
+    calculator = Amp(Gaussian(cutoff=4.0), flat, label="calc/never")
+    atoms.append(atoms[0].copy())
+    atoms[-1].positions[0, 0] += 1e-9
+    atoms[-1].calc = atoms[0].calc.__class__(atoms[-1], energy=1.0)
+    with pytest.raises(TrainingConvergenceError, match=r"never-untrained-parameters\.amp"):
+        calculator.train(atoms)
+    assert Path("calc/never-untrained-parameters.amp").exists()
+    assert not Path("calc/never.amp").exists()
