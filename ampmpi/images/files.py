@@ -213,7 +213,7 @@ def _row_ids(path: str, select: slice | str) -> NDArray[np.int64]:
     from ase.db import connect
 
     selection: Any = select if isinstance(select, str) else None
-    database = connect(path, use_lock_file=False)  # type: ignore[no-untyped-call]
+    database = connect(path, use_lock_file=False, serial=True)  # type: ignore[no-untyped-call]
     rows = database.select(selection, columns=["id"], include_data=False, sort="id")
     return np.fromiter((row.id for row in rows), np.int64)
 

@@ -98,7 +98,7 @@ class DatabaseReader:
     def __init__(self, path: str) -> None:
         from ase.db import connect
 
-        self._database: Any = connect(path, use_lock_file=False)  # type: ignore[no-untyped-call]
+        self._database: Any = connect(path, use_lock_file=False, serial=True)  # type: ignore[no-untyped-call]
         self._path = path
 
     def read(self, locator: int, results: bool) -> Atoms:
