@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from ampmpi.database import deleted, loose, manifest
+from ampmpi.database.archive import Archive, Identity
 from ampmpi.database.atomic import database_error, temporaries
 from ampmpi.database.entry import decode, encode, verify
 from ampmpi.database.layout import Kind, Layout, database_path, is_key, require_database
@@ -19,7 +20,6 @@ from ampmpi.entries import Entry, Fingerprint
 from ampmpi.errors import CorruptEntryError, DatabaseError
 
 if TYPE_CHECKING:
-    from ampmpi.database.archive import Archive
     from ampmpi.database.compress import CompressReport
 
 T = TypeVar("T")
@@ -221,19 +221,19 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         self.close()
 
     def _is_archive_replaced(self) -> bool:
-        from ampmpi.database.archive import Identity
-
         try:
             identity = Identity.of(os.stat(self.layout.archive))
-        except OSError:
+        except FileNotFoundError:
             return self._archive is not None
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                return True
+            raise database_error(error, "look for", self.layout.archive) from error
         return self._archive is None or self._archive.identity != identity
 
     def _current_archive(self) -> Archive | None:
         """Return the archive that is there now, opened again if it was replaced."""
         if self._is_archive_replaced():
-            from ampmpi.database.archive import Archive
-
             self.close()
             with contextlib.suppress(FileNotFoundError):
                 self._archive = Archive.open(self.layout.archive)

@@ -20,8 +20,9 @@ import contextlib
 import os
 from collections.abc import Mapping
 
-from ampmpi.database.atomic import write_file
+from ampmpi.database.atomic import database_error, write_file
 from ampmpi.database.layout import Layout, is_key
+from ampmpi.errors import DatabaseError
 
 
 def mark(layout: Layout, key: str) -> None:
@@ -32,28 +33,54 @@ def mark(layout: Layout, key: str) -> None:
     DatabaseError
         It cannot be set.
     """
-    with contextlib.suppress(FileExistsError):
-        os.makedirs(layout.deleted)
-    write_file(layout.temporaries, layout.deleted_mark(key), b"", "delete")
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(layout.deleted)
+        write_file(layout.temporaries, layout.deleted_mark(key), b"", "delete")
+    except FileNotFoundError as error:
+        raise database_error(error, "write", layout.deleted_mark(key)) from error
+    except OSError as error:
+        if isinstance(error, DatabaseError):
+            raise
+        raise database_error(error, "create", layout.deleted) from error
 
 
 def marked(layout: Layout) -> dict[str, tuple[int, int]]:
-    """Return the marked keys, and what tells each mark from a later one of the same key."""
+    """Return the marked keys, and what tells each mark from a later one of the same key.
+
+    Raises
+    ------
+    DatabaseError
+        The marks cannot be read.
+    """
     marks = {}
     try:
-        names = os.listdir(layout.deleted)
-    except OSError:
+        for name in filter(is_key, os.listdir(layout.deleted)):
+            with contextlib.suppress(FileNotFoundError):
+                status = os.stat(layout.deleted_mark(name))
+                marks[name] = (status.st_ino, status.st_mtime_ns)
+    except FileNotFoundError:
         return {}
-    for name in filter(is_key, names):
-        with contextlib.suppress(FileNotFoundError):
-            status = os.stat(layout.deleted_mark(name))
-            marks[name] = (status.st_ino, status.st_mtime_ns)
+    except OSError as error:
+        raise database_error(error, "list", layout.deleted) from error
     return marks
 
 
 def is_marked(layout: Layout, key: str) -> bool:
-    """Whether the archive's copy of a key is hidden."""
-    return os.path.lexists(layout.deleted_mark(key))
+    """Whether the archive's copy of a key is hidden.
+
+    Raises
+    ------
+    DatabaseError
+        It cannot be known.
+    """
+    try:
+        os.lstat(layout.deleted_mark(key))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise database_error(error, "look for", layout.deleted_mark(key)) from error
+    return True
 
 
 def unmark(layout: Layout, marks: Mapping[str, tuple[int, int]]) -> None:

@@ -64,7 +64,8 @@ def exists(layout: Layout, key: str) -> bool:
         )
     except OSError as error:
         return error.errno not in (errno.ENOENT, errno.ENOTDIR)
-    os.close(descriptor)
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
     return True
 
 

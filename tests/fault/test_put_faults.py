@@ -1,0 +1,168 @@
+"""A put that is killed, or whose calls fail, one after the other: every one of them.
+
+Whatever happens, every other entry stays as it is, and the target is the old or
+the new one, never anything else.
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+
+import pytest
+from faults import TRANSFERS, FaultServer
+from put_victims import DATABASES, TARGET, make_entry
+
+from ampmpi import FingerprintDatabase
+from ampmpi.database.atomic import sweep, temporaries
+from ampmpi.database.layout import Layout, is_database
+
+ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES, errno.ESTALE]
+LASTING = [errno.ENOSPC, errno.EROFS, errno.EDQUOT]
+
+
+@pytest.fixture(scope="module")
+def server(shim):
+    with FaultServer(shim, "put_victims") as server:
+        yield server
+
+
+@pytest.fixture(params=DATABASES)
+def case(request):
+    """Return a function that makes the database anew, and the entries that it holds."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        original, path = f"{folder}/original-fingerprints", f"{folder}/copy-fingerprints"
+        entries = DATABASES[request.param](original)
+
+        def renew():
+            shutil.rmtree(path + ".ampdb", ignore_errors=True)
+            if os.path.isdir(original + ".ampdb"):
+                shutil.copytree(original + ".ampdb", path + ".ampdb")
+            return path
+
+        yield renew, entries
+
+
+def faults(names):
+    """Go through every fault at every call."""
+    for number, name in enumerate(names, 1):
+        yield number, "KILL", 0
+        yield number, "KILL_AFTER", 0
+        if name in TRANSFERS:
+            yield number, "SHORT", 0
+            yield number, "KILL_SHORT", 0
+        for error in ERRORS:
+            yield number, "FAIL", error
+        yield number, "FAIL_AFTER", ERRORS[number % len(ERRORS)]
+        yield number, "FAIL_ON", LASTING[number % len(LASTING)]
+
+
+def read(path):
+    """Return what a database holds, and check that nothing in it is damaged."""
+    if not os.path.isdir(path + ".ampdb"):
+        return {}
+    database = FingerprintDatabase(path)
+    found = dict(database.get_many())
+    assert database.corrupt == {}
+    assert set(found) == set(database)
+    return found
+
+
+def is_sentence(outcome, path):
+    """Whether a victim ended with an error that says what is wrong, and where."""
+    return (
+        "DatabaseError" in outcome.error
+        and path in outcome.message
+        and "\n" not in outcome.message
+        and "unknown" not in outcome.message
+    )
+
+
+def check_after(path, entries, outcome, action, wanted):
+    """Check a database after a fault; `wanted` is the target's new entry, or None."""
+    others = {key: entry for key, entry in entries.items() if key != TARGET}
+    found = read(path)
+    target = found.pop(TARGET, None)
+    assert found == others
+    assert target in (entries.get(TARGET), wanted)
+    layout = Layout(path + ".ampdb")
+    if outcome.status == "returned":
+        assert target == wanted
+    elif outcome.status == "raised":
+        assert is_sentence(outcome, path)
+    else:
+        assert outcome.status == "killed" and "KILL" in action
+    if outcome.status == "killed":
+        sweep(layout.temporaries)
+    if action != "FAIL_ON":
+        assert temporaries(layout.temporaries) == []
+    assert not os.path.isdir(layout.root) or is_database(layout.root)
+
+
+def check_goes_on(path, entries, outcome):
+    """Check that the next put succeeds; after a kill, a compress, too."""
+    database = FingerprintDatabase(path)
+    database[TARGET] = make_entry(7)
+    if outcome.status == "killed":
+        report = database.compress()
+        assert not report.set_aside and not report.lost and not report.left
+        assert os.listdir(database.layout.loose) == []
+        assert os.listdir(database.layout.temporaries) == []
+    assert dict(database) == {**entries, TARGET: make_entry(7)}
+
+
+def test_put(server, case):
+    renew, entries = case
+    names = server.calls("put", renew())
+    assert {"open64", "write", "close", "rename"} <= set(names)
+    statuses = {"returned": 0, "raised": 0, "killed": 0}
+    for number, action, error in faults(names):
+        path = renew()
+        outcome = server.run("put", path, action=action, number=number, error=error)
+        try:
+            check_after(path, entries, outcome, action, make_entry(1000))
+            check_goes_on(path, entries, outcome)
+        except Exception as failure:
+            failure.add_note(f"at call {number} of {names}: {action} {error}: {outcome}")
+            raise
+        statuses[outcome.status] += 1
+    assert min(statuses.values()) > 0
+    assert statuses["killed"] >= 2 * len(names)
+
+
+@pytest.mark.parametrize("case", ["loose", "archived"], indirect=True)
+def test_delete(server, case):
+    renew, entries = case
+    names = server.calls("delete", renew())
+    for number, action, error in faults(names):
+        path = renew()
+        outcome = server.run("delete", path, action=action, number=number, error=error)
+        try:
+            check_after(path, entries, outcome, action, None)
+            check_goes_on(path, entries, outcome)
+        except Exception as failure:
+            failure.add_note(f"at call {number} of {names}: {action} {error}: {outcome}")
+            raise
+
+
+@pytest.mark.parametrize("case", ["nothing", "loose"], indirect=True)
+def test_claim(server, case):
+    renew, entries = case
+    names = server.calls("claim", renew())
+    for number, action, error in faults(names):
+        path = renew()
+        outcome = server.run("claim", path, action=action, number=number, error=error)
+        try:
+            assert read(path) == entries
+            if os.path.isdir(path + ".ampdb"):
+                manifest = FingerprintDatabase(path).manifest()
+                assert manifest is None or manifest.digest == "aa"
+                if outcome.status == "returned":
+                    assert manifest is not None
+            if outcome.status == "raised":
+                assert is_sentence(outcome, path)
+            assert FingerprintDatabase(path).claim({"Rc": 6.5}, "aa", adopt=True)
+        except Exception as failure:
+            failure.add_note(f"at call {number} of {names}: {action} {error}: {outcome}")
+            raise
