@@ -237,7 +237,7 @@ class _Job:
                             self.stopping, progress, done)  # fmt: skip
         finally:
             marker.end()
-        comm.barrier()
+        comm.rest()
         seconds = perf_counter() - started
         self.stopping.raise_if_asked("computing")
         return done, seconds

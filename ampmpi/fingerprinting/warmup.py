@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
 
 from ampmpi import descriptor
@@ -33,9 +34,7 @@ def warm_up(comm: Communicator) -> None:
 
 def _stamp() -> str:
     """Return what changes whenever the kernels have to be compiled anew."""
-    import numba
-
-    state = [numba.__version__, str(descriptor.__file__)]
+    state = [version("numba"), str(descriptor.__file__)]
     for path in sorted(Path(str(descriptor.__file__)).parent.glob("*.py")):
         status = path.stat()
         state.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")

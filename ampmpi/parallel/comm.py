@@ -8,6 +8,7 @@ run works without an MPI library.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -53,6 +54,9 @@ class Communicator(Protocol):
 
     def barrier(self) -> None:
         """Wait for every rank."""
+
+    def rest(self) -> None:
+        """Wait for every rank without using the processor: for waits of seconds or more."""
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return the communicator of the ranks with the same color."""
@@ -111,6 +115,9 @@ class SerialCommunicator:
         return np.array(array, dtype=np.float64)
 
     def barrier(self) -> None:
+        pass
+
+    def rest(self) -> None:
         pass
 
     def split(self, color: int, key: int = 0) -> Communicator:
@@ -206,6 +213,12 @@ class MPICommunicator:
 
     def barrier(self) -> None:
         self._comm.Barrier()
+
+    def rest(self) -> None:
+        request, pause = self._comm.Ibarrier(), 1e-4
+        while not request.Test():
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
 
     def split(self, color: int, key: int = 0) -> Communicator:
         return MPICommunicator(self._comm.Split(color, key))

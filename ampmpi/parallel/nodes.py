@@ -18,4 +18,4 @@ def in_turns(comm: Communicator, function: Callable[[], object]) -> None:
     for now in range(3):
         if turn == now:
             function()
-        comm.barrier()
+        comm.rest()
