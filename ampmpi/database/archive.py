@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from abc import ABC, abstractmethod
@@ -94,16 +95,18 @@ class Archive(ABC):
 
             return StreamedArchive(path, descriptor, identity)
         except BaseException as error:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
             if isinstance(error, OSError):
                 raise database_error(error, "read", path) from error
             raise
 
     def close(self) -> None:
         """Close the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     def __enter__(self) -> Self:
         return self

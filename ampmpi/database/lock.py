@@ -102,7 +102,8 @@ def _look(path: str) -> _Seen | None:
     except OSError:
         return _Seen(b"", 0, 0)
     finally:
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def _parse(content: bytes) -> Holder:
