@@ -146,6 +146,10 @@ class Gaussian:
         """
         self.surroundings(atoms)
 
+    def _width(self, atoms: Atoms) -> int:
+        """Return the largest number of features of the image's elements."""
+        return max(self.n_features[symbol] for symbol in set(atoms.symbols))
+
     def surroundings(self, atoms: Atoms) -> Surroundings:
         """Check an image and find its neighbours."""
         from .neighbors import neighbor_list
@@ -154,11 +158,13 @@ class Gaussian:
         check_numbers(atoms)
         species = plan.species_of[atoms.numbers]
         check_elements(atoms, species, self.elements or ())
-        positions = np.ascontiguousarray(atoms.positions, dtype=float)
-        cell = np.ascontiguousarray(atoms.cell.array, dtype=float)
-        check_cell(cell, atoms.pbc, len(atoms), self.cutoff_radius)
-        order = np.argsort(species, kind="stable")
-        neighbors = neighbor_list(positions, cell, atoms.pbc, self.cutoff_radius, order)
+        # Copies: what the kernels are given always has the one type they are compiled for.
+        positions = np.array(atoms.positions, dtype=float, order="C")
+        cell = np.array(atoms.cell.array, dtype=float, order="C")
+        periodic = np.array(atoms.pbc, dtype=bool)
+        radius = self.cutoff_radius
+        check_cell(cell, periodic, len(atoms), radius)
+        neighbors = neighbor_list(positions, cell, periodic, radius, species, plan.n_species)
         check_overlap(atoms, neighbors.closest)
         return Surroundings(species, neighbors)
 
@@ -172,17 +178,10 @@ class Gaussian:
         """
         from . import kernels
 
-        species, neighbors = self.surroundings(atoms)
-        values = np.zeros((len(species), max(self.n_features.values())))
-        kernels.fingerprint(
-            species,
-            *neighbors[:4],
-            self._plan,
-            np.empty(0, np.int64),
-            values,
-            np.empty((0, 0, 0)),
+        surroundings = self.surroundings(atoms)
+        return self._fingerprint(
+            atoms, kernels.values(self._plan, *surroundings, self._width(atoms))
         )
-        return self._fingerprint(atoms, values)
 
     def fingerprint_primes(self, atoms: Atoms) -> FingerprintPrimes:
         """Return the derivatives of one image's fingerprint; errors as `fingerprint`."""
@@ -198,12 +197,8 @@ class Gaussian:
         """
         from . import kernels
 
-        species, neighbors = self.surroundings(atoms)
-        width = max(self.n_features.values())
-        pairs, slots = kernels.derivative_pairs(neighbors.start, neighbors.neighbor)
-        values = np.zeros((len(species), width))
-        primes = np.zeros((len(pairs), 3, width))
-        kernels.fingerprint(species, *neighbors[:4], self._plan, slots, values, primes)
+        surroundings = self.surroundings(atoms)
+        values, pairs, primes = kernels.primes(self._plan, *surroundings, self._width(atoms))
         fingerprint = self._fingerprint(atoms, values)
         return fingerprint, FingerprintPrimes(
             fingerprint.symbols, fingerprint.n_features, pairs, primes
@@ -228,11 +223,9 @@ class Gaussian:
         virial : (3, 3) float array, eV
             Derivative of the energy by strain; divided by the volume, the stress.
         """
-        _, primes = self.calculate(atoms)
-        forces = np.zeros((len(atoms), 3))
-        moved, centre = primes.pairs.T
-        np.add.at(forces, moved, -np.einsum("pdf,pf->pd", primes.values, dE_dG[centre]))
-        return forces, np.zeros((3, 3))
+        from . import kernels
+
+        return kernels.forces(self._plan, *self.surroundings(atoms), dE_dG)
 
     def predict_cost(self, atoms: Atoms) -> float:
         """Return the relative cost of the image's fingerprint, without a neighbour list."""

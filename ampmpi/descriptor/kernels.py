@@ -1,135 +1,157 @@
-"""Kernels: sums over neighbours and pairs of neighbours, on arrays alone."""
+"""Kernels: features, derivatives and forces of all atoms, on arrays alone."""
 
 from __future__ import annotations
 
-import numba as nb
+from typing import TYPE_CHECKING, TypeAlias
+
 import numpy as np
+from numpy.typing import NDArray
 
-from .plan import COSINE
+from .compiled import SOURCES, entry, inner
+from .rows import make_buffer
+from .sums import add_gradient, group_values, make_work, pair_values, prepare
 
-_jit = nb.njit(cache=True, nogil=True)
+if TYPE_CHECKING:
+    from .neighbors import NeighborList
+    from .plan import Plan
 
-
-@_jit
-def _cutoff(kind, parameters, x):  # type: ignore[no-untyped-def]
-    """Cutoff function and its derivative by x = R/Rc."""
-    if x >= 1.0:
-        return 0.0, 0.0
-    if kind == COSINE:
-        return 0.5 * (1.0 + np.cos(np.pi * x)), -0.5 * np.pi * np.sin(np.pi * x)
-    g = parameters[1]
-    return 1.0 + g * x ** (g + 1.0) - (g + 1.0) * x**g, g * (g + 1.0) * (x**g - x ** (g - 1.0))
+FloatArray: TypeAlias = NDArray[np.float64]
+IntArray: TypeAlias = NDArray[np.int64]
 
 
-@_jit
-def _radial(kind, parameters, eta, offset, square):  # type: ignore[no-untyped-def]
-    """w(R) and l with dw/dR_vector = l·R_vector."""
-    Rc = parameters[0]
-    x = np.sqrt(square) / Rc
-    fc, slope = _cutoff(kind, parameters, x)
-    e = np.exp(-eta * (x - offset) ** 2)
-    return e * fc, e * (slope - 2.0 * eta * (x - offset) * fc) / (x * Rc * Rc)
-
-
-@_jit
-def _angle(gamma, zeta, c):  # type: ignore[no-untyped-def]
-    """Return ``2^(1−ζ)(1 + γc)^ζ`` and its derivative by c."""
-    base = max(1.0 + gamma * c, 0.0) if abs(gamma) <= 1.0 else 1.0 + gamma * c
-    power = 2.0 ** (1.0 - zeta) * base ** (zeta - 1.0)
-    return power * base, gamma * zeta * power
-
-
-@_jit
-def fingerprint(species, start, index, vectors, squares, plan, slots, values, primes):  # type: ignore[no-untyped-def]
-    """Add feature values and, where `slots` has entries, their derivatives."""
+@entry
+def add_values(species, start, neighbor, vectors, squares, plan, buffer, values, sources=SOURCES):
+    """Add the features of each atom to `values`."""
+    work = make_work(start, plan, buffer)
     for i in range(len(species)):
-        lo, hi = start[i], start[i + 1]
         s = species[i]
-        for f in range(plan.pair_start[s], plan.pair_start[s + 1]):
-            a, radial, feature = plan.pairs[f]
-            eta, offset = plan.radials[radial]
-            for j in range(lo, hi):
-                if species[index[j]] == a:
-                    w, slope = _radial(plan.cutoff_kind, plan.cutoff, eta, offset, squares[j])
-                    values[i, feature] += w
-                    if len(slots) > 0:
-                        for d in range(3):
-                            primes[slots[j], d, feature] += slope * vectors[d, j]
-                            primes[slots[len(index) + i], d, feature] -= slope * vectors[d, j]
-        for group in range(plan.group_start[s], plan.group_start[s + 1]):
-            a, b, radial, third, first, last = plan.groups[group]
-            eta = plan.radials[radial, 0]
-            for j in range(lo, hi):
-                for k in range(j + 1, hi):
-                    sj, sk = species[index[j]], species[index[k]]
-                    if min(sj, sk) != a or max(sj, sk) != b:
-                        continue
-                    wj, lj = _radial(plan.cutoff_kind, plan.cutoff, eta, 0.0, squares[j])
-                    wk, lk = _radial(plan.cutoff_kind, plan.cutoff, eta, 0.0, squares[k])
-                    dot = 0.0
-                    square = 0.0
-                    for d in range(3):
-                        dot += vectors[d, j] * vectors[d, k]
-                        square += (vectors[d, j] - vectors[d, k]) ** 2
-                    q, m = 1.0, 0.0
-                    if third:
-                        q, m = _radial(plan.cutoff_kind, plan.cutoff, eta, 0.0, square)
-                    inverse = 1.0 / np.sqrt(squares[j] * squares[k])
-                    c = dot * inverse
-                    for channel in range(first, last):
-                        gamma, zeta = plan.channels[channel]
-                        for sign in range(2):
-                            feature = plan.channel_features[channel, sign]
-                            if feature < 0:
-                                continue
-                            A, dA = _angle(gamma * (1 - 2 * sign), zeta, c)
-                            values[i, feature] += A * wj * wk * q
-                            if len(slots) > 0:
-                                W = wj * wk * q
-                                b_ = dA * W * inverse - A * wj * wk * m
-                                aj = A * wk * (q * lj + wj * m) - dA * W * c / squares[j]
-                                ak = A * wj * (q * lk + wk * m) - dA * W * c / squares[k]
-                                for d in range(3):
-                                    gj = aj * vectors[d, j] + b_ * vectors[d, k]
-                                    gk = ak * vectors[d, k] + b_ * vectors[d, j]
-                                    primes[slots[j], d, feature] += gj
-                                    primes[slots[k], d, feature] += gk
-                                    primes[slots[len(index) + i], d, feature] -= gj + gk
+        prepare(i, species, start, neighbor, vectors, squares, plan, work)
+        pair_values(s, plan, work, values[i])
+        for row in range(plan.group_start[s], plan.group_start[s + 1]):
+            group_values(row, plan, work, values[i])
 
 
-@_jit
-def derivative_pairs(start, index):  # type: ignore[no-untyped-def]
-    """Pairs (m, n) sorted by n, then m; and the pair of each neighbour entry, then of each atom."""
+@entry
+def add_primes(
+    species, start, neighbor, vectors, squares, plan, buffer, slots, values, primes, sources=SOURCES
+):
+    """Add the features of each atom to `values` and their derivatives to `primes`."""
+    work = make_work(start, plan, buffer)
+    width = values.shape[1]
+    gradient = np.empty((work.near.shape[1], 3, width))
+    no_energy = np.empty(0)
+    scale = 1.0 / plan.cutoff
+    for i in range(len(species)):
+        s = species[i]
+        n = prepare(i, species, start, neighbor, vectors, squares, plan, work)
+        pair_values(s, plan, work, values[i])
+        add_gradient(i, s, n, plan, work, no_energy, values[i], gradient)
+        own = slots[len(neighbor) + i]
+        for j in range(n):
+            slot = slots[start[i] + j]
+            for d in range(3):
+                for f in range(width):
+                    primes[slot, d, f] += scale * gradient[j, d, f]
+                    primes[own, d, f] -= scale * gradient[j, d, f]
+
+
+@entry
+def add_forces(
+    species, start, neighbor, vectors, squares, plan, buffer, dE_dG, forces, virial, sources=SOURCES
+):
+    """Add an energy's forces and its derivative by strain, given its derivative by features."""
+    work = make_work(start, plan, buffer)
+    gradient = np.empty((work.near.shape[1], 3, 1))
+    no_values = np.empty(0)
+    scale = 1.0 / plan.cutoff
+    for i in range(len(species)):
+        n = prepare(i, species, start, neighbor, vectors, squares, plan, work)
+        add_gradient(i, species[i], n, plan, work, dE_dG[i], no_values, gradient)
+        for j in range(n):
+            near = start[i] + j
+            for d in range(3):
+                pull = scale * gradient[j, d, 0]
+                forces[neighbor[near], d] -= pull
+                forces[i, d] += pull
+                for e in range(3):
+                    virial[d, e] += pull * vectors[near, e]
+
+
+@inner
+def _group_by(keys, n_keys):
+    """Return the indices of `keys` grouped by key, and where each group begins."""
+    start = np.zeros(n_keys + 1, np.int64)
+    for key in keys:
+        start[key + 1] += 1
+    for key in range(n_keys):
+        start[key + 1] += start[key]
+    cursor = start[:-1].copy()
+    order = np.empty(len(keys), np.int64)
+    for index, key in enumerate(keys):
+        order[cursor[key]] = index
+        cursor[key] += 1
+    return order, start
+
+
+@entry
+def derivative_pairs(start, neighbor, sources=SOURCES):
+    """Find which atoms move which features.
+
+    Returns
+    -------
+    pairs : (n_pairs, 2) int32 array
+        Pairs (m, n) of an atom and a centre that it is a neighbour of, or is
+        itself, sorted by n, then m.
+    slots : (n_entries + n_atoms,) int64 array
+        The pair of each entry of the neighbour list, then of each atom itself.
+    """
     n_atoms = len(start) - 1
-    last = np.full(n_atoms, -1, np.int64)
-    count = np.zeros(n_atoms + 1, np.int64)
-    for m in range(n_atoms):
-        count[m + 1] += 1
-        last[m] = m
-        for q in range(start[m], start[m + 1]):
-            if last[index[q]] != m:
-                last[index[q]] = m
-                count[index[q] + 1] += 1
-    first = np.cumsum(count)
-    pairs = np.empty((first[n_atoms], 2), np.int32)
-    cursor = first[:-1].copy()
-    last[:] = -1
-    for m in range(n_atoms):
-        last[m] = m
-        pairs[cursor[m]] = m
-        cursor[m] += 1
-        for q in range(start[m], start[m + 1]):
-            n = index[q]
-            if last[n] != m:
-                last[n] = m
-                pairs[cursor[n], 0] = m
-                pairs[cursor[n], 1] = n
-                cursor[n] += 1
-    slots = np.empty(len(index) + n_atoms, np.int64)
+    n_entries = len(neighbor)
+    centre = np.empty(n_entries + n_atoms, np.int64)
+    moved = np.empty(n_entries + n_atoms, np.int64)
+    moved[:n_entries] = neighbor
     for n in range(n_atoms):
-        for p in range(first[n], first[n + 1]):
-            last[pairs[p, 0]] = p
-        for q in range(start[n], start[n + 1]):
-            slots[q] = last[index[q]]
-        slots[len(index) + n] = last[n]
-    return pairs, slots
+        centre[start[n] : start[n + 1]] = n
+        centre[n_entries + n] = n
+        moved[n_entries + n] = n
+    by_moved, _ = _group_by(moved, n_atoms)
+    by_both, _ = _group_by(centre[by_moved], n_atoms)
+    slots = np.empty(n_entries + n_atoms, np.int64)
+    pairs = np.empty((n_entries + n_atoms, 2), np.int32)
+    n_pairs = 0
+    for index in by_both:
+        q = by_moved[index]
+        m, n = moved[q], centre[q]
+        if n_pairs == 0 or pairs[n_pairs - 1, 0] != m or pairs[n_pairs - 1, 1] != n:
+            pairs[n_pairs, 0] = m
+            pairs[n_pairs, 1] = n
+            n_pairs += 1
+        slots[q] = n_pairs - 1
+    return pairs[:n_pairs], slots
+
+
+def values(plan: Plan, species: IntArray, near: NeighborList, width: int) -> FloatArray:
+    """Return the features of each atom, an (n_atoms, width) float array."""
+    result = np.zeros((len(species), width))
+    add_values(species, *near[:4], plan, make_buffer(), result)
+    return result
+
+
+def primes(
+    plan: Plan, species: IntArray, near: NeighborList, width: int
+) -> tuple[FloatArray, NDArray[np.int32], FloatArray]:
+    """Return features, the pairs (m, n), and the derivatives of n's features by m's position."""
+    pairs, slots = derivative_pairs(near.start, near.neighbor)
+    result = np.zeros((len(species), width))
+    derivatives = np.zeros((len(pairs), 3, width))
+    add_primes(species, *near[:4], plan, make_buffer(), slots, result, derivatives)
+    return result, pairs, derivatives
+
+
+def forces(
+    plan: Plan, species: IntArray, near: NeighborList, dE_dG: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return forces, (n_atoms, 3), and virial, (3, 3), of an energy given by its derivatives."""
+    result, virial = np.zeros((len(species), 3)), np.zeros((3, 3))
+    add_forces(species, *near[:4], plan, make_buffer(), dE_dG, result, virial)
+    return result, virial

@@ -1,34 +1,36 @@
 """Neighbour list: every pair of atoms closer than the cutoff, with any periodicity.
 
-Atoms are sorted into bins along the (wrapped) cell axes, and each atom looks
-through the bins that can hold a neighbour: the work grows as the number of atoms.
-A bin may be reached several times, as several periodic images, so that cells
-thinner than the cutoff need no special treatment. Axes without periodicity are
-replaced by unit vectors orthogonal to the others.
+The atoms and those of their periodic images that can be neighbours are sorted
+into a grid of bins, laid out along the axes of the reduced cell. An atom then
+looks through rows of bins, in which candidates lie one after the other: the
+work grows as the number of atoms. Cells thinner than the cutoff need no special
+treatment, they only have more images. Axes without periodicity are replaced by
+unit vectors orthogonal to the others.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba as nb
 import numpy as np
 from numpy.typing import NDArray
+
+from .compiled import SOURCES, entry, inner
 
 BINS_PER_CUTOFF = 2.0
 
 
 class NeighborList(NamedTuple):
-    """Neighbours of each atom, stored one row after the other.
+    """Neighbours of each atom, stored one atom after the other.
 
     Attributes
     ----------
     start : (n_atoms + 1,) int64 array
         The neighbours of atom i are entries ``start[i]`` to ``start[i + 1]``,
-        sorted by their place in the order that `neighbor_list` was given.
+        grouped by species in ascending order.
     neighbor : (n_entries,) int64 array
         The neighbouring atom; the atom itself when it is a periodic image of it.
-    vectors : (3, n_entries) float array, Å
+    vectors : (n_entries, 3) float array, Å
         From the atom to the neighbour.
     squares : (n_entries,) float array, Å²
         Squared distances.
@@ -44,45 +46,37 @@ class NeighborList(NamedTuple):
     closest: NDArray[np.float64]
 
 
-_jit = nb.njit(cache=True, nogil=True)
+class _Grid(NamedTuple):
+    """Bins along the three axes.
+
+    Attributes
+    ----------
+    low, scale : (3,) float array
+        A fractional coordinate f lies in bin ``(f − low)·scale``.
+    n_bins : (3,) int64 array
+        Bins that the atoms themselves occupy.
+    reach : (3,) int64 array
+        Bins to look through on either side; the grid is as much longer at both ends.
+    """
+
+    low: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    n_bins: NDArray[np.int64]
+    reach: NDArray[np.int64]
 
 
-@_jit
-def _complete_axes(cell, periodic):  # type: ignore[no-untyped-def]
-    """Return the cell with its axes without periodicity made orthogonal to the others."""
-    axes = np.zeros((3, 3))
-    done = 0
-    last = 0
-    for a in range(3):
-        if periodic[a]:
-            axes[a] = cell[a]
-            done += 1
-            last = a
-    if done == 0:
-        for a in range(3):
-            axes[a, a] = 1.0
-        return axes
-    if done == 1:
-        smallest = 0
-        for c in range(3):
-            if abs(axes[last, c]) < abs(axes[last, smallest]):
-                smallest = c
-        unit = np.zeros(3)
-        unit[smallest] = 1.0
-        second = (last + 1) % 3
-        axes[second] = _unit_normal(axes[last], unit)
-        done = 2
-        periodic = periodic.copy()
-        periodic[second] = True
-    if done == 2:
-        for a in range(3):
-            if not periodic[a]:
-                axes[a] = _unit_normal(axes[(a + 1) % 3], axes[(a + 2) % 3])
-    return axes
+class _Candidates(NamedTuple):
+    """Atoms and images in the order of their bins: atom and place of each, first of each bin."""
+
+    atom: NDArray[np.int64]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    z: NDArray[np.float64]
+    bin_start: NDArray[np.int64]
 
 
-@_jit
-def _cross(a, b):  # type: ignore[no-untyped-def]
+@inner
+def _cross(a, b):
     result = np.empty(3)
     for c in range(3):
         d, e = (c + 1) % 3, (c + 2) % 3
@@ -90,181 +84,241 @@ def _cross(a, b):  # type: ignore[no-untyped-def]
     return result
 
 
-@_jit
-def _unit_normal(a, b):  # type: ignore[no-untyped-def]
+@inner
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@inner
+def _unit_normal(a, b):
     normal = _cross(a, b)
-    return normal / np.sqrt((normal * normal).sum())
+    return normal / np.sqrt(_dot(normal, normal))
 
 
-@_jit
-def _reciprocal(axes):  # type: ignore[no-untyped-def]
-    """Rows b_i with ``b_i · a_j = δ_ij``; 1/|b_i| is the height of the cell along axis i."""
-    rows = np.empty((3, 3))
+@inner
+def _reduce(axes, periodic):
+    """Shorten periodic axes by whole numbers of the others, in place; the lattice stays."""
+    changed = True
+    while changed:
+        changed = False
+        for a in range(3):
+            for b in range(3):
+                if a != b and periodic[a] and periodic[b]:
+                    turns = np.rint(_dot(axes[a], axes[b]) / _dot(axes[b], axes[b]))
+                    shorter = axes[a] - turns * axes[b]
+                    if _dot(shorter, shorter) < 0.999999 * _dot(axes[a], axes[a]):
+                        axes[a] = shorter
+                        changed = True
+
+
+@inner
+def _search_axes(cell, periodic):
+    """Axes of the reduced cell, those without periodicity orthogonal to the others."""
+    axes = cell.copy()
+    _reduce(axes, periodic)
+    known = periodic.copy()
+    if not known.any():
+        axes[0, 0], axes[0, 1], axes[0, 2] = 1.0, 0.0, 0.0
+        known[0] = True
+    if known.sum() == 1:
+        first = np.argmax(known)
+        smallest = np.argmin(np.abs(axes[first]))
+        unit = np.zeros(3)
+        unit[smallest] = 1.0
+        axes[(first + 1) % 3] = _unit_normal(axes[first], unit)
+        known[(first + 1) % 3] = True
     for a in range(3):
-        rows[a] = _cross(axes[(a + 1) % 3], axes[(a + 2) % 3])
-        rows[a] /= (rows[a] * axes[a]).sum()
-    return rows
+        if not known[a]:
+            axes[a] = _unit_normal(axes[(a + 1) % 3], axes[(a + 2) % 3])
+    return axes
 
 
-@_jit
-def _bin_grid(fractions, reciprocal, periodic, cutoff):  # type: ignore[no-untyped-def]
-    """Lowest fraction and span of each axis, number of bins, and bins to search either side."""
-    low, span = np.zeros(3), np.ones(3)
-    length = np.empty(3)
-    count, reach = np.empty(3, np.int64), np.empty(3, np.int64)
-    n_atoms = len(fractions)
-    for a in range(3):
-        if not periodic[a]:
-            low[a] = fractions[:, a].min()
-            span[a] = fractions[:, a].max() - low[a]
-        length[a] = span[a] / np.sqrt((reciprocal[a] * reciprocal[a]).sum())
-        wanted = np.floor(length[a] * BINS_PER_CUTOFF / cutoff)
-        count[a] = int(max(1.0, min(wanted, n_atoms)))
-    while count[0] * count[1] * count[2] > max(8, 2 * n_atoms):
-        largest = np.argmax(count)
-        count[largest] = (count[largest] + 1) // 2
-    for a in range(3):
-        if length[a] > 0.0:
-            bins = cutoff * count[a] / length[a] * (1.0 + 1.0e-12)
-            reach[a] = np.int64(np.ceil(min(bins, 1.0e9)))
-        else:
-            reach[a] = 0
-        if not periodic[a]:
-            reach[a] = min(reach[a], count[a] - 1)
-    return low, span, count, reach
-
-
-@_jit
-def _grown(old, size):  # type: ignore[no-untyped-def]
-    new = np.empty((old.shape[0], size))
-    new[:, : old.shape[1]] = old
-    return new
-
-
-@_jit
-def _half_list(positions, axes, periodic, cutoff):  # type: ignore[no-untyped-def]
-    """Each pair once: rows are first atom, second atom, the vector between, its square."""
+@inner
+def _wrap(positions, axes, periodic):
+    """Positions in the cell along periodic axes, the fractions of axes, and the cell's heights."""
     n_atoms = len(positions)
-    reciprocal = _reciprocal(axes)
+    wrapped = positions.copy()
     fractions = np.empty((n_atoms, 3))
-    wrapped = np.empty((n_atoms, 3))
-    for i in range(n_atoms):
-        for a in range(3):
-            wrapped[i, a] = positions[i, a]
-        for a in range(3):
-            f = 0.0
-            for c in range(3):
-                f += reciprocal[a, c] * positions[i, c]
+    heights = np.empty(3)
+    for a in range(3):
+        reciprocal = _cross(axes[(a + 1) % 3], axes[(a + 2) % 3])
+        reciprocal /= _dot(reciprocal, axes[a])
+        heights[a] = 1.0 / np.sqrt(_dot(reciprocal, reciprocal))
+        for i in range(n_atoms):
+            f = _dot(reciprocal, positions[i])
             if periodic[a]:
                 turns = np.floor(f)
                 f -= turns
                 for c in range(3):
                     wrapped[i, c] -= turns * axes[a, c]
             fractions[i, a] = f
+    return wrapped, fractions, heights
 
-    low, span, count, reach = _bin_grid(fractions, reciprocal, periodic, cutoff)
-    n_bins = count[0] * count[1] * count[2]
-    place = np.empty((n_atoms, 3), np.int64)
-    bin_start = np.zeros(n_bins + 1, np.int64)
-    for i in range(n_atoms):
-        for a in range(3):
-            f = (fractions[i, a] - low[a]) / span[a] if span[a] > 0.0 else 0.0
-            place[i, a] = min(np.int64(f * count[a]), count[a] - 1)
-        bin_start[(place[i, 0] * count[1] + place[i, 1]) * count[2] + place[i, 2] + 1] += 1
-    bin_start = np.cumsum(bin_start)
-    members = np.empty(n_atoms, np.int64)
-    sorted_positions = np.empty((n_atoms, 3))
-    cursor = bin_start[:-1].copy()
-    for i in range(n_atoms):
-        b = (place[i, 0] * count[1] + place[i, 1]) * count[2] + place[i, 2]
-        members[cursor[b]] = i
-        sorted_positions[cursor[b]] = wrapped[i]
-        cursor[b] += 1
+
+@inner
+def _make_grid(fractions, heights, periodic, cutoff):
+    n_atoms = len(fractions)
+    low, span, length = np.zeros(3), np.ones(3), np.empty(3)
+    count, reach = np.ones(3, np.int64), np.zeros(3, np.int64)
+    for a in range(3):
+        if not periodic[a]:
+            low[a] = fractions[:, a].min()
+            span[a] = fractions[:, a].max() - low[a]
+        length[a] = span[a] * heights[a]
+        wanted = np.floor(length[a] * BINS_PER_CUTOFF / cutoff)
+        count[a] = int(max(1.0, min(wanted, n_atoms)))
+    while count[0] * count[1] * count[2] > max(8, 2 * n_atoms):
+        largest = np.argmax(count)
+        count[largest] = (count[largest] + 1) // 2
+    scale = np.zeros(3)
+    for a in range(3):
+        if periodic[a]:
+            reach[a] = int(np.ceil(cutoff * count[a] / length[a] * (1.0 + 1.0e-12)))
+        elif length[a] > 0.0:
+            bins = np.ceil(min(cutoff * count[a] / length[a], 1.0e9) * (1.0 + 1.0e-12))
+            reach[a] = min(int(bins), count[a] - 1)
+        if span[a] > 0.0:
+            scale[a] = count[a] / span[a]
+    return _Grid(low, scale, count, reach)
+
+
+@inner
+def _bin_of(grid, fractions, i, a):
+    place = int((fractions[i, a] - grid.low[a]) * grid.scale[a])
+    return min(place, grid.n_bins[a] - 1)
+
+
+@inner
+def _images(place, a, grid, periodic):
+    """First and last turn along an axis that bring an atom from its bin into the grid."""
+    if not periodic[a]:
+        return 0, 0
+    count, reach = grid.n_bins[a], grid.reach[a]
+    return -((reach + place) // count), (count + reach - 1 - place) // count
+
+
+@inner
+def _make_candidates(wrapped, fractions, axes, periodic, grid):
+    n_atoms = len(wrapped)
+    count, reach = grid.n_bins, grid.reach
+    size = count + 2 * reach
+    bin_start = np.zeros(size[0] * size[1] * size[2] + 1, np.int64)
+    for fill in range(2):  # count first, then place
+        if fill:
+            n_candidates = 0
+            for b in range(len(bin_start)):
+                n_candidates += bin_start[b]
+                bin_start[b] = n_candidates - bin_start[b]
+            atom = np.empty(n_candidates, np.int64)
+            x, y, z = np.empty(n_candidates), np.empty(n_candidates), np.empty(n_candidates)
+        for i in range(n_atoms):
+            p0 = _bin_of(grid, fractions, i, 0)
+            p1 = _bin_of(grid, fractions, i, 1)
+            p2 = _bin_of(grid, fractions, i, 2)
+            first0, last0 = _images(p0, 0, grid, periodic)
+            first1, last1 = _images(p1, 1, grid, periodic)
+            first2, last2 = _images(p2, 2, grid, periodic)
+            for t0 in range(first0, last0 + 1):
+                row0 = (p0 + reach[0] + t0 * count[0]) * size[1]
+                for t1 in range(first1, last1 + 1):
+                    row1 = (row0 + p1 + reach[1] + t1 * count[1]) * size[2]
+                    for t2 in range(first2, last2 + 1):
+                        b = row1 + p2 + reach[2] + t2 * count[2]
+                        if fill:
+                            q = bin_start[b]
+                            atom[q] = i
+                            x[q] = wrapped[i, 0] + (
+                                t0 * axes[0, 0] + t1 * axes[1, 0] + t2 * axes[2, 0]
+                            )
+                            y[q] = wrapped[i, 1] + (
+                                t0 * axes[0, 1] + t1 * axes[1, 1] + t2 * axes[2, 1]
+                            )
+                            z[q] = wrapped[i, 2] + (
+                                t0 * axes[0, 2] + t1 * axes[1, 2] + t2 * axes[2, 2]
+                            )
+                        bin_start[b] += 1
+    for b in range(len(bin_start) - 1, 0, -1):
+        bin_start[b] = bin_start[b - 1]
+    bin_start[0] = 0
+    return _Candidates(atom, x, y, z, bin_start)
+
+
+@inner
+def _grown(old, needed):
+    new = np.empty(max(needed, 2 * len(old)), old.dtype)
+    new[: len(old)] = old
+    return new
+
+
+@entry
+def _neighbor_list(positions, cell, periodic, cutoff, species, n_species, sources=SOURCES):
+    n_atoms = len(positions)
+    axes = _search_axes(cell, periodic)
+    wrapped, fractions, heights = _wrap(positions, axes, periodic)
+    grid = _make_grid(fractions, heights, periodic, cutoff)
+    atom, x, y, z, bin_start = _make_candidates(wrapped, fractions, axes, periodic, grid)
+    size1 = grid.n_bins[1] + 2 * grid.reach[1]
+    size2 = grid.n_bins[2] + 2 * grid.reach[2]
 
     limit = cutoff * cutoff
-    n_pairs = 0
-    pairs = np.empty((6, 64 + 32 * n_atoms))
-    for i in range(n_atoms):
-        xi, yi, zi = wrapped[i, 0], wrapped[i, 1], wrapped[i, 2]
-        for s0 in range(place[i, 0] - reach[0], place[i, 0] + reach[0] + 1):
-            t0 = np.int64(np.floor(s0 / count[0]))
-            if t0 != 0 and not periodic[0]:
-                continue
-            for s1 in range(place[i, 1] - reach[1], place[i, 1] + reach[1] + 1):
-                t1 = np.int64(np.floor(s1 / count[1]))
-                if t1 != 0 and not periodic[1]:
-                    continue
-                row = ((s0 - t0 * count[0]) * count[1] + s1 - t1 * count[1]) * count[2]
-                for s2 in range(place[i, 2] - reach[2], place[i, 2] + reach[2] + 1):
-                    t2 = np.int64(np.floor(s2 / count[2]))
-                    if t2 != 0 and not periodic[2]:
-                        continue
-                    b = row + s2 - t2 * count[2]
-                    ox = t0 * axes[0, 0] + t1 * axes[1, 0] + t2 * axes[2, 0]
-                    oy = t0 * axes[0, 1] + t1 * axes[1, 1] + t2 * axes[2, 1]
-                    oz = t0 * axes[0, 2] + t1 * axes[1, 2] + t2 * axes[2, 2]
-                    ahead = t0 > 0 or (t0 == 0 and (t1 > 0 or (t1 == 0 and t2 > 0)))
-                    for q in range(bin_start[b], bin_start[b + 1]):
-                        j = members[q]
-                        if j < i or (j == i and not ahead):
-                            continue
-                        dx = sorted_positions[q, 0] + ox - xi
-                        dy = sorted_positions[q, 1] + oy - yi
-                        dz = sorted_positions[q, 2] + oz - zi
-                        square = dx * dx + dy * dy + dz * dz
-                        if square < limit:
-                            if n_pairs == pairs.shape[1]:
-                                pairs = _grown(pairs, 2 * n_pairs)
-                            pairs[0, n_pairs] = i
-                            pairs[1, n_pairs] = j
-                            pairs[2, n_pairs] = dx
-                            pairs[3, n_pairs] = dy
-                            pairs[4, n_pairs] = dz
-                            pairs[5, n_pairs] = square
-                            n_pairs += 1
-    return pairs[:, :n_pairs]
-
-
-@_jit
-def _neighbor_list(positions, cell, periodic, cutoff, order):  # type: ignore[no-untyped-def]
-    n_atoms = len(positions)
-    pairs = _half_list(positions, _complete_axes(cell, periodic), periodic, cutoff)
-    n_pairs = pairs.shape[1]
+    square = np.empty(len(atom))
+    found = np.empty(len(atom), np.int64)
+    cursor = np.empty(n_species + 1, np.int64)
     closest = np.array([-1.0, -1.0, np.inf])
     start = np.zeros(n_atoms + 1, np.int64)
-    for p in range(n_pairs):
-        i, j = np.int64(pairs[0, p]), np.int64(pairs[1, p])
-        start[i + 1] += 1
-        start[j + 1] += 1
-        if pairs[5, p] < closest[2]:
-            closest[0], closest[1], closest[2] = i, j, pairs[5, p]
-    start = np.cumsum(start)
+    neighbor = np.empty(64 * n_atoms, np.int64)
+    vectors = np.empty(3 * 64 * n_atoms)
+    squares = np.empty(64 * n_atoms)
+    for i in range(n_atoms):
+        xi, yi, zi = wrapped[i, 0], wrapped[i, 1], wrapped[i, 2]
+        b0, b1, b2 = (
+            _bin_of(grid, fractions, i, 0),
+            _bin_of(grid, fractions, i, 1),
+            _bin_of(grid, fractions, i, 2),
+        )
+        n_found = 0
+        for e0 in range(b0, b0 + 2 * grid.reach[0] + 1):
+            for e1 in range(b1, b1 + 2 * grid.reach[1] + 1):
+                row = (e0 * size1 + e1) * size2 + b2
+                begin, end = bin_start[row], bin_start[row + 2 * grid.reach[2] + 1]
+                for q in range(begin, end):
+                    square[q] = (x[q] - xi) ** 2 + (y[q] - yi) ** 2 + (z[q] - zi) ** 2
+                for q in range(begin, end):
+                    found[n_found] = q
+                    n_found += square[q] < limit
 
-    # Grouped by the neighbour first: going through the groups in order then fills sorted rows.
-    of_neighbor = np.empty(2 * n_pairs, np.int64)
-    cursor = start[:-1].copy()
-    for p in range(n_pairs):
-        i, j = np.int64(pairs[0, p]), np.int64(pairs[1, p])
-        of_neighbor[cursor[j]] = 2 * p
-        cursor[j] += 1
-        of_neighbor[cursor[i]] = 2 * p + 1
-        cursor[i] += 1
-    index = np.empty(2 * n_pairs, np.int64)
-    vectors = np.empty((3, 2 * n_pairs))
-    squares = np.empty(2 * n_pairs)
-    cursor = start[:-1].copy()
-    for neighbor in order:
-        for q in range(start[neighbor], start[neighbor + 1]):
-            p, backward = of_neighbor[q] // 2, of_neighbor[q] % 2
-            atom = np.int64(pairs[backward, p])
-            sign = 1.0 - 2.0 * backward
-            e = cursor[atom]
-            cursor[atom] += 1
-            index[e] = neighbor
-            for c in range(3):
-                vectors[c, e] = sign * pairs[2 + c, p]
-            squares[e] = pairs[5, p]
-    return start, index, vectors, squares, closest
+        # The atom itself is among them, at distance 0: the first of its kind is left out.
+        first = start[i]
+        start[i + 1] = first + n_found - 1
+        if start[i + 1] > len(neighbor):
+            neighbor = _grown(neighbor, start[i + 1])
+            vectors = _grown(vectors, 3 * start[i + 1])
+            squares = _grown(squares, start[i + 1])
+        cursor[:] = 0
+        cursor[species[i] + 1] = -1
+        for f in range(n_found):
+            cursor[species[atom[found[f]]] + 1] += 1
+        cursor[0] = first
+        for s in range(n_species):
+            cursor[s + 1] += cursor[s]
+        seen = False
+        for f in range(n_found):
+            q = found[f]
+            j = atom[q]
+            if j == i and square[q] == 0.0 and not seen:
+                seen = True
+                continue
+            if square[q] < closest[2]:
+                closest[0], closest[1], closest[2] = i, j, square[q]
+            k = cursor[species[j]]
+            cursor[species[j]] += 1
+            neighbor[k] = j
+            vectors[3 * k] = x[q] - xi
+            vectors[3 * k + 1] = y[q] - yi
+            vectors[3 * k + 2] = z[q] - zi
+            squares[k] = square[q]
+    n = start[n_atoms]
+    return start, neighbor[:n], vectors[: 3 * n].reshape(n, 3), squares[:n], closest
 
 
 def neighbor_list(
@@ -272,7 +326,8 @@ def neighbor_list(
     cell: NDArray[np.float64],
     periodic: NDArray[np.bool_],
     cutoff: float,
-    order: NDArray[np.int64],
+    species: NDArray[np.int64],
+    n_species: int,
 ) -> NeighborList:
     """Find all neighbours closer than the cutoff.
 
@@ -286,7 +341,9 @@ def neighbor_list(
         Which axes are periodic.
     cutoff : float, Å
         Neighbours are closer than this.
-    order : (n_atoms,) int64 array
-        A permutation of the atoms: the order of each atom's neighbours.
+    species : (n_atoms,) int64 array
+        Number of each atom's species, by which neighbours are grouped.
+    n_species : int
+        Number of species.
     """
-    return NeighborList(*_neighbor_list(positions, cell, periodic, cutoff, order))
+    return NeighborList(*_neighbor_list(positions, cell, periodic, cutoff, species, n_species))

@@ -17,10 +17,10 @@ import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
-from .cutoffs import Cosine, Cutoff
+from .cutoffs import Cutoff
+from .factors import choose_factors
 from .symmetry import SymmetryFunction
 
-COSINE, POLYNOMIAL = 0, 1
 NOT_AN_ELEMENT = -1
 
 
@@ -31,14 +31,14 @@ class Plan(NamedTuple):
     ----------
     species_of : (120,) int64 array
         Species of each atomic number; -1 for those that cannot be centres.
-    n_features : (n_species,) int64 array
-        Number of functions of each centre.
-    cutoff_kind : int
-        `COSINE` or `POLYNOMIAL`.
-    cutoff : (2,) float array
-        Rc, Å, and the polynomial's γ.
-    radials : (n_radials, 2) float array
-        η and offset/Rc.
+    n_species : int
+        Number of species, those that are neighbours alone included.
+    cutoff : float
+        Rc, Å.
+    radial_kinds, radials : (n_radials,) int64 array, (n_radials, 12) float array
+        How to evaluate each radial, and its coefficients; see `factors`.
+    radial_of : (n_species, n_radials) bool array
+        Which radials a centre needs.
     pairs : (n, 3) int64 array
         G2 functions: species of the neighbour, radial, feature.
     pair_start : (n_species + 1,) int64 array
@@ -48,17 +48,18 @@ class Plan(NamedTuple):
         the first and last + 1 of the channels.
     group_start : (n_species + 1,) int64 array
         Rows of `groups` that belong to each centre.
-    channels : (n_channels, 2) float array
-        |γ| and ζ.
+    channels : (n_channels, 3) float array
+        |γ|, ζ and the prefactor 2^(1 − ζ).
     channel_features : (n_channels, 2) int64 array
         Features of +γ and −γ; -1 where there is none.
     """
 
     species_of: NDArray[np.int64]
-    n_features: NDArray[np.int64]
-    cutoff_kind: int
-    cutoff: NDArray[np.float64]
+    n_species: int
+    cutoff: float
+    radial_kinds: NDArray[np.int64]
     radials: NDArray[np.float64]
+    radial_of: NDArray[np.bool_]
     pairs: NDArray[np.int64]
     pair_start: NDArray[np.int64]
     groups: NDArray[np.int64]
@@ -104,17 +105,27 @@ def make_plan(cutoff: Cutoff, functions: Mapping[str, list[SymmetryFunction]]) -
             groups.append((*key, first, len(channels)))
         pair_start.append(len(pairs))
         group_start.append(len(groups))
+    kinds, coefficients = choose_factors(cutoff, np.array(list(radials), float).reshape(-1, 2))
+    radial_of = np.zeros((len(elements), len(radials)), np.bool_)
+    for s in range(len(elements)):
+        for _, radial, _ in pairs[pair_start[s] : pair_start[s + 1]]:
+            radial_of[s, radial] = True
+        for _, _, radial, *_ in groups[group_start[s] : group_start[s + 1]]:
+            radial_of[s, radial] = True
     return Plan(
         species_of=species_of,
-        n_features=np.array([len(functions[element]) for element in elements], np.int64),
-        cutoff_kind=COSINE if isinstance(cutoff, Cosine) else POLYNOMIAL,
-        cutoff=np.array([cutoff.Rc, getattr(cutoff, "gamma", 0.0)]),
-        radials=np.array(list(radials), float).reshape(-1, 2),
+        n_species=len(species),
+        cutoff=cutoff.Rc,
+        radial_kinds=kinds,
+        radials=coefficients,
+        radial_of=radial_of,
         pairs=np.array(pairs, np.int64).reshape(-1, 3),
         pair_start=np.array(pair_start, np.int64),
         groups=np.array(groups, np.int64).reshape(-1, 6),
         group_start=np.array(group_start, np.int64),
-        channels=np.array(channels, float).reshape(-1, 2),
+        channels=np.array(
+            [(gamma, zeta, 2.0 ** (1.0 - zeta)) for gamma, zeta in channels], float
+        ).reshape(-1, 3),
         channel_features=np.array(channel_features, np.int64).reshape(-1, 2),
     )
 

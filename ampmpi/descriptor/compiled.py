@@ -1,0 +1,30 @@
+"""How the kernels are compiled."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numba as nb
+
+SOURCES = zlib.crc32(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+)
+"""Checksum of this package's sources.
+
+An entry has it as the default of an argument, which makes it part of the
+signature: code in numba's cache is then never older than any of the sources,
+while numba itself looks only at the file in which the entry is.
+"""
+
+entry = nb.njit(cache=True, nogil=True, error_model="numpy")
+"""A function that Python calls: compiled once, kept on disk, runs without the GIL."""
+
+inner = nb.njit(nogil=True, error_model="numpy")
+"""A function that is compiled into the entries that call it."""
+
+fast = nb.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+"""Like `inner`, and sums may be reordered; infinities and NaN keep their meaning."""
+
+exact = nb.njit(nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
+"""Like `inner`, always inlined, and never reordered."""

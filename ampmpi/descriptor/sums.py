@@ -1,0 +1,252 @@
+"""Sums over the neighbours of one atom, and over pairs of them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import rows
+from .compiled import fast, inner
+from .factors import COSINE, INTEGER_POWER, MERGED
+from .radial import cosine, integer_power, merged, power
+from .rows import CHUNK, LANES, NO_FACTOR, WEIGHT
+
+
+class Work(NamedTuple):
+    """One thread's arrays for one centre.
+
+    Attributes
+    ----------
+    buffer : see `rows`
+    near : (6, most_neighbors) float array
+        x, y, z, u, 1/R of each neighbour in units of Rc, and 1 − u.
+    first : (n_species + 1,) int64 array
+        Where the neighbours of each species begin.
+    weights, slopes : (n_radials, most_neighbors) float array
+        Each radial w at each neighbour, and dw/d(vector) per length of the vector.
+    """
+
+    buffer: NDArray[np.float64]
+    near: NDArray[np.float64]
+    first: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    slopes: NDArray[np.float64]
+
+
+def _make_legs(factor):
+    """Return the loop that evaluates one radial at each neighbour, with this factor inlined."""
+
+    @fast
+    def legs(n, c, t, weights, slopes):
+        for j in range(n):
+            weight, slope = factor(t[j], c)
+            weights[j] = weight
+            slopes[j] = -2.0 * slope
+
+    return legs
+
+
+_merged_legs = _make_legs(merged)
+_cosine_legs = _make_legs(cosine)
+_integer_power_legs = _make_legs(integer_power)
+_power_legs = _make_legs(power)
+
+
+@inner
+def _coefficients(c):
+    return (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11])
+
+
+@inner
+def prepare(i, species, start, neighbor, vectors, squares, plan, work):
+    """Fill `work` with the neighbours of atom i; return their number."""
+    begin, n = start[i], start[i + 1] - start[i]
+    scale = 1.0 / plan.cutoff
+    near = work.near
+    for j in range(n):
+        near[0, j] = scale * vectors[begin + j, 0]
+        near[1, j] = scale * vectors[begin + j, 1]
+        near[2, j] = scale * vectors[begin + j, 2]
+        near[3, j] = scale * scale * squares[begin + j]
+        near[4, j] = 1.0 / np.sqrt(near[3, j])
+        near[5, j] = max(1.0 - near[3, j], 0.0)
+    work.first[:] = 0
+    for j in range(n):
+        work.first[species[neighbor[begin + j]] + 1] += 1
+    for s in range(1, len(work.first)):
+        work.first[s] += work.first[s - 1]
+    for r in range(len(plan.radials)):
+        if plan.radial_of[species[i], r]:
+            c = _coefficients(plan.radials[r])
+            weights, slopes = work.weights[r], work.slopes[r]
+            if plan.radial_kinds[r] == MERGED:
+                _merged_legs(n, c, near[5], weights, slopes)
+            elif plan.radial_kinds[r] == COSINE:
+                _cosine_legs(n, c, near[5], weights, slopes)
+            elif plan.radial_kinds[r] == INTEGER_POWER:
+                _integer_power_legs(n, c, near[5], weights, slopes)
+            else:
+                _power_legs(n, c, near[5], weights, slopes)
+    return n
+
+
+@inner
+def pair_values(s, plan, work, values):
+    """Add the functions of pairs, G2, to one atom's features."""
+    for row in range(plan.pair_start[s], plan.pair_start[s + 1]):
+        a, radial, feature = plan.pairs[row, 0], plan.pairs[row, 1], plan.pairs[row, 2]
+        total = 0.0
+        for j in range(work.first[a], work.first[a + 1]):
+            total += work.weights[radial, j]
+        values[feature] += total
+
+
+@inner
+def _pair_gradient(s, plan, work, dE_dG, gradient):
+    """Add the derivatives of G2, or of the energy through G2, to the gradient."""
+    near = work.near
+    for row in range(plan.pair_start[s], plan.pair_start[s + 1]):
+        a, radial, feature = plan.pairs[row, 0], plan.pairs[row, 1], plan.pairs[row, 2]
+        scale, column = 1.0, feature
+        if len(dE_dG) > 0:
+            scale, column = dE_dG[feature], 0
+        for j in range(work.first[a], work.first[a + 1]):
+            slope = scale * work.slopes[radial, j]
+            for d in range(3):
+                gradient[j, d, column] += slope * near[d, j]
+
+
+@inner
+def group_values(row, plan, work, values):
+    """Add a group's angular functions to one atom's features, taking each pair once."""
+    a, b, radial, third, first_channel, last_channel = plan.groups[row]
+    kind = plan.radial_kinds[radial] if third else NO_FACTOR
+    c = _coefficients(plan.radials[radial])
+    channels, features = plan.channels, plan.channel_features
+    buffer, near, weights = work.buffer, work.near, work.weights[radial]
+    last = work.first[b + 1]
+    for chunk in range(work.first[b], last, CHUNK):
+        chunk_end = min(chunk + CHUNK, last)
+        n = rows.load(buffer, chunk, chunk_end, near, weights)
+        for j in range(work.first[a], chunk_end if a == b else work.first[a + 1]):
+            begin = 0
+            if a == b and j >= chunk:  # only k > j: those before lose their weight one by one
+                buffer[WEIGHT + j - chunk] = 0.0
+                begin = (j - chunk + 1) // LANES * LANES
+            rows.row_values(
+                kind,
+                begin,
+                n,
+                near[0, j],
+                near[1, j],
+                near[2, j],
+                near[3, j],
+                near[4, j],
+                c,
+                buffer,
+            )
+            for channel in range(first_channel, last_channel):
+                gamma, zeta = channels[channel, 0], channels[channel, 1]
+                plus, minus = rows.powers(begin, n, gamma, zeta, buffer)
+                total_plus, total_minus = rows.sum_values(begin, n, gamma, plus, minus, buffer)
+                scale = weights[j] * channels[channel, 2]
+                if features[channel, 0] >= 0:
+                    values[features[channel, 0]] += scale * total_plus
+                if features[channel, 1] >= 0:
+                    values[features[channel, 1]] += scale * total_minus
+
+
+@inner
+def _add_row(gradient, j, column, near, scale, slope, w, sums):
+    """Add what one row says of the vector of j; ``sums`` as `rows.sum_slopes` gives them."""
+    value, along, x, y, z = sums
+    along = slope * value + w * along
+    gradient[j, 0, column] += scale * (along * near[0, j] + w * x)
+    gradient[j, 1, column] += scale * (along * near[1, j] + w * y)
+    gradient[j, 2, column] += scale * (along * near[2, j] + w * z)
+
+
+@inner
+def _group_gradient(row, swap, plan, work, dE_dG, values, gradient):
+    """Add the derivatives of a group's angular functions by the vectors of the neighbours j.
+
+    Each pair of neighbours is taken in both orders (`swap` for the second, where
+    the elements differ), so that only the vector of j is to be looked after.
+    The values come out of the same sums; half of each belongs to each order.
+    """
+    a, b, radial, third, first_channel, last_channel = plan.groups[row]
+    if swap:
+        a, b = b, a
+    kind = plan.radial_kinds[radial] if third else NO_FACTOR
+    c = _coefficients(plan.radials[radial])
+    channels, features = plan.channels, plan.channel_features
+    buffer, near = work.buffer, work.near
+    weights, slopes = work.weights[radial], work.slopes[radial]
+    energy = len(dE_dG) > 0
+    last = work.first[b + 1]
+    for chunk in range(work.first[b], last, CHUNK):
+        chunk_end = min(chunk + CHUNK, last)
+        n = rows.load(buffer, chunk, chunk_end, near, weights)
+        for j in range(work.first[a], work.first[a + 1]):
+            w, slope, inverse = weights[j], slopes[j], near[4, j]
+            itself = a == b and chunk <= j < chunk_end
+            if itself:
+                buffer[WEIGHT + j - chunk] = 0.0
+            rows.row_slopes(
+                kind, 0, n, near[0, j], near[1, j], near[2, j], near[3, j], inverse, c, buffer
+            )
+            if energy:
+                rows.clear_angles(n, buffer)
+            for channel in range(first_channel, last_channel):
+                gamma, zeta, scale = (
+                    channels[channel, 0],
+                    channels[channel, 1],
+                    channels[channel, 2],
+                )
+                f, g = features[channel, 0], features[channel, 1]
+                plus, minus = rows.powers(0, n, gamma, zeta, buffer)
+                if energy:
+                    gp = scale * dE_dG[f] if f >= 0 else 0.0
+                    gm = scale * dE_dG[g] if g >= 0 else 0.0
+                    rows.add_angles(n, gamma, zeta, plus, minus, gp, gm, buffer)
+                    continue
+                p, m = rows.sum_slopes(n, gamma, zeta, plus, minus, inverse, buffer)
+                if f >= 0:
+                    values[f] += 0.5 * scale * w * p[0]
+                    _add_row(gradient, j, f, near, scale, slope, w, p)
+                if g >= 0:
+                    values[g] += 0.5 * scale * w * m[0]
+                    _add_row(gradient, j, g, near, scale, slope, w, m)
+            if energy:
+                sums = rows.sum_angles(n, inverse, buffer)
+                _add_row(gradient, j, 0, near, 1.0, slope, w, sums)
+            if itself:
+                buffer[WEIGHT + j - chunk] = w
+
+
+@inner
+def add_gradient(i, s, n, plan, work, dE_dG, values, gradient):
+    """Find the derivatives of an atom's features, or of the energy, by its neighbours' vectors."""
+    gradient[:n] = 0.0
+    _pair_gradient(s, plan, work, dE_dG, gradient)
+    for row in range(plan.group_start[s], plan.group_start[s + 1]):
+        _group_gradient(row, False, plan, work, dE_dG, values, gradient)
+        if plan.groups[row, 0] != plan.groups[row, 1]:
+            _group_gradient(row, True, plan, work, dE_dG, values, gradient)
+
+
+@inner
+def make_work(start, plan, buffer):
+    """Return arrays that are large enough for every centre."""
+    most = LANES
+    for i in range(len(start) - 1):
+        most = max(most, start[i + 1] - start[i])
+    return Work(
+        buffer,
+        np.empty((6, most)),
+        np.zeros(plan.n_species + 1, np.int64),
+        np.empty((len(plan.radials), most)),
+        np.empty((len(plan.radials), most)),
+    )
