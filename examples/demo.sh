@@ -33,3 +33,7 @@ run du -sh cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
 
 say "Read back"
 run python ../examples/read_back.py
+
+say "A short training on them, stopped early at errors that are far from the best"
+run mpirun -n 2 ampmpi train bulk.traj clusters.traj --label cupt --hidden 10,10 \
+    --force-coefficient 0.1 --energy-rmse 0.02 --force-rmse 0.5 --validation-fraction 0.1

@@ -29,9 +29,9 @@ def bulk_image(rng: np.random.Generator) -> Atoms:
     """Return a strained and shaken fcc cell of 32 atoms."""
     atoms = mixed(bulk("Cu", "fcc", a=3.6, cubic=True) * (2, 2, 2), 0.4, rng)
     size = 1 + 0.09 * atoms.symbols.count("Pt") / len(atoms)
-    strain = np.eye(3) * size + rng.normal(scale=0.015, size=(3, 3))
+    strain = np.eye(3) * size + rng.normal(scale=0.01, size=(3, 3))
     atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
-    atoms.positions += rng.normal(scale=0.12, size=(len(atoms), 3))
+    atoms.positions += rng.normal(scale=0.08, size=(len(atoms), 3))
     return atoms
 
 
@@ -39,7 +39,7 @@ def cluster_image(rng: np.random.Generator) -> Atoms:
     """Return a shaken icosahedron of 13 atoms."""
     atoms = mixed(Icosahedron("Cu", 2), 0.4, rng)
     atoms.positions *= 1 + 0.06 * atoms.symbols.count("Pt") / len(atoms) + rng.normal(scale=0.02)
-    atoms.positions += rng.normal(scale=0.12, size=(len(atoms), 3))
+    atoms.positions += rng.normal(scale=0.08, size=(len(atoms), 3))
     return atoms
 
 
