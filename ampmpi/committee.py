@@ -214,8 +214,8 @@ def fit_members(
     Unfinished
         A signal asked to stop; every rank raises it.
     """
-    folder = Path(f"{label}-members")
-    queue_folder = agree(comm, lambda: _make_queue(folder))
+    folder = Path(f"{label}-members" if len(members) > 1 else label).absolute()
+    queue_folder = agree(comm, lambda: _make_queue(folder if len(members) > 1 else folder.parent))
     queue = Queue(queue_folder, members)
     results: list[MemberResult] = []
     interrupted = False

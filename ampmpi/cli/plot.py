@@ -1,0 +1,87 @@
+"""``ampmpi plot``: learning curves, parity plots, committee spread, and a page with all."""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ampmpi.errors import InputError
+
+if TYPE_CHECKING:
+    from ampmpi.report import Evaluation
+
+
+@click.command("plot")
+@click.argument("label")
+@click.argument("images", nargs=-1)
+@click.option("--calculator", "calculators", multiple=True, metavar="FILE",
+              help="Calculators to evaluate instead of LABEL.amp and its committee.")  # fmt: skip
+@click.option("--format", "kind", default="png", show_default=True,
+              type=click.Choice(["png", "pdf", "svg"]), help="Format of the pictures.")  # fmt: skip
+def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], kind: str) -> None:
+    """Draw the training LABEL: its learning curves, and with IMAGES parity and spread.
+
+    Writes LABEL-learning, LABEL-parity and LABEL-spread, and LABEL-report.html, which
+    holds them all and opens without a network.
+    """
+    for module in ("matplotlib", "jinja2"):
+        if importlib.util.find_spec(module) is None:
+            raise InputError(f"ampmpi plot needs {module}; install ampmpi[plot]")
+    from ampmpi import report
+
+    curves = [p for p in [f"{label}-curve.txt"] if Path(p).exists()]
+    curves += sorted(glob.glob(f"{glob.escape(label)}-members/*-curve.txt"))
+    names = list(calculators) or _trained(label)
+    if not curves and not (names and images):
+        raise InputError(
+            f"there is nothing to draw: no {label}-curve.txt, and no calculator with images"
+        )
+    sections, figures = [], {}
+    members = Path(f"{label}-members.txt")
+    if members.exists():
+        sections.append(report.Section("Members", members.read_text(encoding="utf-8")))
+    if curves:
+        figures["learning"] = report.curve_figure(curves)
+        sections.append(
+            report.Section("Learning curves", image=report.embedded(figures["learning"]))
+        )
+    if images:
+        found = _evaluate(names, images)
+        text = "\n".join(report.summary(", ".join(images), found))
+        figures["parity"] = report.parity_figure(found)
+        sections.append(
+            report.Section(
+                "Errors of " + ", ".join(names), text, report.embedded(figures["parity"])
+            )
+        )
+        if len(names) > 1:
+            figures["spread"] = report.spread_figure(found)
+            sections.append(
+                report.Section("Disagreement", image=report.embedded(figures["spread"]))
+            )
+    for name, figure in figures.items():
+        figure.savefig(f"{label}-{name}.{kind}", dpi=150)
+        click.echo(f"{label}-{name}.{kind}")
+    target = Path(f"{label}-report.html")
+    target.write_text(report.page(f"Training {label}", sections), encoding="utf-8")
+    click.echo(str(target))
+
+
+def _trained(label: str) -> list[str]:
+    """Return the committee of a label, or its one calculator."""
+    committee = sorted(glob.glob(f"{glob.escape(label)}-committee-*.amp"))
+    return committee or [p for p in [f"{label}.amp"] if Path(p).exists()]
+
+
+def _evaluate(names: list[str], images: tuple[str, ...]) -> list[Evaluation]:
+    from ampmpi.calculator import Amp
+    from ampmpi.images import open_images
+    from ampmpi.report import evaluate
+
+    if not names:
+        raise InputError("there is no calculator to evaluate; give --calculator")
+    return evaluate([Amp.load(name) for name in names], open_images(list(images)))

@@ -1,0 +1,190 @@
+"""The calculator: its derivatives, its files, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.md.verlet import VelocityVerlet
+
+from ampmpi import Amp, Gaussian, NeuralNetwork
+from ampmpi.errors import ImageError, InputError, ModelError
+
+
+def alloy(repeat=1, seed=0, width=0.1):
+    atoms = bulk("Cu", "fcc", a=3.8, cubic=True) * repeat
+    atoms.numbers[::3] = 78
+    atoms.positions += np.random.default_rng(seed).normal(scale=width, size=atoms.positions.shape)
+    return atoms
+
+
+def random_calculator(atoms, cutoff=4.5, seed=2, **kwargs):
+    """A model with random weights, scaled to the atoms' own features."""
+    descriptor = Gaussian(cutoff=cutoff).resolve(sorted(set(atoms.symbols)))
+    fingerprint = descriptor.fingerprint(atoms)
+    ranges = {}
+    for element in sorted(set(atoms.symbols)):
+        rows = np.array(fingerprint.symbols) == element
+        values = fingerprint.values[rows, : descriptor.n_features[element]]
+        ranges[element] = np.stack([values.min(axis=0) - 0.1, values.max(axis=0) + 0.1], axis=1)
+    model = NeuralNetwork((6, 5), randomseed=seed)
+    counts = np.array([[list(atoms.symbols).count(e) for e in sorted(ranges)]] * 2, dtype=float)
+    model.initialise(ranges, np.array([0.0, 2.0 * len(atoms)]), counts)
+    return Amp(descriptor, model, **kwargs)
+
+
+@pytest.mark.parametrize("atoms", [alloy(), alloy((2, 1, 1)), molecule("CH3CH2OH")])
+def test_forces_are_the_derivative_of_the_energy(atoms):
+    atoms.calc = random_calculator(atoms)
+    forces = atoms.get_forces()
+    h = 1e-4
+    for m in (0, len(atoms) - 1):
+        for d in range(3):
+            energies = []
+            for sign in (1, -1):
+                moved = atoms.copy()
+                moved.positions[m, d] += sign * h
+                moved.calc = atoms.calc
+                energies.append(moved.get_potential_energy())
+            assert forces[m, d] == pytest.approx(-(energies[0] - energies[1]) / (2 * h), abs=1e-6)
+    assert np.abs(forces).max() > 0.01
+    np.testing.assert_allclose(forces.sum(axis=0), 0.0, atol=1e-10)
+
+
+def test_stress_is_the_derivative_by_strain():
+    atoms = alloy()
+    atoms.calc = random_calculator(atoms)
+    stress = atoms.get_stress(voigt=False)
+    h = 1e-5
+    for i in range(3):
+        for j in range(3):
+            energies = []
+            for sign in (1, -1):
+                strain = np.eye(3)
+                strain[i, j] += sign * h / 2
+                strain[j, i] += sign * h / 2
+                moved = atoms.copy()
+                moved.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+                moved.calc = atoms.calc
+                energies.append(moved.get_potential_energy())
+            numerical = (energies[0] - energies[1]) / (2 * h) / atoms.get_volume()
+            assert stress[i, j] == pytest.approx(numerical, abs=1e-7)
+    assert np.abs(stress).max() > 1e-4
+
+
+def test_atomic_energies_add_up_and_follow_permutations():
+    atoms = alloy((2, 1, 1))
+    atoms.calc = random_calculator(atoms)
+    energies = atoms.get_potential_energies()
+    assert energies.sum() == pytest.approx(atoms.get_potential_energy(), abs=1e-12)
+    order = np.random.default_rng(1).permutation(len(atoms))
+    other = atoms[order]
+    other.calc = atoms.calc
+    np.testing.assert_allclose(other.get_potential_energies(), energies[order], atol=1e-10)
+
+
+def test_energy_is_kept_in_molecular_dynamics():
+    """A smoke test of NVE; the long one is in benchmarks/training.py."""
+    atoms = alloy((2, 2, 1), width=0.02)
+    atoms.calc = random_calculator(atoms)
+    scale = np.sqrt(300 * units.kB * atoms.get_masses())[:, np.newaxis]
+    atoms.set_momenta(scale * np.random.default_rng(0).normal(size=(len(atoms), 3)))
+    dynamics = VelocityVerlet(atoms, 1.0 * units.fs)
+    before = atoms.get_total_energy()
+    dynamics.run(100)
+    assert abs(atoms.get_total_energy() - before) / len(atoms) < 1e-4
+    assert np.abs(atoms.get_momenta()).max() > 0
+
+
+def test_predicting_writes_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    atoms = alloy()
+    atoms.calc = random_calculator(atoms)
+    atoms.get_forces()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_and_load_keep_every_bit(tmp_path):
+    atoms = alloy()
+    atoms.calc = random_calculator(atoms)
+    file = atoms.calc.save(tmp_path / "x.amp")
+    again = atoms.copy()
+    again.calc = Amp.load(file, label="y")
+    assert again.calc.label == "y"
+    assert again.get_potential_energy() == atoms.get_potential_energy()
+    np.testing.assert_array_equal(again.get_forces(), atoms.get_forces())
+
+
+def test_an_existing_file_stays_unless_overwritten(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    calculator = random_calculator(alloy())
+    target = tmp_path / "x.amp"
+    target.write_text("mine")
+    other = calculator.save(target)
+    assert other != str(target)
+    assert target.read_text() == "mine"
+    assert Amp.load(other).model.vector.size == calculator.model.vector.size
+    assert calculator.save(target, overwrite=True) == str(target)
+    assert Amp.load(target)
+    assert sorted(p.read_text() for p in tmp_path.glob("*.amp"))[-1] == "mine"
+
+
+def test_a_new_model_clears_the_results():
+    atoms = alloy()
+    atoms.calc = random_calculator(atoms)
+    first = atoms.get_potential_energy()
+    atoms.calc.model = random_calculator(atoms, seed=9).model
+    assert atoms.get_potential_energy() != first
+
+
+def test_isolated_atoms_have_energies_and_no_forces():
+    both = alloy()
+    calculator = random_calculator(both)
+    atom = Atoms("Cu", calculator=calculator)
+    assert np.isfinite(atom.get_potential_energy())
+    np.testing.assert_array_equal(atom.get_forces(), np.zeros((1, 3)))
+
+
+def test_stress_needs_a_cell():
+    atoms = molecule("H2O")
+    atoms.calc = random_calculator(atoms)
+    with pytest.raises(PropertyNotImplementedError, match="cell"):
+        atoms.calc.calculate(atoms, ["stress"])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "reason"),
+    [("cores", 4, "mpirun"), ("envcommand", "module load x", "job script")],
+)
+def test_keywords_that_cannot_be_honoured_are_refused(keyword, value, reason):
+    with pytest.raises(InputError, match=reason):
+        Amp(Gaussian(), NeuralNetwork(), **{keyword: value})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "reason"),
+    [
+        ({"mode": "image-centered"}, "mode"),
+        ({"version": "1999"}, "version"),
+        ({"activation": "relu"}, "activation"),
+        ({"hiddenlayers": (0,)}, "hiddenlayers"),
+        ({"hiddenlayers": "wide"}, "hiddenlayers"),
+    ],
+)
+def test_a_models_wrong_keywords_are_named(keywords, reason):
+    with pytest.raises(InputError, match=reason):
+        NeuralNetwork(**keywords)
+
+
+def test_elements_and_models_that_lack_something_are_named():
+    atoms = alloy()
+    calculator = random_calculator(atoms)
+    with pytest.raises(ImageError, match="Au"):
+        calculator.get_potential_energy(Atoms("Au"))
+    del calculator.model.fprange["Pt"], calculator.model.layers["Pt"]
+    with pytest.raises(ModelError, match="Pt, an element that the model lacks"):
+        calculator.get_potential_energy(atoms)
+    with pytest.raises(ModelError, match="not trained yet"):
+        Amp(Gaussian(elements=["Cu", "Pt"]), NeuralNetwork()).get_potential_energy(atoms)
