@@ -75,11 +75,15 @@ def encode(entry: Entry) -> bytes:
     """
     if isinstance(entry, Fingerprint):
         _check_fingerprint(entry)
-        pickled = _encode_fingerprint(entry)
+        parts = _encode_fingerprint(entry)
     else:
         _check_primes(entry)
-        pickled = _encode_primes(entry)
-    return pickled + _TRAILER.pack(MAGIC, len(pickled), crc32(pickled))
+        parts = _encode_primes(entry)
+    length = checksum = 0
+    for part in parts:
+        length += len(part)
+        checksum = crc32(part, checksum)
+    return b"".join((*parts, _TRAILER.pack(MAGIC, length, checksum)))
 
 
 def decode(data: bytes, n_atoms: int | None = None, kind: Kind = "other") -> Entry:
@@ -171,10 +175,20 @@ def _decode_own(data: bytes) -> Entry:
     else:
         entry = _decode_fingerprint(body, n_atoms, elements)
         again = _encode_fingerprint(entry)
-    exact = len(again) == len(pickled) and data.startswith(again)
-    if not exact or not np.isfinite(entry.values).all():
+    if not _is_made_of(pickled, again) or not _is_finite(entry.values):
         raise CorruptEntryError("its layout is not exact")
     return entry
+
+
+def _is_made_of(pickled: memoryview, parts: list[memoryview]) -> bool:
+    """Whether bytes are these parts, one after the other."""
+    data, position = np.frombuffer(pickled, np.uint8), 0
+    for part in parts:
+        piece = data[position : position + len(part)]
+        if not np.array_equal(piece, np.frombuffer(part, np.uint8)):
+            return False
+        position += len(part)
+    return position == len(data)
 
 
 def _check_size(size: int, is_primes: bool, n_atoms: int, elements: list[_Element]) -> None:
@@ -277,8 +291,13 @@ def _check_symbols(entry: Entry) -> int:
 
 
 def _check_finite(values: NDArray[np.float64]) -> None:
-    if not np.isfinite(values).all():
+    if not _is_finite(values):
         raise ImageError("a value of the fingerprint is not finite")
+
+
+def _is_finite(values: NDArray[np.float64]) -> bool:
+    """Whether all values are finite: NaN comes through both, and no array of flags is made."""
+    return bool(np.isfinite(values.max(initial=0.0)) and np.isfinite(values.min(initial=0.0)))
 
 
 def _is_canonical(pairs: NDArray[np.int32], n_atoms: int) -> bool:
@@ -305,7 +324,7 @@ def _slots(entry: Entry) -> tuple[list[str], NDArray[np.uint8]]:
     return symbols, np.array([slot_of[symbol] for symbol in entry.symbols], np.uint8)
 
 
-def _encode_fingerprint(entry: Fingerprint) -> bytes:
+def _encode_fingerprint(entry: Fingerprint) -> list[memoryview]:
     symbols, slots = _slots(entry)
     elements = _elements(entry, slots, symbols)
     strides = np.array([_atom(e.n_features)[0].itemsize for e in elements])[slots]
@@ -323,7 +342,7 @@ def _encode_fingerprint(entry: Fingerprint) -> bytes:
         else:
             body[(ends - strides)[atoms, None] + np.arange(dtype.itemsize)] = block
     head = _head("fingerprint", len(slots), elements)
-    return b"".join((head, body.data, b"e."))
+    return [memoryview(head), body.data, memoryview(b"e.")]
 
 
 def _decode_fingerprint(
@@ -366,7 +385,7 @@ def _groups(
     ]
 
 
-def _encode_primes(entry: FingerprintPrimes) -> bytes:
+def _encode_primes(entry: FingerprintPrimes) -> list[memoryview]:
     symbols, slots = _slots(entry)
     m, n = entry.pairs.T
     elements = _elements(entry, slots[n], symbols)
@@ -383,8 +402,9 @@ def _encode_primes(entry: FingerprintPrimes) -> bytes:
         record["n"] = n[chosen, None]
         record["slot_n"] = slots[n[chosen], None]
         record["floats"]["value"] = entry.values[chosen, :, :n_features]
-        blocks.append(block.data)
-    return b"".join((_head("primes", len(slots), elements), *blocks, b"u."))
+        blocks.append(block.reshape(-1).data)
+    head = _head("primes", len(slots), elements)
+    return [memoryview(head), *blocks, memoryview(b"u.")]
 
 
 def _decode_primes(

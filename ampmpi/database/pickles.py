@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,10 @@ _SYMBOL = re.compile(r"[A-Z][a-z]?")
 _NUMBER = rb"-?\d{1,400}(?:\.\d{1,400})?(?:e[+-]?\d{1,3})?"
 _FLOATS = re.compile(rb"(?:F%b\na){1,2048}+" % _NUMBER)
 _FLOAT = re.compile(rb"%b" % _NUMBER)
-_INTEGER = re.compile(rb"-?\d{1,18}")
 _QUOTED = re.compile(rb"'([A-Za-z]{0,16})'|\"([A-Za-z]{0,16})\"")
 _DTYPE = re.compile(r"[iu][1248]|f[248]|[US]\d{1,2}|b1")
 _MAX_PADDING = 256
+_KEY_TYPES = (int, str, int, str, int)
 
 _MARK = object()
 _GLOBALS = {
@@ -65,6 +67,12 @@ class _Refused(Exception):
     """Something that no entry has."""
 
 
+def _integer(text: bytes) -> int:
+    if len(text) > 19 or not text.removeprefix(b"-").isdigit():
+        raise _Refused("an integer is none")
+    return int(text)
+
+
 class _Reader:
     """One pass over the opcodes of one pickle."""
 
@@ -72,7 +80,8 @@ class _Reader:
         self.data = data
         self.position = 0
         self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        # Opcodes of text name a slot by its digits, others by its number; none does both.
+        self.memo: dict[bytes | int, Any] = {}
 
     def run(self) -> Any:
         data, operations = self.data, _OPERATIONS
@@ -100,12 +109,6 @@ class _Reader:
 
     def unpack(self, layout: str) -> Any:
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
-
-    def integer(self) -> int:
-        text = self.line()
-        if not _INTEGER.fullmatch(text):
-            raise _Refused("an integer is none")
-        return int(text)
 
     def until_mark(self) -> list[Any]:
         stack = self.stack
@@ -153,16 +156,11 @@ class _Reader:
         self.stack.append(self.unpack(">d"))
 
     def push_integer_text(self) -> None:
-        if self.data.startswith((b"00\n", b"01\n"), self.position):
-            self.stack.append(self.line() == b"01")
-        else:
-            self.stack.append(self.integer())
+        text = self.line()
+        self.stack.append(text == b"01" if text in (b"00", b"01") else _integer(text))
 
     def push_long_text(self) -> None:
-        text = self.line().removesuffix(b"L")
-        if not _INTEGER.fullmatch(text):
-            raise _Refused("an integer is none")
-        self.stack.append(int(text))
+        self.stack.append(_integer(self.line().removesuffix(b"L")))
 
     def push_int4(self) -> None:
         self.stack.append(self.unpack("<i"))
@@ -264,7 +262,7 @@ class _Reader:
         self.fill(self.stack.pop(), items)
 
     def put(self) -> None:
-        self.memo[self.integer()] = self.stack[-1]
+        self.memo[self.line()] = self.stack[-1]
 
     def put1(self) -> None:
         self.memo[self.unpack("<B")] = self.stack[-1]
@@ -276,7 +274,7 @@ class _Reader:
         self.memo[len(self.memo)] = self.stack[-1]
 
     def get(self) -> None:
-        self.stack.append(self.memo[self.integer()])
+        self.stack.append(self.memo[self.line()])
 
     def get1(self) -> None:
         self.stack.append(self.memo[self.unpack("<B")])
@@ -454,11 +452,14 @@ def _matrix(rows: list[list[Any]], size: int) -> NDArray[np.float64]:
     widest = max(map(len, rows))
     if sum(map(len, rows)) > size or len(rows) * widest > _MAX_PADDING * size:
         raise _Refused("it has more numbers than its length can hold")
-    values = np.zeros((len(rows), widest))
-    for index, row in enumerate(rows):
-        if not set(map(type, row)) <= {float, int}:
-            raise _Refused("a value is no number")
-        values[index, : len(row)] = row
+    if not set(map(type, chain.from_iterable(rows))) <= {float, int}:
+        raise _Refused("a value is no number")
+    if min(map(len, rows)) == widest:
+        values = np.array(rows, np.float64)
+    else:
+        values = np.zeros((len(rows), widest))
+        for index, row in enumerate(rows):
+            values[index, : len(row)] = row
     if not np.isfinite(values).all():
         raise _Refused("a value is not finite")
     return values
@@ -478,7 +479,7 @@ def _symbol(value: Any) -> str:
     return value
 
 
-def _consistent(symbols: list[str], rows: list[Any]) -> dict[str, int]:
+def _consistent(symbols: Sequence[str], rows: list[Any]) -> dict[str, int]:
     """Return the number of features of each element, the same wherever it occurs."""
     n_features: dict[str, int] = {}
     for symbol, row in zip(symbols, rows, strict=True):
@@ -502,19 +503,20 @@ def _fingerprint(content: list[Any], size: int) -> Fingerprint:
 def _primes(content: dict[Any, Any], size: int) -> FingerprintPrimes:
     if not content:
         raise _Refused("it has no atoms")
-    for key in content:
-        if [type(part) for part in key] != [int, str, int, str, int] or not 0 <= key[4] < 3:
-            raise _Refused("a key is none of Amp's")
-        if not (0 <= key[0] < size and 0 <= key[2] < size):
-            raise _Refused("an atom's number is out of range")
-    keys = sorted(content, key=lambda key: (key[2], key[0], key[4]))
-    symbol_of: dict[int, str] = {}
-    for m, symbol_m, n, symbol_n, _ in keys:
-        for atom, symbol in ((m, symbol_m), (n, symbol_n)):
-            if symbol_of.setdefault(atom, symbol) != symbol:
-                raise _Refused("an atom has two symbols")
+    if any(tuple(map(type, key)) != _KEY_TYPES for key in content):
+        raise _Refused("a key is none of Amp's")
+    keys = sorted(content, key=itemgetter(2, 0, 4))
+    m, symbols_m, n, symbols_n, direction = zip(*keys, strict=True)
+    if min(min(m), min(n), min(direction)) < 0 or max(max(m), max(n)) >= size or max(direction) > 2:
+        raise _Refused("an atom's number or a direction is out of range")
+    symbol_of = dict(zip(m, symbols_m, strict=True))
+    if any(
+        symbol_of.setdefault(atom, symbol) != symbol
+        for atom, symbol in {*zip(m, symbols_m, strict=True), *zip(n, symbols_n, strict=True)}
+    ):
+        raise _Refused("an atom has two symbols")
     n_atoms = len(symbol_of)
-    triples = np.array([(m, n, d) for m, _, n, _, d in keys])
+    triples = np.array((m, n, direction)).T
     pairs = triples[::3, :2]
     if (
         len(keys) % 3
@@ -525,7 +527,7 @@ def _primes(content: dict[Any, Any], size: int) -> FingerprintPrimes:
         raise _Refused("its keys are not complete")
     symbols = tuple(_symbol(symbol_of[atom]) for atom in range(n_atoms))
     rows = [_row(content[key]) for key in keys]
-    n_features = _consistent([key[3] for key in keys], rows)
+    n_features = _consistent(symbols_n, rows)
     values = _matrix(rows, size)
     return FingerprintPrimes(
         symbols, n_features, pairs.astype(np.int32), values.reshape(len(pairs), 3, -1)
