@@ -298,8 +298,8 @@ class _Run:
             with contextlib.suppress(FileNotFoundError):
                 old = stack.enter_context(Archive.open(layout.archive))
             marks, loose = deleted.marked(layout), self._list_loose()
-            self._steps = 2 * (len(loose) + (len(old) if old else 0))
-            report.bytes_before = report.bytes_after = old.identity.size if old else 0
+            self._steps = 2 * (len(loose) + (len(old) if old is not None else 0))
+            report.bytes_before = report.bytes_after = old.identity.size if old is not None else 0
             temporary = stack.enter_context(Temporary(layout.temporaries, "archive"))
             writer = ArchiveWriter(temporary)
             self._add_chunks(writer, chunks)
@@ -316,7 +316,7 @@ class _Run:
                 report.bytes_after = writer.size
                 report.files_freed -= old is None
             else:
-                report.entries = len(old) if old else 0
+                report.entries = len(old) if old is not None else 0
         deleted.unmark(layout, marks)
         self._remove_loose()
         return report
@@ -391,7 +391,7 @@ class _Run:
             self.report.files_freed += 1
 
     def _is_needed(self, old: Archive | None, gone: set[str]) -> bool:
-        return bool(self._added or gone or self._damage or (old and not old.indexed))
+        return bool(self._added or gone or self._damage or (old is not None and not old.indexed))
 
     def _add_old(self, writer: ArchiveWriter, old: Archive | None, marks: set[str]) -> None:
         if isinstance(old, IndexedArchive):
@@ -422,20 +422,20 @@ class _Run:
             if key is None:
                 self._add(writer, deflate_record(None, headers + data))
             elif key not in marks:
-                self._add_saved(writer, key, data, old.trusted)
+                self._add_saved(writer, key, data, old.doubt(key, headers, data))
         if not old.trusted:
             for key, data in rescue(old.path):
                 if key not in marks:
-                    self._add_saved(writer, key, data, trusted=False)
+                    self._add_saved(writer, key, data, None)
 
-    def _add_saved(self, writer: ArchiveWriter, key: str, data: bytes, trusted: bool) -> None:
+    def _add_saved(self, writer: ArchiveWriter, key: str, data: bytes, doubt: str | None) -> None:
         """Take over an entry of an archive without an index, if it is sound and not there yet."""
         if bytes.fromhex(key) in self._added:
             return
         try:
+            if doubt is not None:
+                raise CorruptEntryError(doubt)
             judge(data, self.layout.kind)
-            if not trusted and entry.MAGIC not in data[-64:]:
-                raise CorruptEntryError("the archive is damaged and it has no checksum of its own")
         except CorruptEntryError as error:
             self.report.lost[key] = str(error)
         else:
@@ -468,7 +468,7 @@ class _Run:
 
     def _replace(self, temporary: Temporary, old: Archive | None) -> None:
         self.lock.require()
-        if archive_identity(self.layout) != (old.identity if old else None):
+        if archive_identity(self.layout) != (old.identity if old is not None else None):
             raise _ArchiveChangedError
         temporary.replace(self.layout.archive)
         sync_directory(self.layout.root)

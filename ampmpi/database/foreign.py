@@ -10,9 +10,8 @@ import os
 from collections.abc import Iterable, Iterator
 
 from ampmpi.database.archive import Archive, Identity
-from ampmpi.database.entry import MAGIC
 from ampmpi.database.gzipstream import GzipReader
-from ampmpi.database.tarstream import MAX_ENTRY_SIZE, members, padded
+from ampmpi.database.tarstream import BLOCK, MAX_ENTRY_SIZE, is_bound, members, padded
 from ampmpi.errors import CorruptEntryError
 
 
@@ -86,21 +85,26 @@ class StreamedArchive(Archive):
         missing = len(wanted)
         if not missing:
             return
-        for key, _, data in self.walk():
+        for key, headers, data in self.walk():
             if key in wanted and key is not None:
-                if self.trusted or MAGIC in data[-64:]:
+                reason = self.doubt(key, headers, data)
+                if reason is None:
                     yield key, data
                 else:
-                    yield (
-                        key,
-                        CorruptEntryError(
-                            f"entry {key} in {self.path} cannot be believed: the archive is "
-                            f"damaged ({self.damage}) and the entry has no checksum of its own"
-                        ),
-                    )
+                    where = f"entry {key} in {self.path}"
+                    yield key, CorruptEntryError(f"{where} cannot be believed: {reason}")
                 missing -= 1
                 if not missing:
                     return
+
+    def doubt(self, key: str, headers: bytes, data: bytes) -> str | None:
+        """Say why an entry cannot be believed, if so."""
+        bound = is_bound(headers[-BLOCK:], key, data)
+        if bound is False:
+            return "its checksum is wrong"
+        if bound is None and not self.trusted:
+            return f"the archive is damaged ({self.damage}), and the entry has no checksum there"
+        return None
 
     def walk(self, others: bool = False) -> Iterator[tuple[str | None, bytes, bytes]]:
         """Go through the members that count.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from ampmpi.database.entry import MAGIC
 from ampmpi.database.gzipstream import FULL_FLUSH_END, MEMBER_HEADER
-from ampmpi.database.tarstream import BLOCK, MAX_ENTRY_SIZE, padded, split_record
+from ampmpi.database.tarstream import BLOCK, MAX_ENTRY_SIZE, is_bound, padded, split_record
 
 _READ = 1 << 20
 
@@ -16,8 +15,7 @@ def rescue(path: str) -> Iterator[tuple[str, bytes]]:
     """Go through the entries that can be inflated alone, wherever in a file they begin.
 
     A record of this package's archives begins after a full flush and ends with
-    one. Only entries that carry their own checksum are given: there is nothing
-    else by which one could be judged here.
+    one. Its tar header holds a checksum of the entry and its key.
 
     Parameters
     ----------
@@ -27,7 +25,7 @@ def rescue(path: str) -> Iterator[tuple[str, bytes]]:
     Yields
     ------
     key, data
-        What looks like an entry; its checksum is not verified here.
+        An entry that is what was archived.
     """
     partial: _Record | None = None
     for piece in _pieces(path):
@@ -42,7 +40,7 @@ def rescue(path: str) -> Iterator[tuple[str, bytes]]:
             except ValueError:
                 pass
             else:
-                if MAGIC in data[-64:]:
+                if is_bound(bytes(partial.content[:BLOCK]), key, data):
                     yield key, data
             partial = None
 

@@ -7,6 +7,7 @@ system: a member is a name to look at and a range of bytes to read or to pass ov
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ MAX_ENTRY_SIZE = 1 << 30
 """No entry is larger (bytes): far above any image's, and a cap for hostile sizes."""
 
 _MAX_EXTENSION = 1 << 20
+_OWNER = b"ampmpi\0"
 
 
 def padded(size: int) -> int:
@@ -32,6 +34,8 @@ def entry_record(key: str, data: bytes) -> bytes:
     """Tar record of an entry: a ustar header named `key`, the data, zeros up to a full block.
 
     It depends on the key and the data alone, so equal entries give equal archives.
+    The owner's name says that the group's name is the CRC-32 of key and data: what
+    binds them to each other where the archive's index is lost.
     """
     if len(data) > MAX_ENTRY_SIZE:
         raise ValueError(f"entry {key} has {len(data)} bytes, more than {MAX_ENTRY_SIZE}")
@@ -43,6 +47,8 @@ def entry_record(key: str, data: bytes) -> bytes:
     header[136:148] = b"%011o\0" % 0
     header[156:157] = b"0"
     header[257:265] = b"ustar\x0000"
+    header[265:272] = _OWNER
+    header[297:305] = b"%08x" % zlib.crc32(data, zlib.crc32(key.encode("ascii")))
     header[148:156] = b"%06o\0 " % _checksum(header)
     return bytes(header) + data + bytes(padded(len(data)) - len(data))
 
@@ -63,6 +69,13 @@ def split_record(record: bytes) -> tuple[str, bytes]:
     if _checksum(header) != _octal(header[148:156]) or BLOCK + padded(size) != len(record):
         raise ValueError("its tar header is damaged")
     return key, record[BLOCK : BLOCK + size]
+
+
+def is_bound(header: bytes, key: str, data: bytes) -> bool | None:
+    """Whether a tar header is that of this entry; None if it does not say."""
+    if header[265:272] != _OWNER:
+        return None
+    return header[297:305] == b"%08x" % zlib.crc32(data, zlib.crc32(key.encode("ascii")))
 
 
 @dataclass(frozen=True)

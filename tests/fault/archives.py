@@ -1,0 +1,22 @@
+"""Archives to damage."""
+
+from ampmpi.database.writer import ArchiveWriter, deflate_entry
+
+
+class Sink:
+    """A file as ArchiveWriter wants it."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def write(self, data):
+        self.file.write(data)
+
+
+def write_archive(path, data):
+    """Write an archive of entries by key; return its footer."""
+    with open(path, "wb") as file:
+        writer = ArchiveWriter(Sink(file))
+        for key, content in data.items():
+            writer.add(deflate_entry(key, content))
+        return writer.close()
