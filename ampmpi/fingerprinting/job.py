@@ -149,6 +149,15 @@ class _Job:
         inventory = take_inventory(images, given, self.comm, self.stopping)
         self.log(f"{len(inventory.images)} images of {', '.join(inventory.symbols)} read")
         descriptor = agree(self.comm, lambda: self.resolve(given, inventory.symbols))
+        if not self.options.dry_run:
+            self.make_databases()
+        try:
+            return self.work(inventory, descriptor)
+        finally:
+            inventory.images.close()
+
+    def work(self, inventory: Inventory, descriptor: Gaussian) -> Summary:
+        """Do what is missing."""
         usable = np.ones(len(inventory.digests), dtype=bool)
         usable[list(inventory.failed)] = False
         first, times = first_of_each(inventory.digests, usable)
@@ -174,22 +183,27 @@ class _Job:
         return self.summarize(inventory, first, times, misses, aside, done, seconds, plan)
 
     def open_databases(self, prefix: str, derivatives: bool) -> None:
-        """Open, and unless it is a dry run make, the databases of the job."""
+        """Open the databases of the job, which need not exist yet."""
         names = {FINGERPRINTS: f"{prefix}-fingerprints.ampdb"}
         if derivatives:
             names[PRIMES] = f"{prefix}-fingerprint-primes.ampdb"
         rank = self.comm.rank
 
-        def create() -> None:
-            for name in names.values():
-                if self.options.dry_run:
-                    FingerprintDatabase(name)
-                else:
-                    database = FingerprintDatabase.create(name)
-                    InFlight(database.layout.temporaries, rank).end()
+        def open_all() -> dict[int, FingerprintDatabase]:
+            return {kind: FingerprintDatabase(name, rank) for kind, name in names.items()}
 
-        agree(self.comm, create)
-        self.databases = {kind: FingerprintDatabase(name, rank) for kind, name in names.items()}
+        agree_alone(self.comm, open_all)
+        self.databases = open_all()
+
+    def make_databases(self) -> None:
+        """Make the databases that do not exist, and see that they can be written to."""
+
+        def make() -> None:
+            for database in self.databases.values():
+                database.layout.create()
+                InFlight(database.layout.temporaries, self.comm.rank).end()
+
+        agree(self.comm, make)
 
     def resolve(self, descriptor: Gaussian, symbols: tuple[str, ...]) -> Gaussian:
         """Fill in elements and functions that were left out.

@@ -105,7 +105,10 @@ def _format(path: str, frames: str) -> tuple[str, slice | str]:
     from ase.io.formats import UnknownFileTypeError, filetype
 
     try:
-        if not Path(path).is_dir():
+        if Path(path).is_dir():
+            if not path.rstrip("/").endswith(".bundle"):
+                raise ImageFileError(f"{path} is a directory: name the files in it")
+        else:
             with open(path, "rb") as file:
                 if not file.read(1):
                     raise ImageFileError(f"{path} is empty")

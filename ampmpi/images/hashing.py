@@ -116,5 +116,6 @@ def hash_images(
             repeated[key] = repeated.get(key, 1) + 1
             say(f"Warning: {found.ref(index)} has come before (hash {key}). Was this expected?")
         hashed[key] = image
+    found.close()
     say(f" {len(hashed)} unique images after hashing.")
     return hashed

@@ -51,6 +51,9 @@ class Images(Protocol):
     def has_changed(self, index: int) -> bool:
         """Return whether the image may differ from what was surveyed."""
 
+    def close(self) -> None:
+        """Close the files that are open."""
+
 
 class ImageSet:
     """Images of files.
@@ -228,6 +231,9 @@ class ImageList:
     def has_changed(self, index: int) -> bool:
         """Return False: the images are at hand."""
         return False
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def open_images(images: Any) -> ImageSet | ImageList:
