@@ -12,17 +12,14 @@ import errno
 import os
 import re
 import secrets
-import socket
 import time
-from dataclasses import dataclass
-from functools import cache
 from types import TracebackType
 from typing import Self
 
+from ampmpi.database.owner import Owner
 from ampmpi.errors import DatabaseError
 
 DAY = 86400.0
-_NO_BOOT = "0" * 8
 
 _NAME = re.compile(
     r"ampmpi-(?P<purpose>[a-z]+)"
@@ -48,95 +45,6 @@ def database_error(error: OSError, doing: str, path: str) -> DatabaseError:
     result = DatabaseError(f"cannot {doing} {path}: {reason}")
     result.errno = error.errno
     return result
-
-
-@cache
-def hostname() -> str:
-    """Name of this host, of letters that a file name may hold."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", socket.gethostname())[:64]
-
-
-@cache
-def boot_id() -> str:
-    """Eight hex digits that change when this host starts anew; zeros if there are none."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb", buffering=0) as file:
-            return file.read(8).decode("ascii")
-    except (OSError, ValueError):
-        return _NO_BOOT
-
-
-@cache
-def pid_namespace() -> int:
-    """Return the number of the process-id namespace: elsewhere the same pid is another process."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def process_start(pid: int) -> int:
-    """Start time of a process in clock ticks since boot; 0 if unknown, -1 if it has ended."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            fields = file.read(4096).rpartition(b")")[2].split()
-        return -1 if fields[0] in (b"Z", b"X") else int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _is_running(pid: int) -> bool:
-    """Whether there is a process of this number, whoever it belongs to."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process, told apart from every other one that ever was.
-
-    Attributes
-    ----------
-    host, boot : str
-        Host name and what tells its boots apart.
-    namespace, pid, start : int
-        Process-id namespace, process id, and start time in clock ticks.
-    """
-
-    host: str
-    boot: str
-    namespace: int
-    pid: int
-    start: int
-
-    @classmethod
-    def me(cls) -> Self:
-        """Return this process."""
-        pid = os.getpid()
-        return cls(hostname(), boot_id(), pid_namespace(), pid, _own_start(pid))
-
-    def is_dead(self) -> bool | None:
-        """Whether the process has ended; None where that cannot be known from here."""
-        if self.host != hostname() or _NO_BOOT in (self.boot, boot_id()):
-            return None
-        if self.boot != boot_id():
-            return True
-        if self.namespace != pid_namespace():
-            return None
-        if not _is_running(self.pid):
-            return True
-        start = process_start(self.pid)
-        return start != self.start if start and self.start else None
-
-
-@cache
-def _own_start(pid: int) -> int:
-    return process_start(pid)
 
 
 def temporary_name(purpose: str, rank: int = 0) -> str:

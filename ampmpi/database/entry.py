@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database.layout import Kind
-from ampmpi.database.pickles import read_pickle
+from ampmpi.database.shape import read_pickle
 from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, ImageError
 

@@ -20,13 +20,13 @@ from types import TracebackType
 from typing import Self
 
 from ampmpi.database.atomic import (
-    Owner,
     Temporary,
     database_error,
     sync_directory,
     temporary_name,
 )
 from ampmpi.database.layout import Layout
+from ampmpi.database.owner import Owner
 from ampmpi.errors import LockedError
 
 HEARTBEAT = 30.0

@@ -11,26 +11,17 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
-from ampmpi.errors import CorruptEntryError
-
-_SYMBOL = re.compile(r"[A-Z][a-z]?")
 _NUMBER = rb"-?\d{1,400}(?:\.\d{1,400})?(?:e[+-]?\d{1,3})?"
 _FLOATS = re.compile(rb"(?:F%b\na){1,2048}+" % _NUMBER)
 _FLOAT = re.compile(rb"%b" % _NUMBER)
 _QUOTED = re.compile(rb"'([A-Za-z]{0,16})'|\"([A-Za-z]{0,16})\"")
 _DTYPE = re.compile(r"[iu][1248]|f[248]|[US]\d{1,2}|b1")
-_MAX_PADDING = 256
-_KEY_TYPES = (int, str, int, str, int)
 
 _MARK = object()
 _GLOBALS = {
@@ -59,17 +50,19 @@ class _Dtype:
 
 
 @dataclass
-class _Array:
+class Array:
+    """A numpy array of one dimension, as plain numbers."""
+
     values: list[Any]
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """Something that no entry has."""
 
 
 def _integer(text: bytes) -> int:
     if len(text) > 19 or not text.removeprefix(b"-").isdigit():
-        raise _Refused("an integer is none")
+        raise Refused("an integer is none")
     return int(text)
 
 
@@ -91,7 +84,7 @@ class _Reader:
             self.position += 1
             operation(self)
         if data[self.position :] != b"." or len(self.stack) != 1:
-            raise _Refused("it is cut off")
+            raise Refused("it is cut off")
         return self.stack[0]
 
     def line(self) -> bytes:
@@ -104,7 +97,7 @@ class _Reader:
         start = self.position
         self.position = start + size
         if size < 0 or self.position > len(self.data):
-            raise _Refused("it is cut off")
+            raise Refused("it is cut off")
         return self.data[start : self.position]
 
     def unpack(self, layout: str) -> Any:
@@ -116,14 +109,14 @@ class _Reader:
         while stack[start] is not _MARK:
             start -= 1
             if start < 0:
-                raise _Refused("a mark is missing")
+                raise Refused("a mark is missing")
         items = stack[start + 1 :]
         del stack[start:]
         return items
 
     def last(self, kind: type) -> Any:
         if type(self.stack[-1]) is not kind:
-            raise _Refused("a container is none")
+            raise Refused("a container is none")
         return self.stack[-1]
 
     def frame(self) -> None:
@@ -131,7 +124,7 @@ class _Reader:
 
     def protocol(self) -> None:
         if self.position != 1 or self.take(1)[0] > 5:
-            raise _Refused("its protocol is unknown")
+            raise Refused("its protocol is unknown")
 
     def mark(self) -> None:
         self.stack.append(_MARK)
@@ -149,7 +142,7 @@ class _Reader:
             return
         text = self.line()
         if not _FLOAT.fullmatch(text):
-            raise _Refused("a number is none")
+            raise Refused("a number is none")
         self.stack.append(float(text))
 
     def push_float(self) -> None:
@@ -174,7 +167,7 @@ class _Reader:
     def push_long1(self) -> None:
         size = self.unpack("<B")
         if size > 8:
-            raise _Refused("an integer is too large")
+            raise Refused("an integer is too large")
         self.stack.append(int.from_bytes(self.take(size), "little", signed=True))
 
     def push_true(self) -> None:
@@ -189,7 +182,7 @@ class _Reader:
     def push_quoted(self) -> None:
         match = _QUOTED.fullmatch(self.line())
         if match is None:
-            raise _Refused("a string is none")
+            raise Refused("a string is none")
         self.stack.append((match[1] or match[2] or b"").decode())
 
     def push_unicode1(self) -> None:
@@ -210,7 +203,7 @@ class _Reader:
     def make_tuple_of(self, size: int) -> None:
         items = tuple(self.stack[-size:])
         if len(items) != size or _MARK in items:
-            raise _Refused("a tuple is too short")
+            raise Refused("a tuple is too short")
         self.stack[-size:] = [items]
 
     def make_empty_tuple(self) -> None:
@@ -230,22 +223,22 @@ class _Reader:
 
     def fill(self, mapping: dict[Any, Any], items: list[Any]) -> None:
         if len(items) % 2:
-            raise _Refused("a key has no value")
+            raise Refused("a key has no value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             self.set(mapping, key, value)
         self.stack.append(mapping)
 
     def set(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:
         if type(key) is not tuple or not all(type(part) in (int, str) for part in key):
-            raise _Refused("a key is none of Amp's")
+            raise Refused("a key is none of Amp's")
         if key in mapping:
-            raise _Refused("a key occurs twice")
+            raise Refused("a key occurs twice")
         mapping[key] = value
 
     def append(self) -> None:
         item = self.stack.pop()
         if item is _MARK:
-            raise _Refused("an item is missing")
+            raise Refused("an item is missing")
         self.last(list).append(item)
 
     def appends(self) -> None:
@@ -293,41 +286,41 @@ class _Reader:
     def push_symbol(self, module: Any, name: Any) -> None:
         known = _GLOBALS.get((module, name)) if type(module) is type(name) is str else None
         if known is None:
-            raise _Refused("it refers to code, which no entry does")
+            raise Refused("it refers to code, which no entry does")
         self.stack.append(_Global(known))
 
     def reduce(self) -> None:
         arguments, called = self.stack.pop(), self.stack.pop()
         if type(called) is not _Global or type(arguments) is not tuple:
-            raise _Refused("it calls what no entry calls")
+            raise Refused("it calls what no entry calls")
         self.stack.append(_call(called.name, arguments))
 
     def build(self) -> None:
         state, item = self.stack.pop(), self.stack[-1]
         if type(state) is not tuple:
-            raise _Refused("it builds what no entry has")
+            raise Refused("it builds what no entry has")
         if type(item) is _Dtype:
             if len(state) not in (8, 9) or state[1] not in ("<", ">", "|", "="):
-                raise _Refused("a data type is unknown")
+                raise Refused("a data type is unknown")
             item.order = state[1]
-        elif type(item) is _Array and len(state) == 5:
+        elif type(item) is Array and len(state) == 5:
             item.values = _array_values(state)
         else:
-            raise _Refused("it builds what no entry has")
+            raise Refused("it builds what no entry has")
 
 
 def _call(name: str, arguments: tuple[Any, ...]) -> Any:
     """Return what numpy's or codecs' function of that name would, in plain values."""
     if name == "dtype" and len(arguments) in (1, 3) and type(arguments[0]) is str:
         if not _DTYPE.fullmatch(arguments[0]):
-            raise _Refused("a data type is none of numbers or symbols")
+            raise Refused("a data type is none of numbers or symbols")
         return _Dtype(arguments[0])
     if name == "encode" and len(arguments) == 2 and arguments[1] == "latin1":
         return arguments[0].encode("latin1")
     if name == "scalar" and len(arguments) == 2 and type(arguments[1]) is bytes:
         dtype = arguments[0].numpy()
         if dtype.itemsize != len(arguments[1]):
-            raise _Refused("a number has a wrong length")
+            raise Refused("a number has a wrong length")
         if dtype.kind == "S":
             return arguments[1].decode("ascii").rstrip("\0")
         if dtype.kind == "U":
@@ -336,8 +329,8 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
             return arguments[1].decode(codec).rstrip("\0")
         return np.frombuffer(arguments[1], dtype)[0].item()
     if name == "reconstruct" and arguments and arguments[0] == _Global("ndarray"):
-        return _Array([])
-    raise _Refused("it calls what no entry calls")
+        return Array([])
+    raise Refused("it calls what no entry calls")
 
 
 def _array_values(state: tuple[Any, ...]) -> list[Any]:
@@ -351,13 +344,13 @@ def _array_values(state: tuple[Any, ...]) -> list[Any]:
         or layout.kind not in "fiu"
         or shape[0] * layout.itemsize != len(content)
     ):
-        raise _Refused("an array is none of numbers")
+        raise Refused("an array is none of numbers")
     values: list[Any] = np.frombuffer(content, layout).tolist()
     return values
 
 
 def _refuse(reader: _Reader) -> None:
-    raise _Refused("it has an opcode that no entry has")
+    raise Refused("it has an opcode that no entry has")
 
 
 _NAMED: dict[bytes, Callable[[_Reader], None]] = {
@@ -409,29 +402,27 @@ _NAMED: dict[bytes, Callable[[_Reader], None]] = {
 _OPERATIONS = [_NAMED.get(bytes([code]), _refuse) for code in range(256)]
 
 
-def read_pickle(data: bytes) -> Entry:
-    """Return the entry in a pickle of any protocol, as Amp writes them.
+def load(data: bytes) -> Any:
+    """Return what is in a pickle of any protocol.
 
     Parameters
     ----------
     data : bytes
         All of the pickle, and nothing after it.
 
+    Returns
+    -------
+    object
+        Of tuples, lists, dicts, `Array`, numbers and strings; lists may hold
+        one another, or themselves.
+
     Raises
     ------
-    CorruptEntryError
-        The data are damaged, hold anything else than numbers and symbols, or
-        have not the shape of an entry.
+    Refused
+        The data are damaged, or hold anything else.
     """
     try:
-        content = _Reader(data).run()
-        if type(content) is list:
-            return _fingerprint(content, len(data))
-        if type(content) is dict:
-            return _primes(content, len(data))
-        raise _Refused("it is neither a list nor a dict")
-    except _Refused as error:
-        raise CorruptEntryError(f"it is no entry of Amp's: {error}") from None
+        return _Reader(data).run()
     except (
         ArithmeticError,
         AttributeError,
@@ -440,102 +431,4 @@ def read_pickle(data: bytes) -> Entry:
         TypeError,
         ValueError,
     ) as error:
-        raise CorruptEntryError("it is no entry of Amp's: its pickle is damaged") from error
-
-
-def _matrix(rows: list[list[Any]], size: int) -> NDArray[np.float64]:
-    """Return lists of numbers as the rows of one array, padded with zeros.
-
-    A list may be named again and again at little cost, so that their lengths
-    are added up before any of them is looked at.
-    """
-    widest = max(map(len, rows))
-    if sum(map(len, rows)) > size or len(rows) * widest > _MAX_PADDING * size:
-        raise _Refused("it has more numbers than its length can hold")
-    if not set(map(type, chain.from_iterable(rows))) <= {float, int}:
-        raise _Refused("a value is no number")
-    if min(map(len, rows)) == widest:
-        values = np.array(rows, np.float64)
-    else:
-        values = np.zeros((len(rows), widest))
-        for index, row in enumerate(rows):
-            values[index, : len(row)] = row
-    if not np.isfinite(values).all():
-        raise _Refused("a value is not finite")
-    return values
-
-
-def _row(value: Any) -> list[Any]:
-    if type(value) is _Array:
-        return value.values
-    if type(value) is not list:
-        raise _Refused("its values are no lists")
-    return value
-
-
-def _symbol(value: Any) -> str:
-    if type(value) is not str or not _SYMBOL.fullmatch(value):
-        raise _Refused("a chemical symbol is none")
-    return value
-
-
-def _consistent(symbols: Sequence[str], rows: list[Any]) -> dict[str, int]:
-    """Return the number of features of each element, the same wherever it occurs."""
-    n_features: dict[str, int] = {}
-    for symbol, row in zip(symbols, rows, strict=True):
-        if n_features.setdefault(symbol, len(row)) != len(row):
-            raise _Refused(f"{symbol} has different numbers of features")
-    return n_features
-
-
-def _fingerprint(content: list[Any], size: int) -> Fingerprint:
-    if not content:
-        raise _Refused("it has no atoms")
-    if not all(type(item) is tuple and len(item) == 2 for item in content):
-        raise _Refused("its items are no pairs of symbol and values")
-    symbols = [_symbol(symbol) for symbol, _ in content]
-    rows = [_row(values) for _, values in content]
-    n_features = _consistent(symbols, rows)
-    values = _matrix(rows, size)
-    return Fingerprint(tuple(symbols), n_features, values)
-
-
-def _primes(content: dict[Any, Any], size: int) -> FingerprintPrimes:
-    if not content:
-        raise _Refused("it has no atoms")
-    if any(tuple(map(type, key)) != _KEY_TYPES for key in content):
-        raise _Refused("a key is none of Amp's")
-    keys = sorted(content, key=itemgetter(2, 0, 4))
-    m, symbols_m, n, symbols_n, direction = zip(*keys, strict=True)
-    if min(min(m), min(n), min(direction)) < 0 or max(max(m), max(n)) >= size or max(direction) > 2:
-        raise _Refused("an atom's number or a direction is out of range")
-    symbol_of = dict(zip(m, symbols_m, strict=True))
-    if any(
-        symbol_of.setdefault(atom, symbol) != symbol
-        for atom, symbol in {*zip(m, symbols_m, strict=True), *zip(n, symbols_n, strict=True)}
-    ):
-        raise _Refused("an atom has two symbols")
-    n_atoms = len(symbol_of)
-    triples = np.array((m, n, direction)).T
-    pairs = triples[::3, :2]
-    if (
-        len(keys) % 3
-        or not (triples.reshape(-1, 3, 3) == np.dstack(_tripled(pairs))).all()
-        or max(symbol_of) != n_atoms - 1
-        or np.count_nonzero(pairs[:, 0] == pairs[:, 1]) != n_atoms
-    ):
-        raise _Refused("its keys are not complete")
-    symbols = tuple(_symbol(symbol_of[atom]) for atom in range(n_atoms))
-    rows = [_row(content[key]) for key in keys]
-    n_features = _consistent(symbols_n, rows)
-    values = _matrix(rows, size)
-    return FingerprintPrimes(
-        symbols, n_features, pairs.astype(np.int32), values.reshape(len(pairs), 3, -1)
-    )
-
-
-def _tripled(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    """Return what the keys of pairs must be: (n_pairs, 3) arrays of m, n and direction."""
-    m, n = pairs.T
-    ones = np.ones(3, np.int64)
-    return np.outer(m, ones), np.outer(n, ones), np.outer(np.ones_like(m), np.arange(3))
+        raise Refused("its pickle is damaged") from error

@@ -27,13 +27,13 @@ from samples import make_entry, make_key
 from ampmpi import FingerprintDatabase
 from ampmpi.database import manifest
 from ampmpi.database.archive import Archive
-from ampmpi.database.atomic import Owner
 from ampmpi.database.check import check
 from ampmpi.database.compress import compress
 from ampmpi.database.entry import decode, encode, verify
 from ampmpi.database.layout import Layout
 from ampmpi.database.lock import Lock, read_holder
 from ampmpi.database.manifest import Manifest
+from ampmpi.database.owner import Owner
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError, LockedError
 

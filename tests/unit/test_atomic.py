@@ -8,9 +8,8 @@ import time
 
 import pytest
 
-from ampmpi.database import atomic
+from ampmpi.database import atomic, owner
 from ampmpi.database.atomic import (
-    Owner,
     Temporary,
     sweep,
     temporaries,
@@ -19,6 +18,7 @@ from ampmpi.database.atomic import (
     write_file,
     write_new_file,
 )
+from ampmpi.database.owner import Owner
 from ampmpi.errors import DatabaseError
 
 
@@ -153,11 +153,12 @@ def test_owners_live_and_die():
 def test_a_process_that_nobody_waited_for_is_dead():
     child = subprocess.Popen(["sleep", "1000"])
     me = Owner.me()
-    owner = Owner(me.host, me.boot, me.namespace, child.pid, atomic.process_start(child.pid))
-    assert owner.is_dead() is False
+    started = owner.process_start(child.pid)
+    process = Owner(me.host, me.boot, me.namespace, child.pid, started)
+    assert process.is_dead() is False
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert owner.is_dead() is True
+    assert process.is_dead() is True
     child.wait()
 
 
@@ -166,7 +167,7 @@ def test_owners_of_which_nothing_is_known_are_not_dead(monkeypatch):
     assert Owner(me.host, "00000000", me.namespace, me.pid, me.start).is_dead() is None
     assert Owner(me.host, me.boot, me.namespace, me.pid, 0).is_dead() is None
     # Another user's process where /proc hides those of others.
-    monkeypatch.setattr(atomic, "process_start", lambda pid: 0)
+    monkeypatch.setattr(owner, "process_start", lambda pid: 0)
     monkeypatch.setattr(os, "kill", failing(errno.EPERM, os.kill))
     assert me.is_dead() is None
 

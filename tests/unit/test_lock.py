@@ -8,9 +8,9 @@ import time
 import pytest
 
 from ampmpi.database import lock as lock_module
-from ampmpi.database.atomic import Owner
 from ampmpi.database.layout import Layout
 from ampmpi.database.lock import Lock, read_holder
+from ampmpi.database.owner import Owner
 from ampmpi.errors import LockedError
 
 
