@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import click
@@ -104,7 +105,7 @@ def _show(report: CheckReport, limit: int | None) -> None:
 def _sample(report: CheckReport, number: int, files: tuple[str, ...], repair: bool) -> None:
     """Compute some entries again, and compare."""
     from ampmpi.descriptor import Gaussian
-    from ampmpi.images import hash_image, open_images
+    from ampmpi.images import ImageSet, hash_image, open_images
 
     with FingerprintDatabase(report.path) as database:
         manifest = database.manifest()
@@ -122,19 +123,21 @@ def _sample(report: CheckReport, number: int, files: tuple[str, ...], repair: bo
         images = open_images(list(files))
         chosen = random.Random(0).sample(range(len(images)), min(number, len(images)))
         compared = 0
-        for _, image in images.read_many(sorted(chosen)):
-            if isinstance(image, ImageError) or (key := hash_image(image)) not in database:
-                continue
-            try:
-                reason = _difference(database[key], compute(image))
-            except CorruptEntryError:
-                continue
-            compared += 1
-            if reason is not None:
-                report.problems.append(f"value: {key}: {reason}")
-                if repair:
-                    del database[key]
-                    report.repairs.append(f"value: {key} was deleted")
+        assert isinstance(images, ImageSet)
+        with contextlib.closing(images):
+            for _, image in images.read_many(sorted(chosen)):
+                if isinstance(image, ImageError) or (key := hash_image(image)) not in database:
+                    continue
+                try:
+                    reason = _difference(database[key], compute(image))
+                except CorruptEntryError:
+                    continue
+                compared += 1
+                if reason is not None:
+                    report.problems.append(f"value: {key}: {reason}")
+                    if repair:
+                        del database[key]
+                        report.repairs.append(f"value: {key} was deleted")
         report.notes.append(
             f"value: {compared} of {amount(len(chosen), 'chosen image')} compared; "
             f"the others are not in the database or damaged"

@@ -1,0 +1,238 @@
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io import write
+from click.testing import CliRunner
+from entry_samples import make_entries, make_key
+
+from ampmpi import FingerprintDatabase, Gaussian, hash_image
+from ampmpi.cli.check import command
+from ampmpi.database.archive import Archive
+from ampmpi.database.check import check
+from ampmpi.errors import DatabaseError
+
+
+@pytest.fixture
+def database(tmp_path):
+    """Ten entries, six of them archived, and a manifest."""
+    with FingerprintDatabase.create(tmp_path / "x-fingerprints.ampdb") as database:
+        database.claim({"Gs": {"Cu": [{}] * 4}}, "d1", adopt=True)
+        for number in range(10):
+            database[make_key(number)] = make_entries(number, 3, {"Cu": 4})[0]
+            if number == 5:
+                database.compress()
+        yield database
+
+
+def age(path):
+    hour_ago = time.time() - 3600
+    os.utime(path, (hour_ago, hour_ago))
+
+
+def flip(path, position):
+    raw = bytearray(Path(path).read_bytes())
+    raw[position] ^= 64
+    Path(path).write_bytes(raw)
+    age(path)
+
+
+def damage_archived(database, number):
+    with Archive.open(database.layout.archive) as archive:
+        row = archive.index.row(bytes.fromhex(make_key(number)))
+        position = int(archive.index.offset[row]) + int(archive.index.packed[row]) // 2
+    flip(database.layout.archive, position)
+
+
+def damage_loose(database, number):
+    flip(database.layout.loose_entry(make_key(number)), 60)
+
+
+def test_a_clean_database(database):
+    report = check(database.path)
+    assert (report.problems, report.lost, report.sound, report.exit_code) == ([], [], 10, 0)
+    assert check(database.path, repair=True).repairs == []
+
+
+def test_a_damaged_loose_entry(database):
+    damage_loose(database, 8)
+    report = check(database.path)
+    assert report.lost == [make_key(8)]
+    assert report.problems[0].startswith(f"loose: {make_key(8)} is damaged")
+    assert report.exit_code == 4
+    report = check(database.path, repair=True)
+    assert report.exit_code == 5
+    assert os.listdir(database.layout.damaged) == [make_key(8)]
+    assert len(database) == 9
+    assert check(database.path).exit_code == 0
+
+
+def test_a_damaged_archived_entry(database):
+    damage_archived(database, 3)
+    assert check(database.path).lost == [make_key(3)]
+    report = check(database.path, repair=True)
+    assert report.exit_code == 5
+    assert report.lost == [make_key(3)]
+    assert any("archive.tar.gz" in repair for repair in report.repairs)
+    assert os.listdir(database.layout.damaged) == ["archive.tar.gz"]
+    assert set(database) == {make_key(number) for number in range(10) if number != 3}
+    assert check(database.path).exit_code == 0
+
+
+def test_what_has_another_sound_copy_is_not_lost(database):
+    entry = make_entries(3, 3, {"Cu": 4})[0]
+    damage_archived(database, 3)
+    database[make_key(3)] = entry
+    report = check(database.path, repair=True)
+    assert report.lost == []
+    assert database[make_key(3)] == entry
+
+
+def test_an_archive_cut_off(database):
+    size = os.path.getsize(database.layout.archive)
+    os.truncate(database.layout.archive, size * 2 // 3)
+    report = check(database.path)
+    assert "entries come before the damage" in " ".join(report.problems)
+    report = check(database.path, repair=True)
+    assert report.exit_code == 5
+    assert check(database.path).exit_code == 0
+    assert len(database) >= 6
+
+
+def test_an_archive_that_is_noise(database):
+    Path(database.layout.archive).write_bytes(os.urandom(5000))
+    assert check(database.path).exit_code == 4
+    assert check(database.path, repair=True).exit_code == 5
+    assert len(database) == 4
+
+
+def test_an_archive_without_index_is_no_problem(database):
+    raw = Path(database.layout.archive).read_bytes()
+    Path(database.layout.archive).write_bytes(raw[:-5])
+    report = check(database.path)
+    assert report.exit_code == 4 or any(note.startswith("index:") for note in report.notes)
+    assert report.sound == 10
+
+
+def test_an_index_that_leaves_something_out(tmp_path):
+    """A writer other than ours made a sound index of a part of the tar."""
+    from archive_samples import Sink, make_data
+
+    from ampmpi.database.writer import ArchiveWriter, deflate_entry
+
+    database = FingerprintDatabase.create(tmp_path / "x-fingerprints.ampdb")
+    sink = Sink(Path(database.layout.archive))
+    with sink.file:
+        writer = ArchiveWriter(sink)
+        for number, (key, content) in enumerate(make_data(3).items()):
+            chunk = deflate_entry(key, content)
+            if number == 1:
+                writer._append(chunk.raw)
+            else:
+                writer.add(chunk)
+        writer.close()
+    report = check(database.path)
+    assert report.problems == ["index: there are bytes in the tar that the index does not know"]
+    assert check(database.path, repair=True).exit_code == 5
+    assert check(database.path).exit_code == 0
+
+
+def test_a_damaged_manifest(database):
+    flip(database.layout.manifest, 30)
+    report = check(database.path)
+    assert report.problems[0].startswith("manifest:")
+    assert check(database.path, repair=True).exit_code == 5
+    assert database.manifest() is None
+    assert os.listdir(database.layout.damaged) == ["descriptor.json"]
+
+
+def test_entries_of_another_descriptor(database):
+    database[make_key(20)] = make_entries(1, 3, {"Cu": 7})[0]
+    age(database.layout.loose_entry(make_key(20)))
+    report = check(database.path)
+    assert "7 features for Cu, the descriptor has 4" in report.problems[0]
+    database.compress()
+    assert make_key(20) in check(database.path).lost
+    assert check(database.path, repair=True).exit_code == 5
+    assert make_key(20) not in database
+
+
+def test_what_is_unusual_is_noted(database):
+    Path(database.layout.loose, "README").write_text("mine")
+    del database[make_key(1)]
+    Path(database.layout.lock).write_text("?")
+    notes = " ".join(check(database.path).notes)
+    for word in ("no entries", "deleted: 1", "lock: held by an unknown process"):
+        assert word in notes
+    assert check(database.path).exit_code == 0
+
+
+def test_loose_is_missing(database):
+    shutil.rmtree(database.layout.loose)
+    assert check(database.path).problems[0].startswith("loose: the directory")
+    assert check(database.path, repair=True).exit_code == 5
+    assert os.listdir(database.layout.loose) == []
+
+
+def test_a_young_damaged_entry_may_still_be_in_the_making(database):
+    Path(database.layout.loose_entry(make_key(30))).write_bytes(b"(lp0")
+    report = check(database.path, repair=True)
+    assert report.exit_code == 0
+    assert "still being written" in report.notes[-1]
+    assert os.path.exists(database.layout.loose_entry(make_key(30)))
+
+
+def test_no_database(tmp_path):
+    with pytest.raises(DatabaseError):
+        check(tmp_path / "x")
+
+
+def run(*arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_command_line(database, tmp_path):
+    done = run(database.path)
+    assert (done.exit_code, "clean; 10 sound copies" in done.output) == (0, True)
+    damage_loose(database, 7)
+    assert run(database.path).exit_code == 4
+    done = run(database.path, tmp_path / "nowhere.ampdb")
+    assert done.exit_code == 4
+    assert "there is no database" in done.stderr
+    done = run(database.path, "--repair")
+    assert done.exit_code == 5
+    assert f"lost: {make_key(7)}" in done.output
+    assert run(database.path).exit_code == 0
+
+
+@pytest.mark.parametrize("kind", ["fingerprints", "fingerprint-primes"])
+def test_sample_computes_again(tmp_path, kind):
+    images = [bulk("Cu", cubic=True) for _ in range(5)]
+    for seed, image in enumerate(images):
+        image.rattle(0.1, seed=seed)
+    write(tmp_path / "images.traj", images)
+    descriptor = Gaussian(elements=["Cu"]).resolve(["Cu"])
+    number = ["fingerprints", "fingerprint-primes"].index(kind)
+    with FingerprintDatabase.create(tmp_path / f"x-{kind}.ampdb") as database:
+        database.claim(descriptor.parameters, descriptor.digest)
+        for image in images:
+            database[hash_image(image)] = descriptor.calculate(image)[number]
+        options = (database.path, "--sample", 5, "--images", tmp_path / "images.traj")
+        done = run(*options)
+        assert done.exit_code == 0, done.output
+        assert "5 of 5 chosen images compared" in done.output
+        key = hash_image(images[2])
+        entry = database[key]
+        values = entry.values.copy()
+        values.flat[np.argmax(np.abs(values))] *= 1.001
+        object.__setattr__(entry, "values", values)
+        database[key] = entry
+        done = run(*options)
+        assert done.exit_code == 4
+        assert f"value: {key}: it differs by 1.0e-03" in done.output
+        assert run(*options, "--repair").exit_code == 5
+        assert key not in database

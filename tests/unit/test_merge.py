@@ -1,0 +1,190 @@
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from entry_samples import make_entries, make_key
+
+from ampmpi import FingerprintDatabase
+from ampmpi.cli import compress as compress_cli
+from ampmpi.cli import info as info_cli
+from ampmpi.cli import merge as merge_cli
+from ampmpi.cli import uncompress as uncompress_cli
+from ampmpi.database.merge import merge, uncompress
+from ampmpi.errors import DatabaseError, DescriptorMismatchError, InputError
+
+ENTRIES = {make_key(number): make_entries(number, 3, {"Cu": 4})[0] for number in range(12)}
+KEYS = list(ENTRIES)
+
+
+def make(path, keys, digest="d1", archived=0):
+    with FingerprintDatabase.create(path) as database:
+        if digest is not None:
+            database.claim({"Rc": digest}, digest, adopt=True)
+        for number, key in enumerate(keys):
+            database[key] = ENTRIES[key]
+            if number + 1 == archived:
+                database.compress()
+    return database
+
+
+def test_merge(tmp_path):
+    target = make(tmp_path / "t-fingerprints", KEYS[:4], archived=2)
+    one = make(tmp_path / "a-fingerprints", KEYS[2:8], archived=3)
+    two = make(tmp_path / "b-fingerprints", KEYS[6:])
+    report = merge(target.path, [one.path, two.path])
+    assert report.added == {one.path: 4, two.path: 4}
+    assert dict(target.get_many()) == ENTRIES
+    assert os.listdir(target.layout.loose) == []
+    assert dict(one.get_many()) == {key: ENTRIES[key] for key in KEYS[2:8]}
+    assert merge(target.path, [one.path, two.path]).added == {one.path: 0, two.path: 0}
+
+
+def test_into_a_new_database(tmp_path):
+    one = make(tmp_path / "a-fingerprints", KEYS, archived=5)
+    merge(tmp_path / "t-fingerprints", [one.path])
+    target = FingerprintDatabase(tmp_path / "t-fingerprints")
+    assert dict(target.get_many()) == ENTRIES
+    assert target.manifest() == one.manifest()
+
+
+def test_the_targets_own_entries_count(tmp_path):
+    target = make(tmp_path / "t-fingerprints", KEYS[:2])
+    one = make(tmp_path / "a-fingerprints", KEYS[:2])
+    target[KEYS[0]] = ENTRIES[KEYS[9]]
+    merge(target.path, [one.path])
+    assert target[KEYS[0]] == ENTRIES[KEYS[9]]
+
+
+def test_another_descriptor_is_refused(tmp_path):
+    target = make(tmp_path / "t-fingerprints", KEYS[:2])
+    other = make(tmp_path / "a-fingerprints", KEYS[2:], digest="d2")
+    with pytest.raises(DescriptorMismatchError, match="Rc is 'd1'"):
+        merge(target.path, [other.path])
+    assert set(target) == set(KEYS[:2])
+
+
+def test_an_unknown_descriptor_is_refused_unless_the_user_knows(tmp_path):
+    target = make(tmp_path / "t-fingerprints", KEYS[:2])
+    other = make(tmp_path / "a-fingerprints", KEYS[2:], digest=None)
+    with pytest.raises(DescriptorMismatchError, match="--assume-same"):
+        merge(target.path, [other.path])
+    merge(target.path, [other.path], assume_same=True)
+    assert dict(target.get_many()) == ENTRIES
+
+
+def test_another_kind_and_itself_are_refused(tmp_path):
+    target = make(tmp_path / "t-fingerprints", KEYS[:2])
+    FingerprintDatabase.create(tmp_path / "a-fingerprint-primes")
+    with pytest.raises(InputError, match="primes"):
+        merge(target.path, [tmp_path / "a-fingerprint-primes"])
+    with pytest.raises(InputError, match="target itself"):
+        merge(target.path, [target.path])
+    with pytest.raises(DatabaseError, match="no database"):
+        merge(target.path, [tmp_path / "nowhere"])
+
+
+def test_a_damaged_entry_is_not_taken_over(tmp_path):
+    target = make(tmp_path / "t-fingerprints", KEYS[:2])
+    one = make(tmp_path / "a-fingerprints", KEYS[2:])
+    Path(one.layout.loose_entry(KEYS[5])).write_bytes(b"torn")
+    report = merge(target.path, [one.path])
+    assert list(report.corrupt) == [KEYS[5]]
+    assert set(target) == set(KEYS) - {KEYS[5]}
+
+
+def test_other_kinds_are_merged_byte_for_byte(tmp_path):
+    contents = {"a": b"anything", "b": b"(lp0\n."}
+    for name, data in contents.items():
+        database = FingerprintDatabase.create(tmp_path / f"{name}-neighborlists")
+        Path(database.layout.loose_entry(make_key(name))).write_bytes(data)
+    merge(tmp_path / "a-neighborlists", [tmp_path / "b-neighborlists"])
+    with FingerprintDatabase(tmp_path / "a-neighborlists") as database:
+        assert {key: database.get_bytes(key) for key in database} == {
+            make_key(name): data for name, data in contents.items()
+        }
+
+
+def test_uncompress(tmp_path):
+    database = make(tmp_path / "x-fingerprints", KEYS, archived=8)
+    newer = ENTRIES[KEYS[11]]
+    database[KEYS[0]] = newer
+    del database[KEYS[1]]
+    report = uncompress(database.path)
+    assert report.written == 6
+    assert not os.path.exists(database.layout.archive)
+    assert os.listdir(database.layout.deleted) == []
+    expected = {**ENTRIES, KEYS[0]: newer}
+    del expected[KEYS[1]]
+    assert dict(database.get_many()) == expected
+    assert sorted(os.listdir(database.layout.loose)) == sorted(expected)
+    assert uncompress(database.path).written == 0
+    database.compress()
+    assert dict(database.get_many()) == expected
+
+
+def test_uncompress_keeps_an_archive_of_which_it_leaves_something_out(tmp_path):
+    database = make(tmp_path / "x-fingerprints", [])
+    (tmp_path / "README").write_text("words")
+    with tarfile.open(database.layout.archive, "w:gz") as tar:
+        tar.add(tmp_path / "README", "README")
+    report = uncompress(database.path)
+    with tarfile.open(report.copy) as tar:
+        assert tar.getnames() == ["README"]
+
+
+def run(command, *arguments, **options):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments], **options)
+
+
+def test_commands(tmp_path):
+    make(tmp_path / "a-fingerprints", KEYS[:5])
+    make(tmp_path / "b-fingerprints", KEYS[3:])
+    done = run(merge_cli.command, tmp_path / "a-fingerprints", tmp_path / "b-fingerprints")
+    assert (done.exit_code, "7 entries added" in done.output) == (0, True), done.output
+    done = run(info_cli.command, tmp_path / "a-fingerprints")
+    assert "12 (0 loose, 12 archived)" in done.output
+    done = run(uncompress_cli.command, tmp_path / "a-fingerprints")
+    assert "12 loose entries written" in done.output
+
+
+def test_compress_below_a_directory(tmp_path):
+    for name in ("a", "sub/b", "sub/deep/c"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        make(tmp_path / f"{name}-fingerprints", KEYS[:3])
+    (tmp_path / "no.ampdb").write_text("a file")
+    done = run(compress_cli.command, "-r", "--dry-run", tmp_path)
+    assert done.output.count("3 entries would go into the archive") == 3
+    done = run(compress_cli.command, "-r", tmp_path / "sub", tmp_path / "a-fingerprints.ampdb")
+    last = done.output.splitlines()[-1]
+    for words in ("Total", "9 entries archived", "before", "after", "6 inodes freed"):
+        assert words in last
+    assert run(compress_cli.command, "-r", tmp_path / "no.ampdb").exit_code != 0
+
+
+def test_delete_asks(tmp_path):
+    database = make(tmp_path / "a-fingerprints", KEYS[:3])
+    assert run(compress_cli.command, "--delete", database.path).exit_code != 0
+    done = run(compress_cli.command, "-r", "--delete", tmp_path, input="no\n")
+    assert done.exit_code == 1
+    assert database.path in done.output
+    assert os.path.exists(database.path)
+    done = run(compress_cli.command, "-r", "--delete", tmp_path, input="yes\n")
+    assert done.exit_code == 0
+    assert not os.path.exists(database.path)
+    database = make(tmp_path / "a-fingerprints", KEYS[:3])
+    run(compress_cli.command, "-r", "--delete", "--yes", tmp_path)
+    assert not os.path.exists(database.path)
+
+
+def test_a_locked_database_does_not_stop_the_others(tmp_path):
+    locked = make(tmp_path / "a-fingerprints", KEYS[:3])
+    other = make(tmp_path / "b-fingerprints", KEYS[:3])
+    Path(locked.layout.lock).write_text("?")
+    done = run(compress_cli.command, locked.path, other.path)
+    assert done.exit_code == 6
+    assert "--break-lock" in done.stderr
+    assert other.info().archived == 3
+    assert run(compress_cli.command, "--break-lock", locked.path).exit_code == 0
+    assert locked.info().archived == 3
