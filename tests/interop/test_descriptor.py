@@ -51,9 +51,10 @@ def test_values_are_amps(amps_values, case):
         key = hash_image(image)
         fingerprint, primes = gaussian.calculate(image)
         print(name)  # shown when the comparison fails
+        alone = gaussian.fingerprint(image)
+        assert_close(amp_form(alone), received(answer["fingerprints"][key]), 1e-12)
         assert_close(amp_form(fingerprint), received(answer["fingerprints"][key]), 1e-12)
         assert_close(amp_form(primes), received(answer["fingerprint-primes"][key]), 1e-11)
-        assert gaussian.fingerprint(image) == fingerprint
         assert gaussian.fingerprint_primes(image) == primes
 
 

@@ -44,8 +44,9 @@ def test_values(case):
     assert decode(encode(fingerprint)) == fingerprint
     assert decode(encode(primes)) == primes
 
-    values = np.concatenate([row for _, row in fingerprint.to_amp()])
-    assert_close(values, ARRAYS[f"{case}/fingerprint"], 1e-12)
+    for entry in (fingerprint, gaussian.fingerprint(image(name))):
+        values = np.concatenate([row for _, row in entry.to_amp()])
+        assert_close(values, ARRAYS[f"{case}/fingerprint"], 1e-12)
 
     mine = {(m, n, d): row for (m, _, n, _, d), row in primes.to_amp().items()}
     keys = list(map(tuple, ARRAYS[f"{case}/keys"].tolist()))
