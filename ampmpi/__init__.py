@@ -27,7 +27,7 @@ __all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that no command loads what it does not need."""
+    """Import a public name when it is first used: no command loads what it does not need."""
     if name not in _HOME:
         raise AttributeError(f"module 'ampmpi' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"ampmpi.{_HOME[name]}"), name)

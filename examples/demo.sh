@@ -37,3 +37,8 @@ run python ../examples/read_back.py
 say "A short training on them, stopped early at errors that are far from the best"
 run mpirun -n 2 ampmpi train bulk.traj clusters.traj --label cupt --hidden 10,10 \
     --force-coefficient 0.1 --energy-rmse 0.02 --force-rmse 0.5 --validation-fraction 0.1
+
+say "How good it is, and pictures of it"
+run ampmpi evaluate cupt.amp bulk.traj clusters.traj
+run ampmpi plot cupt bulk.traj clusters.traj
+run ls
