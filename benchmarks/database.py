@@ -1,0 +1,219 @@
+"""Speed and memory of the database, next to sqlite's and Amp's, in one run.
+
+``python benchmarks/database.py [--entries 10000] [--amp-python PYTHON]``
+
+Entries are fingerprints of 20 atoms with 36 features each. Times are the best
+of several where repeating is cheap. With --amp-python, the interpreter of an
+environment that has Amp, the same entries are archived by Amp, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import pickle
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ampmpi import FingerprintDatabase
+from ampmpi.database.archive import Archive, IndexedArchive
+from ampmpi.database.entry import decode, encode
+from ampmpi.database.layout import Layout
+from ampmpi.database.writer import deflate_entry
+from ampmpi.entries import Fingerprint
+
+ATOMS, FEATURES = 20, 36
+
+COMPRESS = """
+import json, resource, sys, time
+from ampmpi.database.compress import compress
+start = time.perf_counter()
+compress(sys.argv[1])
+seconds = time.perf_counter() - start
+print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+"""
+
+AMP_ARCHIVE = """
+import json, sys, time
+from amp.utilities import FileDatabase
+database = FileDatabase(sys.argv[1])
+start = time.perf_counter()
+database.archive()
+print(json.dumps([time.perf_counter() - start]))
+"""
+
+
+def key(number: int) -> str:
+    return hashlib.md5(str(number).encode()).hexdigest()
+
+
+def entry(number: int, atoms: int = ATOMS) -> Fingerprint:
+    symbols = ("Cu",) * (atoms // 2) + ("Pt",) * (atoms - atoms // 2)
+    values = np.random.default_rng(number).random((atoms, FEATURES))
+    return Fingerprint(symbols, {"Cu": FEATURES, "Pt": FEATURES}, values)
+
+
+def fill(path: Path, numbers: range, atoms: int = ATOMS) -> None:
+    """Make loose entries, without the care of a put."""
+    layout = Layout(str(path))
+    layout.create()
+    for number in numbers:
+        Path(layout.loose_entry(key(number))).write_bytes(encode(entry(number, atoms)))
+
+
+def fill_as_amp(path: Path, numbers: range) -> None:
+    """Make loose entries as Amp does."""
+    (path / "loose").mkdir(parents=True)
+    for number in numbers:
+        data = pickle.dumps(entry(number).to_amp(), protocol=0)
+        (path / "loose" / key(number)).write_bytes(data)
+
+
+def best(function: Callable[[], object], repeats: int = 5) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def run(python: str, script: str, path: Path) -> list[float]:
+    done = subprocess.run(
+        [python, "-c", script, str(path)], check=True, capture_output=True, text=True
+    )
+    result: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+class Table:
+    """Rows of what was measured, the reference, and their ratio."""
+
+    def __init__(self) -> None:
+        print(f"{'':44} {'ampmpi':>12} {'reference':>12} {'ratio':>8}")
+
+    def row(
+        self, name: str, value: float, unit: str, reference: float | None = None, what: str = ""
+    ) -> None:
+        """Print one row."""
+        line = f"{name:44} {value:9.4g} {unit:2}"
+        if reference is not None:
+            line += f" {reference:9.4g} {unit:2} {reference / value:8.3g}  {what}"
+        print(line, flush=True)
+
+
+def reads(table: Table, folder: Path, path: Path, n_entries: int) -> None:
+    """Measure random reads from the archive and from sqlite."""
+    layout = Layout(str(path))
+    connection = sqlite3.connect(folder / "entries.sqlite")
+    connection.execute("CREATE TABLE entries (key TEXT PRIMARY KEY, data BLOB) WITHOUT ROWID")
+    with Archive.open(layout.archive) as archive:
+        connection.executemany("INSERT INTO entries VALUES (?, ?)", archive.read_many())
+    connection.commit()
+    chosen = [key(number) for number in random.Random(0).choices(range(n_entries), k=1000)]
+
+    with Archive.open(layout.archive) as archive, FingerprintDatabase(path) as database:
+        ours = best(lambda: [decode(archive.read(name)) for name in chosen]) / len(chosen)
+        facade = best(lambda: [database[name] for name in chosen]) / len(chosen)
+    select = "SELECT data FROM entries WHERE key = ?"
+    theirs = best(
+        lambda: [decode(connection.execute(select, (name,)).fetchone()[0]) for name in chosen]
+    ) / len(chosen)
+    connection.close()
+    table.row("random read, decoded", 1e3 * ours, "ms", 1e3 * theirs, "sqlite")
+    table.row("random read through the database", 1e3 * facade, "ms", 1e3 * theirs, "sqlite")
+
+    def opened() -> None:
+        Archive.open(layout.archive).close()
+
+    table.row("open", 1e3 * best(opened), "ms")
+    with Archive.open(layout.archive) as archive:
+        table.row("keys()", 1e3 * best(archive.keys), "ms")
+    with FingerprintDatabase(path) as database:
+        start = time.perf_counter()
+        count = sum(1 for _ in database.get_many())
+        table.row("all entries in order, decoded", time.perf_counter() - start, "s")
+        assert count == n_entries
+
+
+def add_one_percent(table: Table, folder: Path, path: Path, n_entries: int) -> None:
+    """Compare adding 1 % with the sum of what it cannot do without."""
+    layout = Layout(str(path))
+    numbers = range(n_entries, n_entries + max(n_entries // 100, 1))
+
+    def copy() -> None:
+        shutil.copyfile(layout.archive, folder / "copy")
+        descriptor = os.open(folder / "copy", os.O_RDWR)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+    def read_back() -> None:
+        with Archive.open(layout.archive) as archive:
+            assert isinstance(archive, IndexedArchive)
+            for row, raw in archive.raw_records(np.argsort(archive.index.offset)):
+                archive.verify(row, raw)
+
+    contents = [(key(number), encode(entry(number))) for number in numbers]
+    parts = best(copy, 3) + best(read_back, 3)
+    parts += best(lambda: [deflate_entry(*content) for content in contents], 3)
+    fill(path, numbers)
+    seconds, _ = run(sys.executable, COMPRESS, path)
+    table.row("add 1 %", seconds, "s", parts, "copying, reading back, deflating")
+
+
+def amp(table: Table, folder: Path, python: str, n_entries: int) -> None:
+    """Compare with Amp's own archive()."""
+    ours, same, theirs = (folder / f"{name}-fingerprints.ampdb" for name in ("our", "as", "amp"))
+    fill(ours, range(n_entries))
+    for path in (same, theirs):
+        fill_as_amp(path, range(n_entries))
+    reference = run(python, AMP_ARCHIVE, theirs)[0]
+    mine, converted = (run(sys.executable, COMPRESS, path)[0] for path in (ours, same))
+    table.row(f"compress {n_entries}, each its own entries", mine, "s", reference, "Amp")
+    table.row(f"compress {n_entries} of Amp's entries", converted, "s", reference, "Amp")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed and memory of the database.")
+    parser.add_argument("--entries", type=int, default=10_000)
+    parser.add_argument("--amp-python", metavar="PYTHON", help="an interpreter that has Amp")
+    parser.add_argument("--amp-entries", type=int, default=2000)
+    parser.add_argument("--folder", help="file system to use; that for temporaries by default")
+    options = parser.parse_args()
+    count = options.entries
+    with tempfile.TemporaryDirectory(prefix="ampmpi-bench-", dir=options.folder) as name:
+        folder = Path(name)
+        path = folder / "x-fingerprints.ampdb"
+        print(f"{count} entries of {ATOMS} x {FEATURES} floats, {len(encode(entry(0)))} bytes each")
+        table = Table()
+        fill(path, range(count))
+        seconds, memory = run(sys.executable, COMPRESS, path)
+        table.row("compress, with reading back", seconds, "s")
+        table.row("  of that per entry", 1e6 * seconds / count, "us")
+        table.row("  most memory", memory, "MB")
+        table.row("  archive", Path(Layout(str(path)).archive).stat().st_size / 1e6, "MB")
+        large = folder / "large-fingerprints.ampdb"
+        fill(large, range(max(count // 20, 1)), 20 * ATOMS)
+        table.row(
+            "most memory: 1/20 of the entries, 20 x larger",
+            run(sys.executable, COMPRESS, large)[1], "MB",
+        )  # fmt: skip
+        reads(table, folder, path, count)
+        add_one_percent(table, folder, path, count)
+        if options.amp_python:
+            amp(table, folder, options.amp_python, options.amp_entries)
+
+
+if __name__ == "__main__":
+    main()
