@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ampmpi.errors import ImageError, InputError
-from ampmpi.images import Images
+from ampmpi.images import Images, ImageSet
 from ampmpi.model.network import Array
 from ampmpi.training.curve import read
 
@@ -114,6 +114,8 @@ def evaluate(calculators: Sequence[Amp], images: Images, outside: float = 0.05) 
                 tuple(_outside(calculators[0], atoms, outside)),
             )
         )
+    if isinstance(images, ImageSet):
+        images.close()
     return found
 
 
@@ -257,23 +259,18 @@ def parity_figure(found: Sequence[Evaluation]) -> Any:
     forces = [item for item in found if item.forces is not None]
     pairs = [
         (
-            np.array([item.energy / len(item.symbols) for item in energies if item.energy]),
-            np.array(
-                [item.energies.mean() / len(item.symbols) for item in energies if item.energy]
-            ),
+            [(item.energy or 0.0) / len(item.symbols) for item in energies],
+            [item.energies.mean() / len(item.symbols) for item in energies],
             "energy, eV/atom",
         ),
         (
-            np.concatenate([item.forces.ravel() for item in forces if item.forces is not None])
-            if forces
-            else np.zeros(0),
-            np.concatenate([item.predicted.mean(axis=0).ravel() for item in forces])
-            if forces
-            else np.zeros(0),
+            [f for item in forces if item.forces is not None for f in item.forces.flat],
+            [f for item in forces for f in item.predicted.mean(axis=0).flat],
             "force, eV/Å",
         ),
     ]
-    for (left, right), (reference, predicted, what) in zip(axes, pairs, strict=True):
+    for (left, right), (known, seen, what) in zip(axes, pairs, strict=True):
+        reference, predicted = np.array(known), np.array(seen)
         left.plot(reference, predicted, ".", markersize=2)
         if len(reference):
             ends = [min(reference.min(), predicted.min()), max(reference.max(), predicted.max())]

@@ -19,8 +19,9 @@ SUFFIX = ".amp"
 @click.command("evaluate")
 @click.argument("files", nargs=-1, required=True, metavar="CALC... IMAGES...")
 @click.option("--output", metavar="FILE", help="Write every image's numbers as JSON lines.")
-@click.option("--outside", default=0.05, show_default=True, type=click.FloatRange(min=0.0),
-              metavar="PART", help="Warn of features so far outside the trained range.")  # fmt: skip
+@click.option("--outside", default=0.05, show_default=True, metavar="PART",
+              type=click.FloatRange(min=0.0),
+              help="Warn of features so far outside the trained range.")  # fmt: skip
 def command(files: tuple[str, ...], output: str | None, outside: float) -> None:
     """Compare calculators (.amp files) with images that carry energies and forces.
 

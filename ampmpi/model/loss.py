@@ -142,7 +142,9 @@ def loss_sums(
     total = np.zeros(network.n_parameters)
     energy = force = energy_max = force_max = 0.0
     for scaled in batches:
-        part = _batch_loss(network, vector, scaled, coefficients, gradient, total)
+        # a loss that is not finite is for the caller to see, not to be warned of
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = _batch_loss(network, vector, scaled, coefficients, gradient, total)
         energy += part[0]
         force += part[1]
         energy_max = max(energy_max, part[2])

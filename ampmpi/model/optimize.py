@@ -115,7 +115,7 @@ def optimise(
             left = block if limit is None else min(block, limit - journal.iterations)
             if left <= 0:
                 return
-            options["maxiter"] = left
+            options["maxfun" if regressor.optimizer == "TNC" else "maxiter"] = left
             keywords["options"] = options
         replay = _Replay(evaluate, observe, journal, regressor.lossprime)
         result = minimiser(replay, journal.start.copy(), jac=regressor.lossprime, **keywords)

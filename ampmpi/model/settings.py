@@ -14,7 +14,7 @@ CRITERIA = ("energy_rmse", "energy_maxresid", "force_rmse", "force_maxresid")
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "BFGS": {"gtol": 1e-15},
     "L-BFGS-B": {"ftol": 0.0, "gtol": 1e-15, "maxfun": 10**9, "maxls": 50, "maxcor": 50},
-    "TNC": {"ftol": 0.0, "xtol": 0.0, "gtol": 1e-8, "maxfun": 10**9},
+    "TNC": {"ftol": 0.0, "xtol": 0.0, "gtol": 1e-8},
     "Newton-CG": {"xtol": 1e-15},
     "Nelder-Mead": {"maxfev": 10**9},
 }

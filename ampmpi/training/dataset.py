@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import AmpmpiError, ImageError, InputError
-from ampmpi.images import Images, digest_image, open_images
+from ampmpi.images import Images, ImageSet, digest_image, open_images
 from ampmpi.images.imageset import file_names
 from ampmpi.model.network import Array
 from ampmpi.parallel.comm import Communicator
@@ -44,7 +44,7 @@ class Pool:
         return range(len(self.parts[0]), len(self))
 
     def read(self, indices: Sequence[int]) -> Iterator[tuple[int, str, str, Atoms]]:
-        """Read images in ascending order, as index, hash, name and atoms.
+        """Read images in ascending order, as index, hash, name and atoms; then close the files.
 
         Raises
         ------
@@ -59,6 +59,8 @@ class Pool:
                 if isinstance(atoms, ImageError):
                     raise ImageError(f"{name}: {atoms}")
                 yield start + index, digest_image(atoms).hex(), name, atoms
+            if isinstance(part, ImageSet):
+                part.close()
             start += len(part)
 
 

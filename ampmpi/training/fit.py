@@ -192,6 +192,7 @@ class Fit:
             known.arrays["best_vector"],
             best,
             int(known.state["steps"]),
+            was_finished=True,
         )
 
     def _evaluate(self, vector: Array) -> tuple[float, Array]:

@@ -1,0 +1,402 @@
+"""Trainings from images to files: results, restarts, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from click.testing import CliRunner
+from training_images import emt_images
+
+from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
+from ampmpi.cli.train import command
+from ampmpi.committee import Queue, group_size, make_members
+from ampmpi.errors import (
+    ImageError,
+    InputError,
+    ModelError,
+    TrainingConvergenceError,
+    Unfinished,
+)
+from ampmpi.model import checkpoint
+from ampmpi.parallel.launch import StopRequest
+from ampmpi.training import shared_loss
+from ampmpi.training.fit import Schedule
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def calculator(
+    label="t", maxiter=60, energy_rmse=1e-9, force_rmse=1e-9, optimizer="L-BFGS-B", **kw
+):
+    loss = LossFunction(
+        convergence={"energy_rmse": energy_rmse, "force_rmse": force_rmse}, maxiter=maxiter
+    )
+    model = NeuralNetwork(
+        (5, 4), randomseed=1, lossfunction=loss, regressor=Regressor(optimizer), **kw
+    )
+    return Amp(Gaussian(cutoff=4.0), model, label=label)
+
+
+def curve(label="t"):
+    return np.genfromtxt(f"{label}-curve.txt", names=True)
+
+
+def test_a_training_learns_and_its_errors_are_those_of_the_calculator():
+    images = emt_images(9)
+    calc = calculator()
+    result = calc.train(images, validation=emt_images(4, seed=7))
+    table = curve()
+    assert result.outcome == "maxiter"
+    assert result.file == "t.amp"
+    assert table["step"].tolist() == list(range(1, 61))
+    assert table["loss"].min() < 0.1 * table["loss"][0]
+    loaded = Amp.load("t.amp")
+    errors, forces = [], []
+    for image in images:
+        copy = image.copy()
+        copy.calc = loaded
+        errors.append((copy.get_potential_energy() - image.get_potential_energy()) / len(image))
+        forces.append(((copy.get_forces() - image.get_forces()) ** 2).mean())
+    assert result.best.energy_rmse == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-9)
+    assert result.best.energy_maxresid == pytest.approx(np.abs(errors).max(), rel=1e-9)
+    assert result.best.force_rmse == pytest.approx(np.sqrt(np.mean(forces)), rel=1e-9)
+    assert np.isfinite(result.best.val_force_rmse)
+    assert {p.name for p in Path().iterdir()} >= {
+        "t.amp",
+        "t-log.txt",
+        "t-curve.txt",
+        "t-checkpoint.npz",
+        "t-initial-parameters.amp",
+        "t-fingerprints.ampdb",
+        "t-fingerprint-primes.ampdb",
+    }
+    assert list(Path("t-fingerprints.ampdb/loose").iterdir()) == []
+
+
+def test_convergence_ends_a_training():
+    calc = calculator(maxiter=2000, energy_rmse=0.02, force_rmse=0.4)
+    result = calc.train(emt_images(4))
+    assert result.outcome == "converged"
+    assert result.best.energy_rmse <= 0.02
+    assert result.best.force_rmse <= 0.4
+    assert result.best.step == curve()["step"][-1]
+
+
+@pytest.mark.parametrize("optimizer", ["BFGS", "L-BFGS-B", "TNC", "Newton-CG", "Nelder-Mead"])
+def test_every_optimiser_lowers_the_loss(optimizer):
+    calculator(optimizer=optimizer, maxiter=120).train(emt_images(3))
+    losses = curve()["loss"]
+    assert losses.min() < (1.0 if optimizer == "Nelder-Mead" else 0.5) * losses[0]
+
+
+def test_the_last_of_duplicates_counts_and_weights_on_demand():
+    images = emt_images(4)
+    again = images[0].copy()
+    again.calc = SinglePointCalculator(again, energy=50.0, forces=np.zeros((4, 3)))
+    first = {}
+    for weighted in (False, True):
+        calc = calculator(f"w{weighted}", maxiter=1)
+        calc.model.lossfunction.weight_duplicates = weighted
+        first[weighted] = calc.train([*images, again]).best
+    copy = again.copy()
+    copy.calc = Amp.load("wFalse.amp")
+    assert first[False].energy_maxresid > abs(copy.get_potential_energy() - 50) / 4 * 0.999
+    assert first[True].loss > first[False].loss
+
+
+@pytest.mark.parametrize("stop_at", [3, 17, 31])
+@pytest.mark.parametrize("optimizer", ["L-BFGS-B", "BFGS"])
+def test_a_stopped_training_ends_as_an_undisturbed_one(monkeypatch, stop_at, optimizer):
+    schedule = Schedule(block=12, checkpoint_every=5, validate_every=4)
+    options = {"validation_fraction": 0.25, "schedule": schedule}
+    images = emt_images(8)
+    whole = calculator("whole", optimizer=optimizer).train(images, **options)
+
+    request = StopRequest()
+    monkeypatch.setattr(shared_loss, "stop", request)
+    original = shared_loss.SharedLoss.evaluate
+    calls = []
+
+    def evaluate(self, *arguments, **keywords):
+        calls.append(1)
+        if len(calls) == stop_at:
+            request.request("a test")
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(shared_loss.SharedLoss, "evaluate", evaluate)
+    with pytest.raises(Unfinished, match="start it again"):
+        calculator("cut", optimizer=optimizer).train(images, **options)
+    assert not Path("cut.amp").exists()
+    request.signal_name = None
+    rest = calculator("cut", optimizer=optimizer).train(images, **options)
+
+    assert rest.steps == whole.steps
+    assert rest.best.val_loss == whole.best.val_loss
+    assert Path("cut.amp").read_bytes() == Path("whole.amp").read_bytes()
+    for name in curve("whole").dtype.names:
+        if name != "seconds":
+            np.testing.assert_array_equal(curve("cut")[name], curve("whole")[name])
+    assert len(calls) < 2 * whole.steps
+
+
+def test_a_finished_training_is_not_done_again_and_goes_on_to_more_steps():
+    images = emt_images(4)
+    first = calculator(maxiter=20).train(images)
+    text = Path("t.amp").read_bytes()
+    again = calculator(maxiter=20).train(images)
+    assert (again.file, again.steps) == ("t.amp", first.steps)
+    assert Path("t.amp").read_bytes() == text
+    more = calculator(maxiter=50).train(images, overwrite=True)
+    whole = calculator("whole", maxiter=50).train(images)
+    assert more.steps == whole.steps == 50
+    assert more.best.loss == whole.best.loss
+
+
+def test_other_settings_are_refused_with_the_difference(monkeypatch):
+    images = emt_images(4)
+    request = StopRequest()
+    monkeypatch.setattr(shared_loss, "stop", request)
+    request.request("a test")
+    with pytest.raises(Unfinished):
+        calculator().train(images)
+    request.signal_name = None
+    with pytest.raises(InputError, match=r"activation: was tanh, is now sigmoid"):
+        calculator(activation="sigmoid").train(images)
+    with pytest.raises(InputError, match=r"images: was"):
+        calculator().train(images[:3])
+
+
+def test_early_stopping_keeps_the_best_validation():
+    schedule = Schedule(validate_every=1, patience=5)
+    result = calculator(maxiter=5000).train(
+        emt_images(2), validation=emt_images(6, seed=3, width=0.4), schedule=schedule
+    )
+    assert result.outcome == "early stopping"
+    table = curve()
+    assert result.best.val_loss == table["val_loss"].min()
+    assert table["step"][-1] - result.best.step == 5
+
+
+def test_a_training_that_cannot_converge_says_so():
+    calc = calculator(maxiter=10**6, force_rmse=None)
+    calc.model.hiddenlayers = (1,)
+    calc.model.activation = "linear"
+    images = emt_images(2)
+    turned = images[0].copy()
+    turned.rotate(90, "x", rotate_cell=True)
+    turned.calc = SinglePointCalculator(turned, energy=images[0].get_potential_energy() + 1.0)
+    with pytest.raises(TrainingConvergenceError, match="untrained-parameters"):
+        calc.train([*images, turned])
+    assert Path("t-untrained-parameters.amp").exists()
+    assert not Path("t.amp").exists()
+
+
+def test_prescaling_fits_one_energy_per_element():
+    images = emt_images(8)
+    calc = calculator(maxiter=1, prescale=True)
+    calc.train(images)
+    counts = np.array([[list(a.symbols).count(e) for e in ("Cu", "Pt")] for a in images])
+    energies = np.array([a.get_potential_energy() for a in images])
+    n_atoms = counts.sum(axis=1)
+    expected = np.linalg.lstsq(counts / n_atoms[:, None], energies / n_atoms, rcond=None)[0]
+    found = Amp.load("t-initial-parameters.amp").model.scalings
+    np.testing.assert_allclose([found["Cu"][0], found["Pt"][0]], expected, rtol=1e-10)
+    assert found["Cu"][1] == 1.0
+
+
+def test_single_atoms_and_energies_alone():
+    images = emt_images(2)
+    atom = images[0][:1]
+    atom.calc = SinglePointCalculator(atom, energy=1.5)
+    calc = calculator(force_rmse=None)
+    result = calc.train([*images, atom])
+    assert np.isnan(result.best.force_rmse)
+    assert not Path("t-fingerprint-primes.ampdb").exists()
+    assert result.best.energy_rmse < 0.1
+
+
+def test_derivatives_that_do_not_fit_are_read_in_passes():
+    images = emt_images(5)
+    whole = calculator("whole", maxiter=6).train(images)
+    passes = calculator("passes", maxiter=6).train(images, memory=1.0)
+    assert passes.best.loss == pytest.approx(whole.best.loss, rel=1e-12)
+    assert "do not fit" in Path("passes-log.txt").read_text()
+    assert "do not fit" not in Path("whole-log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("results", "reason"),
+    [
+        ({}, "has no energy"),
+        ({"energy": 1.0}, "has no forces"),
+        ({"energy": np.nan, "forces": np.zeros((4, 3))}, "has the energy nan"),
+        ({"energy": 1.0, "forces": np.full((4, 3), np.inf)}, "forces that are not finite"),
+    ],
+)
+def test_images_that_teach_nothing_are_named(results, reason):
+    images = emt_images(2)
+    images[1].calc = SinglePointCalculator(images[1], **results)
+    with pytest.raises(ImageError, match=f"image 1.*{reason}"):
+        calculator().train(images)
+
+
+def test_an_element_that_a_loaded_model_lacks_is_named():
+    images = emt_images(3)
+    for image in images:
+        results = image.calc.results
+        image.numbers[:] = 29
+        image.calc = SinglePointCalculator(image, **results)
+    calculator("cu", maxiter=2).train(images)
+    loaded = Amp.load("cu.amp", label="again")
+    loaded.descriptor = Gaussian(cutoff=4.0)
+    with pytest.raises(ModelError, match="Pt, which the model lacks"):
+        loaded.train(emt_images(3))
+
+
+def test_a_loss_that_is_no_number_ends_the_training():
+    images = emt_images(2)
+    images[0].calc = SinglePointCalculator(images[0], energy=1e300, forces=images[0].get_forces())
+    with pytest.raises(ModelError, match="the loss is inf at step 1"):
+        calculator().train(images)
+
+
+def test_a_damaged_checkpoint_is_named():
+    Path("t-checkpoint.npz").write_bytes(b"PK rubbish")
+    with pytest.raises(ModelError, match=r"t-checkpoint\.npz cannot be read"):
+        calculator().train(emt_images(2))
+    assert checkpoint.load("none.npz") is None
+
+
+def test_amps_checkpoint_is_taken_up():
+    images = emt_images(3)
+    first = calculator("a", maxiter=30).train(images)
+    Path("b-checkpoint.amp").write_bytes(Path("a.amp").read_bytes())
+    second = calculator("b", maxiter=1).train(images)
+    assert second.best.loss == pytest.approx(first.best.loss, rel=1e-9)
+
+
+def test_members_have_seeds_of_their_own_and_a_lone_one_the_seed():
+    members = make_members([(5,), (6, 6)], starts=2, seats=3, bootstrap=True, seed=4)
+    assert len(members) == 12
+    assert len({m.seed for m in members}) == 12
+    assert len({m.draw for m in members}) == 3
+    assert make_members([(5,)], seed=4)[0].seed == 4
+    with pytest.raises(InputError, match="given twice"):
+        make_members([(5,), (5,)])
+
+
+@pytest.mark.parametrize(
+    ("ranks", "members", "size"), [(1, 5, 1), (4, 2, 2), (5, 2, 5), (6, 4, 2), (128, 20, 8)]
+)
+def test_groups_are_of_equal_size(ranks, members, size):
+    assert group_size(ranks, members) == size
+
+
+def test_a_queue_hands_each_member_to_one(tmp_path):
+    members = make_members([(5,)], seats=4)
+    a, b = Queue(tmp_path, members), Queue(tmp_path, members)
+    taken = [a.take(), b.take(), b.take()]
+    assert [m.seat for m in taken] == [0, 1, 2]
+    a.close()
+    assert b.take() is None
+
+
+def run(*arguments):
+    result = CliRunner().invoke(command, [str(a) for a in arguments], standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+def test_a_committee_from_the_command_line():
+    write("set.traj", emt_images(10))
+    Path("train.toml").write_text(
+        "hidden = [[4], [5, 4]]\ncommittee = 2\nbootstrap = true\nmax-steps = 15\ncutoff = 4.0\n"
+        "validation-fraction = 0.2\n"
+    )
+    text = run("set.traj", "--config", "train.toml", "--label", "c", "--max-steps", 20)
+    assert "Committee: c-committee-0.amp to c-committee-1.amp" in text
+    assert len(list(Path("c-members").glob("*.amp"))) == 4 * 2
+    rows = [line.split() for line in Path("c-members.txt").read_text().splitlines()]
+    assert rows[1][0].startswith(("4_", "5-4_"))
+    assert all(row[2] == "20" for row in rows[1:])
+    scores = [float(row[6]) for row in rows[1:]]
+    assert scores == sorted(scores)
+    best = Path("c.amp").read_bytes()
+    assert best == Path(f"c-members/{rows[1][0]}.amp").read_bytes()
+    assert Amp.load("c-committee-1.amp").model.vector.size > 0
+    before = {p.name: p.stat().st_mtime_ns for p in Path("c-members").glob("*-curve.txt")}
+    assert "Committee" in run(
+        "set.traj", "--config", "train.toml", "--label", "c", "--max-steps", 20
+    )
+    assert before == {p.name: p.stat().st_mtime_ns for p in Path("c-members").glob("*-curve.txt")}
+
+
+@pytest.mark.parametrize(
+    ("toml", "reason"),
+    [
+        ("maxsteps = 3", "unknown option 'maxsteps'"),
+        ("hidden = ", "is no TOML file"),
+        ("[hidden]\na = 1", "is a table"),
+        ('hidden = "wide"', "is not a list of numbers of nodes"),
+    ],
+)
+def test_a_wrong_configuration_is_named(toml, reason):
+    write("set.traj", emt_images(2))
+    Path("train.toml").write_text(toml)
+    with pytest.raises(InputError, match=reason):
+        run("set.traj", "--config", "train.toml")
+
+
+def test_a_calculator_is_not_replaced_unasked():
+    write("set.traj", emt_images(2))
+    Path("t.amp").write_text("mine")
+    with pytest.raises(InputError, match="--overwrite"):
+        run("set.traj", "--label", "t", "--cutoff", 4)
+    assert Path("t.amp").read_text() == "mine"
+
+
+def test_a_dry_run_writes_nothing():
+    write("set.traj", emt_images(3))
+    text = run("set.traj", "--label", "t", "--cutoff", 4, "--committee", 3, "--dry-run")
+    assert "Memory: " in text
+    assert "member2" in text
+    assert [p.name for p in Path().iterdir()] == ["set.traj"]
+
+
+def test_evaluate_and_plot():
+    from ampmpi.cli.evaluate import command as evaluate
+    from ampmpi.cli.plot import command as plot
+
+    write("set.traj", emt_images(6))
+    write("far.traj", emt_images(2, seed=5, width=0.5))
+    run("set.traj", "--label", "c", "--cutoff", 4, "--committee", 2, "--max-steps", 30)
+    files = ["c-committee-0.amp", "c-committee-1.amp"]
+    result = CliRunner().invoke(evaluate, [*files, "set.traj", "far.traj", "--output", "o.jsonl"])
+    assert result.exit_code == 0, result.output
+    assert "disagreement of 2" in result.output
+    assert "outside the trained range" in result.output
+    assert "forces on Pt" in result.output
+    rows = [json.loads(line) for line in Path("o.jsonl").read_text().splitlines()]
+    image = emt_images(6)[0]
+    predicted = []
+    for file in files:
+        image.calc = Amp.load(file)
+        predicted.append(image.get_potential_energy())
+    assert rows[0]["energy"] == pytest.approx(np.mean(predicted), rel=1e-9)
+    assert rows[0]["energy_spread"] == pytest.approx(np.std(predicted), rel=1e-6)
+
+    result = CliRunner().invoke(plot, ["c", "set.traj"])
+    assert result.exit_code == 0, result.output
+    html = Path("c-report.html").read_text()
+    assert html.count("data:image/png;base64,") == 3
+    assert "http" not in html
+    assert Path("c-parity.png").stat().st_size > 10000
