@@ -89,7 +89,10 @@ def describe_ranks(
         advice.append("this was one process: start it as your job, with srun or mpirun, to see it")
     if len(set(on_host.values())) > 1:
         advice.append("hosts have different numbers of ranks: set --ntasks-per-node")
-    cores = {host: max(r.cores for r in ranks if r.host == host) for host in on_host}
+    cores = {
+        host: len(frozenset().union(*(rank.cores for rank in ranks if rank.host == host)))
+        for host in on_host
+    }
     crowded = [host for host, n in on_host.items() if n > 1 and cores[host] < n]
     if crowded:
         host = crowded[0]

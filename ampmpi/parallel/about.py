@@ -54,14 +54,14 @@ class RankSurroundings:
     ----------
     host : str
         Name of its node.
-    cores : int
+    cores : frozenset of int
         Cores that it may run on.
     threads : mapping of str to str
         The variables that set a number of threads.
     """
 
     host: str
-    cores: int
+    cores: frozenset[int]
     threads: Mapping[str, str]
 
 
@@ -69,6 +69,6 @@ def surroundings(environ: Mapping[str, str]) -> RankSurroundings:
     """Return what this rank finds around it."""
     return RankSurroundings(
         host=socket.gethostname(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=frozenset(os.sched_getaffinity(0)),
         threads={name: environ[name] for name in THREADS if name in environ},
     )

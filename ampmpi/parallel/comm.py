@@ -7,6 +7,7 @@ run works without an MPI library.
 
 from __future__ import annotations
 
+import atexit
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import LaunchError
-from ampmpi.parallel.launch import check_ranks, ranks_promised, under_launcher
+from ampmpi.parallel.launch import check_launcher, check_ranks, ranks_promised, under_launcher
 
 T = TypeVar("T")
 
@@ -278,7 +279,9 @@ def world() -> Communicator:
     if "mpi4py.MPI" not in sys.modules and not under_launcher():
         return SerialCommunicator()
     try:
-        from mpi4py import MPI
+        MPI = _start_mpi()
+    except LaunchError:
+        raise
     except (ImportError, RuntimeError) as error:
         if ranks_promised() > 1:
             raise LaunchError(
@@ -289,6 +292,28 @@ def world() -> Communicator:
     size = MPI.COMM_WORLD.Get_size()
     check_ranks(size)
     return MPICommunicator(MPI.COMM_WORLD) if size > 1 else SerialCommunicator()
+
+
+def _start_mpi() -> Any:
+    """Import mpi4py and start MPI, unless the launcher is one under which MPI would abort."""
+    if "mpi4py.MPI" not in sys.modules:
+        import mpi4py
+
+        mpi4py.rc.initialize = False
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        check_launcher(MPI.get_vendor()[0])
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+        atexit.register(_end_mpi)
+    return MPI
+
+
+def _end_mpi() -> None:
+    from mpi4py import MPI
+
+    if not MPI.Is_finalized():
+        MPI.Finalize()
 
 
 def as_communicator(comm: Any = None) -> Communicator:

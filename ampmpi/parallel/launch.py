@@ -103,6 +103,18 @@ def speaks(environ: Mapping[str, str] = os.environ) -> bool:
     return True
 
 
+def check_launcher(vendor: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise `LaunchError` when Open MPI's ``mpirun`` started ranks that use another MPI.
+
+    MPICH ends such a process while it starts, without a word that helps.
+    """
+    if "OMPI_COMM_WORLD_SIZE" in environ and vendor != "Open MPI":
+        raise LaunchError(
+            f"Open MPI's mpirun started this job, but mpi4py uses {vendor}: start it with "
+            f"{vendor}'s mpirun, or load Open MPI's library (MPI4PY_LIBMPI=libmpi.so.40)"
+        )
+
+
 def check_ranks(size: int, environ: Mapping[str, str] = os.environ) -> None:
     """Raise `LaunchError` when the launcher started several ranks that do not see each other.
 

@@ -79,7 +79,7 @@ def test_advice_on_file_systems(settings, said):
 
 
 def rank(host="n1", cores=4, **threads):
-    return RankSurroundings(host, cores, threads)
+    return RankSurroundings(host, frozenset(range(cores)), threads)
 
 
 def described(ranks, library=LIBRARY, environ=None):
@@ -134,3 +134,8 @@ def test_the_command_says_all(tmp_path):
 def test_a_folder_that_cannot_be_written():
     _, hints = doctor.describe_folder(Path("/proc/x.ampdb"))
     assert any("no file can be written in /proc" in hint for hint in hints)
+
+
+def test_ranks_bound_to_cores_of_their_own_are_not_crowded():
+    bound = [RankSurroundings("n1", frozenset({i}), {"OMP_NUM_THREADS": "1"}) for i in range(4)]
+    assert described(bound)[1] == ""
