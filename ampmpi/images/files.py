@@ -179,7 +179,7 @@ def survey(file: ImageFile, visit: Callable[[int, Atoms], object] | None = None)
     except ImageFileError:
         raise
     except Exception as error:
-        raise ImageFileError(f"{file.path} cannot be read: {describe(error)}") from error
+        raise ImageFileError(f"{file.path} cannot be read ({describe(error)})") from error
     numbers = range(count)
     if isinstance(file.select, slice):
         numbers = numbers[file.select]
@@ -202,7 +202,9 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if text and not isinstance(error, KeyError):
+        return text
+    return f"{type(error).__name__} {text}".rstrip()
 
 
 def _count_trajectory(path: str) -> int:

@@ -20,7 +20,7 @@ from ampmpi.parallel.comm import Communicator, world
 
 launch.prepare()
 _comm = world()
-LAUNCHER_VARIABLES = ("PMI", "PMIX", "MPI", "HYDRA", "HYDI", "OMPI", "SLURM", "GFORTRAN")
+SET_FOR_THE_TESTS = ("PMI", "MPI", "HYDRA", "HYDI", "OMPI", "SLURM", "GFORTRAN", "NUMBA_CACHE")
 
 
 def pytest_configure(config):
@@ -68,7 +68,7 @@ def make_images(n: int = 14, seed: int = 0) -> list:
     images = []
     for index in range(n):
         if index % 3 == 2:
-            atoms = molecule("Cu2" if "Cu2" in () else "H2O")
+            atoms = molecule("H2O")
             atoms.symbols = "CuPt2"
             atoms.positions *= 2.4
         else:
@@ -91,7 +91,7 @@ class Outcome:
 def environment(**extra: str) -> dict[str, str]:
     """Return an environment that shows nothing of the launcher of the tests."""
     env = {
-        name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER_VARIABLES)
+        name: value for name, value in os.environ.items() if not name.startswith(SET_FOR_THE_TESTS)
     }
     return {**env, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}", **extra}
 

@@ -1,0 +1,279 @@
+"""Jobs as a user starts them: how they end, and what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io import write
+from conftest import AMPMPI, Outcome, finish, make_images, run, start
+
+from ampmpi import FingerprintDatabase, hash_image
+
+pytestmark = [pytest.mark.mpi, pytest.mark.starts_jobs]
+
+# The job with a descriptor that waits, or worse, on images that a test chooses.
+TROUBLE = """
+import os, signal, sys, time
+from ampmpi.descriptor import Gaussian
+original = Gaussian.fingerprint
+def fingerprint(self, atoms):
+    {trouble}
+    return original(self, atoms)
+Gaussian.fingerprint = fingerprint
+with open("pid" + os.environ["PMI_RANK"], "w") as file:
+    file.write(str(os.getpid()))
+from ampmpi.cli.main import ampmpi
+ampmpi()
+"""
+
+
+def trouble(text: str, arguments: list[str], ranks: int, cwd: Path):
+    return start(["-c", TROUBLE.format(trouble=text), *arguments], ranks, cwd)
+
+
+def entries(path: Path) -> dict[str, bytes]:
+    with FingerprintDatabase(path) as database:
+        return {key: database.get_bytes(key) for key in database}
+
+
+def test_summary_and_exit_code(tmp_path, images_file):
+    result = run(["fingerprint", "images.traj", "--label", "x", "--derivatives"], 2, tmp_path)
+    assert result.code == 0
+    assert result.err == ""
+    assert "images.traj, image 2 comes 3 times" in result.out
+    assert "16 images, 2 duplicates, 0 found, 14 computed, 0 failed" in result.out
+    assert "on 2 ranks" in result.out
+    again = run(["fingerprint", "images.traj", "--label", "x", "--derivatives"], 0, tmp_path)
+    assert "14 found, 0 computed" in again.out
+    assert "on 1 rank" in again.out
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_bad_images_give_exit_code_3(tmp_path, ranks):
+    images = make_images(4)
+    images[1].positions[0] = images[1].positions[1]
+    write(tmp_path / "a.traj", images)
+    result = run(["fingerprint", "a.traj", "--label", "x"], ranks, tmp_path)
+    assert result.code == 3
+    assert "3 computed, 1 failed" in result.out
+    assert result.err.startswith("ampmpi: error: 1 image failed, all others are done:\n")
+    assert "a.traj, image 1: atoms 0 (Pt) and 1 (Cu) overlap" in result.err
+    assert result.err.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["no.traj", "--label", "x"], 2, "ampmpi: error: there is no file 'no.traj'"),
+        (["*.none", "--label", "x"], 2, "ampmpi: error: no file matches '*.none'"),
+        (["empty.traj", "--label", "x"], 2, "ampmpi: error: empty.traj is empty"),
+        (["rubbish.xyz", "--label", "x"], 2, "ampmpi: error: rubbish.xyz, line 1: a number of"),
+        (["cut.traj", "--label", "x"], 2, "ampmpi: error: cut.traj cannot be read ("),
+        (["a.traj@7", "--label", "x"], 2, "ampmpi: error: there are no images"),
+        (["a.traj@b", "--label", "x"], 2, "ampmpi: error: a.traj@b: 'b' chooses no frames"),
+        (["a.traj", "--label", "no/x"], 4, "ampmpi: error: the database no/x-fingerprints.ampdb"),
+        (["a.traj", "--label", "file"], 4, "ampmpi: error: file-fingerprints.ampdb is no database"),
+        (["a.traj", "--label", "x", "--cutoff", "0"], 2, "ampmpi: error: the cutoff radius"),
+        (["a.traj", "--label", "x", "--descriptor", "bad.toml"], 2, "ampmpi: error: bad.toml"),
+        (["a.traj", "--label", "x", "--descriptor", "no.toml"], 2, "ampmpi: error: "),
+        (["a.traj"], 2, "Error: Missing option '--label'"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, arguments, code, sentence):
+    write(tmp_path / "a.traj", make_images(2))
+    (tmp_path / "empty.traj").touch()
+    (tmp_path / "rubbish.xyz").write_text("not\nimages\n")
+    (tmp_path / "cut.traj").write_bytes((tmp_path / "a.traj").read_bytes()[:60])
+    (tmp_path / "bad.toml").write_text("cutof = 3\n")
+    (tmp_path / "file-fingerprints.ampdb").touch()
+    before = sorted(tmp_path.iterdir())
+    result = run(["fingerprint", *arguments], 3, tmp_path)
+    assert result.code == code, result
+    assert sentence in result.err
+    assert result.err.count("rror: ") == 1
+    assert "Traceback" not in result.err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_error_on_one_rank_ends_the_job(tmp_path, images_file):
+    process = trouble(
+        "if atoms.positions[0, 0] == {x!r}: raise RuntimeError('of this rank alone')".format(
+            x=float(make_images()[3].positions[0, 0])
+        ),
+        ["fingerprint", "images.traj", "--label", "x"],
+        3,
+        tmp_path,
+    )
+    result = finish(process)
+    assert result.code == 1
+    assert result.err.count("RuntimeError: of this rank alone") == 2
+    assert "Traceback" in result.err
+    assert " of 3 at " in result.err
+
+
+def test_error_in_a_script_ends_the_job(tmp_path):
+    script = (
+        "from ampmpi import fingerprint\n"
+        "from ampmpi.parallel.comm import world\n"
+        "from ase.build import bulk\n"
+        "fingerprint([bulk('Cu')], label='x')\n"
+        "if world().rank == 1: raise ValueError('in the script')\n"
+        "world().barrier()\n"
+    )
+    result = finish(start(["-c", script], 3, tmp_path))
+    assert result.code == 1
+    assert "ValueError: in the script" in result.err
+
+
+def test_disk_that_fills_up_ends_the_job(tmp_path, images_file):
+    process = trouble(
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
+        ["fingerprint", "images.traj", "--label", "x"],
+        2,
+        tmp_path,
+    )
+    result = finish(process)
+    assert result.code == 4
+    assert "the file grows beyond the allowed size" in result.err
+    assert "Traceback" not in result.err
+    assert entries(tmp_path / "x-fingerprints.ampdb") == {}
+
+
+def many_images(path: Path, n: int) -> None:
+    write(path, [bulk("Cu", a=3.6 + 0.001 * i) for i in range(n)])
+
+
+def wait_for_entries(path: Path, n: int) -> None:
+    limit = time.monotonic() + 120
+    while len(list(path.glob("loose/*"))) < n:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def kill_last(path: Path, number: int) -> None:
+    """Send a signal to the last of two ranks, which left its process id."""
+    os.kill(int((path / "pid1").read_text()), number)
+
+
+SLOW = "time.sleep(0.05)"
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_warning_to_one_rank_stops_all_and_a_restart_completes(tmp_path, number):
+    many_images(tmp_path / "a.traj", 60)
+    command = ["fingerprint", "a.traj", "--label", "x"]
+    process = trouble(SLOW, command, 2, tmp_path)
+    wait_for_entries(tmp_path / "x-fingerprints.ampdb", 4)
+    kill_last(tmp_path, number)
+    result = finish(process, 30)
+    assert result.code == 75
+    assert result.err.startswith("ampmpi: error: stopped while computing")
+    assert "start the same command again" in result.err
+    assert result.err.count("\n") == 1
+    done = entries(tmp_path / "x-fingerprints.ampdb")
+    assert 4 <= len(done) < 60
+    assert list((tmp_path / "x-fingerprints.ampdb" / "tmp").iterdir()) == []
+    again = run(command, 2, tmp_path)
+    assert again.code == 0
+    assert f"{len(done)} found, {60 - len(done)} computed" in again.out
+    undisturbed = run(["fingerprint", "a.traj", "--label", "y"], 2, tmp_path)
+    assert undisturbed.code == 0
+    assert entries(tmp_path / "x-fingerprints.ampdb") == entries(tmp_path / "y-fingerprints.ampdb")
+
+
+def test_warning_while_python_starts_does_no_harm(tmp_path, images_file):
+    code = "import os, signal\nfrom ampmpi.cli.main import ampmpi\n"
+    code += "os.kill(os.getpid(), signal.SIGUSR1)\nampmpi()"
+    result = finish(start(["-c", code, "fingerprint", "images.traj", "--label", "x"], 2, tmp_path))
+    assert result.code == 75
+    assert run(["fingerprint", "images.traj", "--label", "x"], 2, tmp_path).code == 0
+
+
+def test_killed_rank_ends_the_job_and_a_restart_completes(tmp_path):
+    many_images(tmp_path / "a.traj", 60)
+    command = ["fingerprint", "a.traj", "--label", "x"]
+    process = trouble(SLOW, command, 2, tmp_path)
+    wait_for_entries(tmp_path / "x-fingerprints.ampdb", 4)
+    kill_last(tmp_path, signal.SIGKILL)
+    assert finish(process, 30).code != 0
+    done = len(entries(tmp_path / "x-fingerprints.ampdb"))
+    again = run(command, 2, tmp_path)
+    assert again.code == 0
+    assert f"{done} found, {60 - done} computed" in again.out
+    assert list((tmp_path / "x-fingerprints.ampdb" / "tmp").iterdir()) == []
+
+
+def test_image_that_kills_ranks_is_set_aside(tmp_path):
+    images = [bulk("Cu", a=3.6 + 0.001 * i) for i in range(12)]
+    write(tmp_path / "a.traj", images)
+    bad = hash_image(images[5])
+    kill = f"if round(atoms.cell.cellpar()[0] * 2**0.5, 6) == {3.605}: " + (
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = ["fingerprint", "a.traj", "--label", "x"]
+    for _ in range(2):
+        assert finish(trouble(kill, command, 2, tmp_path)).code not in (0, 3)
+    third = finish(trouble(kill, command, 2, tmp_path))
+    assert third.code == 3
+    assert "11 computed" in third.out or "found" in third.out
+    assert "a.traj, image 5: 2 ranks crashed" in third.err
+    assert third.err.count("a.traj, image") == 1
+    stored = entries(tmp_path / "x-fingerprints.ampdb")
+    assert len(stored) == 11
+    assert bad not in stored
+    cured = run([*command, "--retry"], 2, tmp_path)
+    assert cured.code == 0
+    assert len(entries(tmp_path / "x-fingerprints.ampdb")) == 12
+
+
+def test_ranks_that_do_not_see_each_other_are_refused(tmp_path, images_file):
+    for variables in (
+        {"PMI_SIZE": "4", "PMI_RANK": "0"},
+        {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"},
+        {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"},
+    ):
+        result = finish(
+            start([*AMPMPI, "fingerprint", "images.traj", "--label", "x"], 0, tmp_path, **variables)
+        )
+        assert result.code == 7, result
+        assert "the launcher started 4 ranks, but MPI sees only one" in result.err
+        assert not list(tmp_path.glob("*.ampdb"))
+
+
+def test_one_rank_compiles(tmp_path, images_file):
+    code = (
+        "from ampmpi.cli.main import ampmpi\nimport atexit, sys\n"
+        "def tell():\n"
+        "    from ampmpi.descriptor import compile_count\n"
+        "    sys.stderr.write(f'compiled {compile_count()}\\n')\n"
+        "atexit.register(tell)\nampmpi()"
+    )
+    arguments = ["-c", code, "fingerprint", "images.traj", "--derivatives", "--label"]
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    (tmp_path / "cache").mkdir()
+    cold = finish(start([*arguments, "x"], 4, tmp_path, **cache), 280)
+    assert cold.code == 0, cold
+    counts = sorted(int(line.split()[1]) for line in cold.err.splitlines() if "compiled" in line)
+    assert counts[:3] == [0, 0, 0]
+    assert counts[3] > 0
+    warm = finish(start([*arguments, "y"], 4, tmp_path, **cache))
+    assert warm.err.splitlines() == ["compiled 0"] * 4
+
+
+def test_serial_run_needs_no_mpi(tmp_path, images_file):
+    code = "import sys\nsys.modules['mpi4py'] = None\nfrom ampmpi.cli.main import ampmpi\nampmpi()"
+    result: Outcome = finish(
+        start(["-c", code, "fingerprint", "images.traj", "--label", "x"], 0, tmp_path)
+    )
+    assert result.code == 0, result
+    assert "14 computed" in result.out
+    keys = {hash_image(image) for image in make_images()}
+    assert entries(tmp_path / "x-fingerprints.ampdb").keys() == keys
+    assert np.all([len(key) == 32 for key in keys])

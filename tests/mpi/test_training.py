@@ -1,0 +1,219 @@
+"""Training on ranks: the same numbers as alone, and restarts that end the same."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import numpy as np
+import pytest
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
+from conftest import AMPMPI, finish, make_images, run, start
+
+from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
+from ampmpi.errors import ImageError, ModelError
+from ampmpi.parallel.comm import SerialCommunicator
+from ampmpi.training.api import prepare
+from ampmpi.training.job import initial_loss, load
+
+pytestmark = pytest.mark.mpi
+CUTOFF = 4.5
+
+
+def training_images(n=14, seed=0):
+    images = make_images(n, seed)
+    for atoms in images:
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    return images
+
+
+def make_model(maxiter=12):
+    loss = LossFunction(convergence={"energy_rmse": 1e-9, "force_rmse": 1e-9}, maxiter=maxiter)
+    return NeuralNetwork(
+        (6, 5), randomseed=3, lossfunction=loss, regressor=Regressor("L-BFGS-B"), prescale=True
+    )
+
+
+@pytest.fixture
+def trajectory(comm, shared_path):
+    path = shared_path / "images.traj"
+    if comm.rank == 0:
+        write(path, training_images(), parallel=False)
+    comm.barrier()
+    return str(path)
+
+
+def totals(ranks, trajectory, label, forces):
+    """Loss and gradient at the initial parameters, then the validation loss, on rank 0."""
+    model = make_model()
+    if not forces:
+        model.lossfunction = LossFunction()
+    dataset, descriptor, source = prepare(
+        ranks,
+        Gaussian(cutoff=CUTOFF),
+        trajectory,
+        label=str(label),
+        dblabel=None,
+        forces=forces,
+        validation=None,
+        fraction=0.3,
+        seed=1,
+        log=lambda line: None,
+    )
+    prepared = load(ranks, dataset, descriptor, source, model)
+    loss = initial_loss(ranks, prepared, model)
+    if ranks.rank:
+        loss.serve()
+        return None
+    vector = model.vector
+    found = [loss.evaluate(vector), loss.evaluate(vector, "validation", gradient=False)]
+    loss.finish()
+    return found
+
+
+@pytest.mark.parametrize("forces", [True, False])
+def test_loss_and_gradient_are_those_of_one_rank(comm, shared_path, trajectory, forces):
+    many = totals(comm, trajectory, shared_path / "many", forces)
+    if comm.rank == 0:
+        alone = totals(SerialCommunicator(), trajectory, shared_path / "alone", forces)
+        for a, b in zip(many, alone, strict=True):
+            assert a.energy == pytest.approx(b.energy, rel=1e-10)
+            assert a.force == pytest.approx(b.force, rel=1e-10)
+            assert a.energy_maxresid == pytest.approx(b.energy_maxresid, rel=1e-10)
+            assert a.force_maxresid == pytest.approx(b.force_maxresid, rel=1e-10)
+            scale = np.abs(b.gradient).max(initial=0.0)
+            np.testing.assert_allclose(a.gradient, b.gradient, rtol=1e-10, atol=1e-10 * scale)
+        assert np.abs(alone[0].gradient).max() > 0
+        assert (alone[0].force > 0) == forces
+    comm.barrier()
+
+
+def test_every_rank_has_the_calculator_that_one_rank_finds(comm, shared_path, trajectory):
+    images = training_images()
+    calculator = Amp(Gaussian(cutoff=CUTOFF), make_model(), label=str(shared_path / "many"))
+    result = calculator.train(images, validation=training_images(4, seed=5), comm=comm)
+    assert result.steps == 12
+    vectors = comm.allgather(calculator.model.vector)
+    assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
+    if comm.rank == 0:
+        alone = Amp(Gaussian(cutoff=CUTOFF), make_model(), label=str(shared_path / "alone"))
+        again = alone.train(
+            images, validation=training_images(4, seed=5), comm=SerialCommunicator()
+        )
+        assert result.best.loss == pytest.approx(again.best.loss, rel=1e-7)
+        assert result.best.val_loss == pytest.approx(again.best.val_loss, rel=1e-7)
+        np.testing.assert_allclose(vectors[0], alone.model.vector, rtol=1e-6, atol=1e-8)
+    comm.barrier()
+
+
+def test_more_ranks_than_images(comm, shared_path):
+    calculator = Amp(Gaussian(cutoff=CUTOFF), make_model(3), label=str(shared_path / "few"))
+    assert calculator.train(training_images(2), comm=comm).steps == 3
+
+
+def test_a_bad_image_is_named_on_every_rank(comm, shared_path):
+    images = training_images(7)
+    images[5].calc = None
+    calculator = Amp(Gaussian(cutoff=CUTOFF), make_model(), label=str(shared_path / "bad"))
+    with pytest.raises(ImageError, match="image 5 has no energy"):
+        calculator.train(images, comm=comm)
+    comm.barrier()
+
+
+def test_a_rank_that_finds_an_unknown_element_tells_all(comm, shared_path):
+    images = training_images(7)
+    for image in images:
+        results = image.calc.results
+        image.numbers[:] = 29
+        image.calc = SinglePointCalculator(image, **results)
+    calculator = Amp(
+        Gaussian(cutoff=CUTOFF, elements=["Cu", "Pt"]), make_model(), label=str(shared_path / "u")
+    )
+    with pytest.raises(ModelError, match="holds Pt, an element that the model lacks"):
+        calculator.train(images, validation=training_images(1), comm=comm)
+    comm.barrier()
+
+
+COMMAND = ["train", "images.traj", "--label", "t", "--cutoff", "4.5", "--max-steps", "4000"]
+COMMAND += ["--validation-fraction", "0.2", "--checkpoint-every", "25"]
+
+
+def curve(path):
+    """The learning curve without its times."""
+    return [line.rsplit(" ", 1)[0] for line in path.read_text().splitlines()]
+
+
+@pytest.mark.starts_jobs
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path, ranks):
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    for folder in folders:
+        folder.mkdir()
+        write(folder / "images.traj", training_images())
+    result = run(COMMAND, ranks, folders[0])
+    assert result.code == 0, result.err
+    kills = 0
+    for steps in (200, 1500):
+        job = start([*AMPMPI, *COMMAND], ranks, folders[1])
+        path = folders[1] / "t-curve.txt"
+        ends = time.monotonic() + 120
+        while job.poll() is None and time.monotonic() < ends:
+            if path.exists() and path.read_bytes().count(b"\n") > steps:
+                os.killpg(job.pid, signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.002)
+        job.communicate()
+    assert kills == 2
+    result = run(COMMAND, ranks, folders[1])
+    assert result.code == 0, result.err
+    assert (folders[1] / "t.amp").read_bytes() == (folders[0] / "t.amp").read_bytes()
+    assert curve(folders[1] / "t-curve.txt") == curve(folders[0] / "t-curve.txt")
+
+
+@pytest.mark.starts_jobs
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_warned_training_says_that_it_is_unfinished(tmp_path, number):
+    write(tmp_path / "images.traj", training_images())
+    command = [*COMMAND[:-4], "--max-steps", "1000000"]
+    job = start([*AMPMPI, *command], 0, tmp_path)
+    path = tmp_path / "t-curve.txt"
+    while job.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") > 100):
+        time.sleep(0.01)
+    job.send_signal(number)
+    result = finish(job)
+    assert result.code == 75, result.err
+    assert "start it again to go on" in result.err
+    assert not (tmp_path / "t.amp").exists()
+    steps = len(curve(path)) - 1
+    result = run([*command[:-1], str(steps + 5)], 2, tmp_path)
+    assert result.code == 0, result.err
+    assert len(curve(path)) - 1 == steps + 5
+
+
+@pytest.mark.starts_jobs
+def test_a_committee_is_the_same_on_groups_and_alone(tmp_path):
+    command = ["train", "images.traj", "--label", "c", "--cutoff", "4.5", "--max-steps", "10"]
+    command += ["--hidden", "4", "--hidden", "5,4", "--committee", "2", "--bootstrap"]
+    tables = {}
+    for ranks in (0, 2, 3):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        write(folder / "images.traj", training_images())
+        result = run(command, ranks, folder)
+        assert result.code == 0, result.err
+        assert "Committee: c-committee-0.amp to c-committee-1.amp" in result.out
+        rows = (folder / "c-members.txt").read_text().splitlines()[1:]
+        tables[ranks] = {row.split()[0]: row.split()[3:] for row in rows}
+        assert not list((folder / "c-members").glob(".queue*"))
+    assert "2 groups of 1 rank" in run([*command, "--overwrite"], 2, tmp_path / "2").out
+    assert len(tables[0]) == 4
+    assert tables[2] == tables[0]
+    for name, values in tables[3].items():
+        np.testing.assert_allclose(
+            np.array(values, float), np.array(tables[0][name], float), rtol=1e-4
+        )
