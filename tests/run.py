@@ -133,7 +133,8 @@ def pytest(name: str, limit: float, *options: str) -> Result:
     result = Result(name)
     with tempfile.TemporaryDirectory(prefix="ampmpi-test-") as scratch:
         report = Path(scratch, "report.xml")
-        command = [PYTHON, "-m", "pytest", "-q", f"tests/{name}", f"--junitxml={report}", *options]
+        command = [PYTHON, "-m", "pytest", "-q", f"tests/{name}", "--durations=5"]
+        command += [f"--junitxml={report}", *options]
         code, output = run(command, limit)
         result.failed = code != 0
         result.closing = [closing_line(output)]
@@ -258,7 +259,7 @@ def main() -> int:
         parser.error(f"no suite {', '.join(sorted(unknown))}: there are {', '.join(SUITES)}")
     if options.soak:
         os.environ["AMPMPI_SOAK_SECONDS"] = str(options.soak)
-        chosen = {"fault": lambda: pytest("fault", 3600 + 4 * options.soak, "--timeout=0")}
+        chosen = {"fault": lambda: pytest("fault", 3600 + 4 * options.soak, "-s", "--timeout=0")}
     else:
         chosen = {name: SUITES[name] for name in options.suites or SUITES}
     results = []
