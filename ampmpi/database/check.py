@@ -16,9 +16,10 @@ from ampmpi.database import deleted, entry, loose, manifest
 from ampmpi.database.archive import Archive, IndexedArchive
 from ampmpi.database.aside import set_aside
 from ampmpi.database.atomic import temporaries, temporary_owner
-from ampmpi.database.compress import YOUNG, Damage, Progress, compress, read_loose
+from ampmpi.database.compress import YOUNG, Damage, Progress, compress
 from ampmpi.database.foreign import StreamedArchive
 from ampmpi.database.gzipstream import MEMBER_HEADER, combine
+from ampmpi.database.intake import read_loose
 from ampmpi.database.layout import Layout, is_key, require_database
 from ampmpi.database.lock import read_holder
 from ampmpi.database.tarstream import END

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database import deleted, entry
+from ampmpi.database import deleted
 from ampmpi.database.archive import Archive, Identity, IndexedArchive
 from ampmpi.database.aside import keep_copy, set_aside
 from ampmpi.database.atomic import Temporary, database_error, sweep, sync_directory
 from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.layout import Kind, Layout, is_key, require_database
+from ampmpi.database.intake import judge, read_loose, stamp_of
+from ampmpi.database.layout import Layout, is_key, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.salvage import rescue
-from ampmpi.database.tarstream import MAX_ENTRY_SIZE
 from ampmpi.database.writer import ArchiveWriter, Chunk, Stamp, deflate_entry, deflate_record
 from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError
 
@@ -169,42 +169,6 @@ def deflate_loose(path: str | os.PathLike[str], keys: Iterable[str]) -> Iterator
             data, stamp = read_loose(layout, key)
             judge(data, layout.kind)
             yield deflate_entry(key, data, stamp)
-
-
-def judge(data: bytes, kind: Kind) -> None:
-    """Check an entry before it is archived.
-
-    In databases of other kinds, only what says that it is one of this
-    package's entries is judged.
-
-    Raises
-    ------
-    CorruptEntryError
-        It is damaged.
-    """
-    if kind != "other" or not data or entry.MAGIC in data[-64:]:
-        entry.verify(data, kind)
-
-
-def read_loose(layout: Layout, key: str) -> tuple[bytes, Stamp]:
-    """Read a loose entry, and what tells whether it is written again later.
-
-    Raises
-    ------
-    OSError
-        It is missing, is no regular file, is too large, or cannot be read.
-    """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    descriptor = os.open(layout.loose_entry(key), flags)
-    with open(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if status.st_size > MAX_ENTRY_SIZE:
-            raise OSError(f"it has more than {MAX_ENTRY_SIZE} bytes")
-        return file.readall(), _stamp(status)
-
-
-def _stamp(status: os.stat_result) -> Stamp:
-    return Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def archive_identity(layout: Layout) -> Identity | None:
@@ -379,7 +343,7 @@ class _Run:
             return
         try:
             target = set_aside(self.layout, self.layout.loose_entry(key), key)
-            if _stamp(os.lstat(target)) != stamp:
+            if stamp_of(os.lstat(target)) != stamp:
                 # Another writer was quicker: what was moved is its sound entry.
                 os.link(target, self.layout.loose_entry(key))
                 os.unlink(target)
@@ -478,7 +442,7 @@ class _Run:
         for key, stamp in self._stamps:
             path = self.layout.loose_entry(key)
             try:
-                if _stamp(os.lstat(path)) == stamp:
+                if stamp_of(os.lstat(path)) == stamp:
                     os.unlink(path)
                     self.report.files_freed += 1
                     continue

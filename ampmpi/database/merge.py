@@ -15,10 +15,10 @@ from ampmpi.database.compress import (
     Progress,
     archive_identity,
     compress,
-    judge,
 )
 from ampmpi.database.database import FingerprintDatabase
 from ampmpi.database.foreign import StreamedArchive
+from ampmpi.database.intake import judge
 from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.manifest import difference
