@@ -102,7 +102,7 @@ def _expand(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _format(path: str, frames: str) -> tuple[str, slice | str]:
-    from ase.io.formats import UnknownFileTypeError, filetype
+    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
 
     try:
         if Path(path).is_dir():
@@ -113,6 +113,7 @@ def _format(path: str, frames: str) -> tuple[str, slice | str]:
                 if not file.read(1):
                     raise ImageFileError(f"{path} is empty")
         format: str = filetype(path)
+        get_ioformat(format)
     except UnknownFileTypeError:
         raise ImageFileError(f"{path} is in no format that ASE knows") from None
     except OSError as error:

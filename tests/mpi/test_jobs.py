@@ -102,10 +102,9 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, code, sentence):
 
 
 def test_error_on_one_rank_ends_the_job(tmp_path, images_file):
+    x = float(make_images()[3].positions[0, 0])
     process = trouble(
-        "if atoms.positions[0, 0] == {x!r}: raise RuntimeError('of this rank alone')".format(
-            x=float(make_images()[3].positions[0, 0])
-        ),
+        f"if atoms.positions[0, 0] == {x!r}: raise RuntimeError('of this rank alone')",
         ["fingerprint", "images.traj", "--label", "x"],
         3,
         tmp_path,

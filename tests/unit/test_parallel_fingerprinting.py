@@ -1,0 +1,143 @@
+"""The parts of the job that need no ranks."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from ampmpi.database.atomic import Owner, temporary_name
+from ampmpi.database.index import digests_of
+from ampmpi.entries import Fingerprint, FingerprintPrimes
+from ampmpi.errors import DatabaseError
+from ampmpi.fingerprinting.adoption import difference, needed_of
+from ampmpi.fingerprinting.inflight import STILL, InFlight, collect_crashes, forget
+from ampmpi.fingerprinting.inventory import first_of_each, present
+from ampmpi.fingerprinting.summary import Plan, Summary
+from ampmpi.images import ImageRef
+
+KEYS = [f"{number:032x}" for number in (7, 3, 7, 1, 3, 7, 256, 0)]
+
+
+def test_first_of_equal_images():
+    usable = np.ones(len(KEYS), dtype=bool)
+    usable[0] = False
+    first, times = first_of_each(digests_of(KEYS), usable)
+    assert first.tolist() == [1, 2, 3, 6, 7]
+    assert times.tolist() == [2, 2, 1, 1, 1]
+
+
+def test_what_is_present():
+    stored = digests_of([KEYS[6], KEYS[1]])
+    assert present(digests_of(KEYS), stored).tolist() == [key in (KEYS[6], KEYS[1]) for key in KEYS]
+    assert not present(digests_of(KEYS), digests_of([])).any()
+
+
+def test_no_digest_is_taken_for_another():
+    # Zero bytes at the end are where fixed-width strings could go wrong.
+    pairs = ["00" * 16, "01" + "00" * 15, "01" + "00" * 14 + "01", "0100" + "01" * 14]
+    for key in pairs:
+        expected = [other == key for other in pairs]
+        assert present(digests_of(pairs), digests_of([key])).tolist() == expected
+
+
+def marker_of_a_dead_rank(directory, key: str, host: str | None = None, age: float = 0.0) -> None:
+    name = temporary_name("inflight").removesuffix(".tmp") + ".image"
+    me = Owner.me()
+    name = name.replace(f"-{me.pid}-{me.start}-", f"-{me.pid}-{me.start + 1}-")
+    if host is not None:
+        name = name.replace(f"-{me.host}-", f"-{host}-")
+    (directory / name).write_text(key)
+    os.utime(directory / name, (time.time() - age,) * 2)
+
+
+def test_marker_of_a_living_rank_is_left_alone(tmp_path):
+    marker = InFlight(str(tmp_path), 3)
+    marker.start(KEYS[0])
+    assert collect_crashes(str(tmp_path)) == {}
+    assert [path.read_text() for path in tmp_path.iterdir()] == [KEYS[0]]
+    marker.start(KEYS[1])
+    assert [path.read_text() for path in tmp_path.iterdir()] == [KEYS[1]]
+    marker.end()
+    assert not list(tmp_path.iterdir())
+
+
+def test_crashes_are_counted_over_jobs_and_forgotten_when_done(tmp_path):
+    marker_of_a_dead_rank(tmp_path, KEYS[0])
+    marker_of_a_dead_rank(tmp_path, KEYS[1])
+    marker_of_a_dead_rank(tmp_path, "")
+    assert collect_crashes(str(tmp_path)) == {KEYS[0]: 1, KEYS[1]: 1}
+    marker_of_a_dead_rank(tmp_path, KEYS[0])
+    assert collect_crashes(str(tmp_path)) == {KEYS[0]: 2, KEYS[1]: 1}
+    forget(str(tmp_path), [KEYS[0]])
+    assert collect_crashes(str(tmp_path)) == {KEYS[1]: 1}
+
+
+def test_rank_on_another_host_is_dead_when_it_stands_still(tmp_path):
+    marker_of_a_dead_rank(tmp_path, KEYS[0], host="elsewhere")
+    assert collect_crashes(str(tmp_path)) == {}
+    marker_of_a_dead_rank(tmp_path, KEYS[1], host="elsewhere", age=STILL + 60)
+    assert collect_crashes(str(tmp_path)) == {KEYS[1]: 1}
+
+
+def test_other_files_are_left_alone(tmp_path):
+    names = ["notes.image", "crashed-x", temporary_name("put"), ".nfs0001"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert collect_crashes(str(tmp_path)) == {}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_database_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(DatabaseError, match="cannot write"):
+        InFlight(str(tmp_path / "missing"), 0)
+
+
+@pytest.mark.parametrize(
+    ("entries", "needed"), [(0, 0), (3, 3), (10, 10), (999, 10), (1000, 10), (1001, 11)]
+)
+def test_how_many_entries_have_to_agree(entries, needed):
+    assert needed_of(entries) == needed
+
+
+def test_difference_is_relative_to_the_largest_value():
+    atoms = bulk("Cu", cubic=True)
+    symbols, n_features = tuple(atoms.symbols), {"Cu": 2}
+    a = Fingerprint(symbols, n_features, np.full((4, 2), 10.0))
+    b = Fingerprint(symbols, n_features, a.values + 1e-6)
+    assert difference(a, b, atoms) == pytest.approx(1e-7, rel=1e-3)
+    assert difference(a, Fingerprint(symbols, {"Cu": 3}, np.ones((4, 3))), atoms) == np.inf
+    assert difference(a, Fingerprint(("Pt",) * 4, {"Pt": 2}, a.values), atoms) == np.inf
+
+
+def test_pair_without_derivative_counts_as_zero():
+    atoms = bulk("Cu", cubic=True)
+    symbols, n_features = tuple(atoms.symbols), {"Cu": 2}
+    pairs = np.array([[0, 0], [1, 0], [1, 1]], dtype=np.int32)
+    values = np.ones((3, 3, 2))
+    values[1] = 0.25
+    whole = FingerprintPrimes(symbols, n_features, pairs, values)
+    part = FingerprintPrimes(symbols, n_features, pairs[[0, 2]], values[[0, 2]])
+    assert difference(whole, whole, atoms) == 0
+    assert difference(whole, part, atoms) == 0.25
+
+
+def test_summary_in_words():
+    summary = Summary(
+        images=10, duplicates=2, found=3, computed=5, ranks=2, seconds=4.0, compute_seconds=2.0
+    )
+    assert summary.rate == 1.25
+    assert summary.lines() == [
+        "10 images, 2 duplicates, 3 found, 5 computed, 0 failed, 4.0 s on 2 ranks, "
+        "1.25 images/s/rank"
+    ]
+    dry = Summary(images=10, duplicates=2, found=3, plan=(Plan("x.ampdb", 5, 12345),))
+    assert dry.lines() == [
+        "10 images, 2 duplicates, 3 found, 5 to compute, 0 failed",
+        "x.ampdb: 5 files, about 12.3 kB",
+    ]
+    assert str(ImageRef("a.traj", 3)) == "a.traj, image 3"
+    assert str(ImageRef("", 3)) == "image 3"

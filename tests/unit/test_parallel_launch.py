@@ -1,0 +1,131 @@
+"""Signals, settings and launchers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ampmpi.errors import LaunchError
+from ampmpi.parallel import launch
+from ampmpi.parallel.launch import StopRequest
+
+
+@pytest.mark.parametrize(
+    ("environ", "ranks"),
+    [
+        ({}, 1),
+        ({"PMI_SIZE": "4"}, 4),
+        ({"OMPI_COMM_WORLD_SIZE": "3", "SLURM_STEP_NUM_TASKS": "1"}, 3),
+        ({"PMI_SIZE": "1", "SLURM_STEP_NUM_TASKS": "8"}, 1),
+        ({"SLURM_STEP_NUM_TASKS": "8"}, 8),
+        ({"SLURM_NTASKS": "8"}, 1),
+        ({"PMI_SIZE": "many"}, 1),
+    ],
+)
+def test_ranks_that_a_launcher_promises(environ, ranks):
+    assert launch.ranks_promised(environ) == ranks
+    launch.check_ranks(max(ranks, 2), environ)
+    if ranks > 1:
+        with pytest.raises(LaunchError, match=f"started {ranks} ranks, but MPI sees only one"):
+            launch.check_ranks(1, environ)
+    else:
+        launch.check_ranks(1, environ)
+
+
+def test_only_the_first_process_speaks():
+    assert launch.speaks({})
+    assert launch.speaks({"PMI_RANK": "0", "SLURM_PROCID": "3"})
+    assert not launch.speaks({"OMPI_COMM_WORLD_RANK": "2"})
+
+
+def test_first_signal_is_remembered():
+    request = StopRequest()
+    before = {number: signal.getsignal(number) for number in launch.WARNINGS}
+    try:
+        request.install()
+        assert not request.requested
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.requested
+        assert request.signal_name == "SIGUSR1"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_signals_are_caught_before_anything_heavy_is_imported():
+    code = (
+        "import sys, signal\n"
+        "seen = []\n"
+        "original = signal.signal\n"
+        "def note(*args):\n"
+        "    seen.append(sorted({'numpy', 'click', 'ase', 'mpi4py', 'numba'} & set(sys.modules)))\n"
+        "    return original(*args)\n"
+        "signal.signal = note\n"
+        "import ampmpi.cli.main\n"
+        "print(seen)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[[], [], []]", result.stderr
+
+
+def test_settings_of_the_user_are_kept(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/chosen")
+    for name in launch.THREADS[1:]:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(os, "environ", os.environ)
+    launch.prepare()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
+    assert os.environ["NUMBA_CACHE_DIR"] == "/chosen"
+    for name in launch.THREADS[1:]:
+        monkeypatch.delenv(name)
+
+
+def test_kernels_are_kept_where_one_can_write(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    folder = launch.kernel_cache({"XDG_CACHE_HOME": str(home)})
+    assert folder is not None
+    assert folder.parent == home / "ampmpi"
+    assert folder.name == f"numba-{launch.cpu_type()}"
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(launch.tempfile, "gettempdir", lambda: str(tmp_path))
+    elsewhere = launch.kernel_cache({"XDG_CACHE_HOME": str(tmp_path / "file")})
+    assert elsewhere is not None
+    assert elsewhere.parent == tmp_path / f"ampmpi-{os.getuid()}"
+    monkeypatch.setattr(launch.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
+    assert launch.kernel_cache({"XDG_CACHE_HOME": str(tmp_path / "file")}) is None
+
+
+def test_types_of_cpu_are_told_apart(tmp_path):
+    names = []
+    for flags in ("sse avx2", "sse avx2 avx512f", "sse avx2"):
+        info = tmp_path / "cpuinfo"
+        info.write_text(
+            f"processor : 0\nmodel name : X\ncpu MHz : {len(names)}\nflags : {flags}\n\nprocessor"
+        )
+        names.append(launch.cpu_type(info))
+    assert names[0] == names[2] != names[1]
+    assert launch.cpu_type(tmp_path / "none")
+
+
+def test_note_of_a_compile(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert not launch.is_compiled("x")
+    with launch.compile_lock():
+        launch.note_compiled("x")
+    assert launch.is_compiled("x")
+    assert not launch.is_compiled("y")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "none"))
+    with launch.compile_lock():
+        launch.note_compiled("x")
+    assert not launch.is_compiled("x")
