@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import zlib
 from abc import ABC, abstractmethod
@@ -23,6 +24,7 @@ from ampmpi.errors import CorruptEntryError
 
 _RUN = 1 << 22
 _GAP = 1 << 16
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -80,26 +82,16 @@ class Archive(ABC):
         DatabaseError
             It cannot be opened or read.
         """
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise database_error(error, "open", path) from error
-        try:
-            identity = Identity.of(os.fstat(descriptor))
-            found = read_index(descriptor, identity.size)
-            if found is not None:
-                return IndexedArchive(path, descriptor, identity, *found)
-            from ampmpi.database.foreign import StreamedArchive
-
-            return StreamedArchive(path, descriptor, identity)
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-            if isinstance(error, OSError):
-                raise database_error(error, "read", path) from error
-            raise
+        for attempt in range(_TRIES):
+            try:
+                return _open(path)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                # NFS: the file was replaced between looking its name up and reading it.
+                if error.errno != errno.ESTALE or attempt == _TRIES - 1:
+                    raise database_error(error, "read", path) from error
+        raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Close the file."""
@@ -163,6 +155,23 @@ class Archive(ABC):
             A damaged entry gives the error in place of its bytes; it does not
             stop the others.
         """
+
+
+def _open(path: str) -> Archive:
+    from ampmpi.database.foreign import StreamedArchive
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        identity = Identity.of(os.fstat(descriptor))
+        found = read_index(descriptor, identity.size)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+        raise
+    # From here on the descriptor is the archive's to close.
+    if found is not None:
+        return IndexedArchive(path, descriptor, identity, *found)
+    return StreamedArchive(path, descriptor, identity)
 
 
 class IndexedArchive(Archive):

@@ -1,3 +1,4 @@
+import errno
 import gzip
 import os
 import subprocess
@@ -17,7 +18,7 @@ from ampmpi.database.archive import Archive, IndexedArchive
 from ampmpi.database.gzipstream import combine, deflate, inflate
 from ampmpi.database.index import FOOTER_SIZE, Footer
 from ampmpi.database.writer import ArchiveWriter, deflate_entry
-from ampmpi.errors import CorruptEntryError
+from ampmpi.errors import CorruptEntryError, DatabaseError
 
 
 @given(st.lists(st.binary(max_size=700), max_size=20))
@@ -237,6 +238,26 @@ def test_reading_takes_one_descriptor_and_closes_it(tmp_path):
     archive.close()
     archive.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_stale_file_handle_is_tried_again(tmp_path, monkeypatch):
+    write_archive(tmp_path / "a", make_data(5))
+    real, calls = os.fstat, []
+
+    def stale(descriptor, times):
+        calls.append(descriptor)
+        if len(calls) <= times:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", lambda descriptor: stale(descriptor, 2))
+        with Archive.open(str(tmp_path / "a")) as archive:
+            assert len(archive) == 5
+    calls.clear()
+    with pytest.raises(DatabaseError, match="cannot read"), monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", lambda descriptor: stale(descriptor, 99))
+        Archive.open(str(tmp_path / "a"))
 
 
 def test_works_without_isal(tmp_path):
