@@ -34,10 +34,9 @@ def finish(folder: Folder, expected: dict) -> None:
     assert folder.database() == expected
 
 
-def restart_now(cluster: Cluster, job: int) -> None:
-    until(lambda: cluster.state(job).restarts == 1, 30, "the job is back in the queue")
-    until(lambda: cluster.state(job).name == "PENDING", 30, "the job is back in the queue")
-    cluster.run("scontrol", "update", f"jobid={job}", "starttime=now")
+def wait_requeued(folder: Folder, job: int, seconds: float = 60) -> None:
+    """Wait until a job is back in the queue; it starts again some seconds later."""
+    until(lambda: folder.cluster.state(job).restarts == 1, seconds, f"requeued\n{folder.log(job)}")
 
 
 def test_warned_it_stops_requeues_itself_and_completes(
@@ -46,7 +45,7 @@ def test_warned_it_stops_requeues_itself_and_completes(
     job = start(folder, cluster)
     asked = time.monotonic()
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))
-    restart_now(cluster, job)
+    wait_requeued(folder, job)
     assert time.monotonic() - asked < 15
     before = folder.n_calls()
     assert before < N_IMAGES
@@ -66,7 +65,7 @@ def test_a_warning_during_start_up_does_no_harm(
     cluster.wait_running(job)
     time.sleep(delay)
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))
-    restart_now(cluster, job)
+    wait_requeued(folder, job)
     folder.completed(job)
     assert folder.computed_twice() == 0
     assert folder.database() == expected
@@ -130,7 +129,7 @@ def test_walltime(folder: Folder, cluster: Cluster, expected: dict):
     folder.env(launcher="srun")
     folder.watch(seconds=3.0)
     job = folder.submit("fingerprint", "--time=1", "--signal=B:USR1@40", arguments=SHARED)
-    until(lambda: cluster.state(job).restarts == 1, 90, f"warned\n{folder.log(job)}")
+    wait_requeued(folder, job, 90)
     assert 0 < folder.n_calls() < N_IMAGES
     folder.completed(job, 180)
     assert folder.computed_twice() == 0
