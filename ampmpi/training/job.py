@@ -145,7 +145,6 @@ def fit(
     InputError
         A checkpoint belongs to a fit with other settings.
     """
-    dataset = prepared.dataset
     settings = _settings(prepared, model, schedule, drawn)
     path = f"{label}-checkpoint.npz"
 
@@ -163,11 +162,7 @@ def fit(
     known = agree(comm, known_checkpoint)
     if known is None:
         _take_amp_checkpoint(comm, model, label, log)
-    training = ~dataset.validation
-    model.initialise(
-        prepared.fprange, dataset.energies[training], _columns(dataset, prepared)[training]
-    )
-    loss = _shared_loss(comm, prepared, model, drawn)
+    loss = initial_loss(comm, prepared, model, drawn)
 
     def run() -> FitResult:
         try:
@@ -182,13 +177,31 @@ def fit(
     return result
 
 
-def _shared_loss(
+def initial_loss(
     comm: Communicator,
     prepared: Prepared,
     model: NeuralNetwork,
-    drawn: Mapping[str, float] | None,
+    drawn: Mapping[str, float] | None = None,
 ) -> SharedLoss:
-    """Scale this rank's images for the model; every rank raises what one finds."""
+    """Give a model what it lacks, and return its loss on the images of a group.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The group; all its ranks call this.
+    prepared, model, drawn
+        As for `fit`.
+
+    Raises
+    ------
+    ModelError
+        The images hold an element that the model lacks; every rank raises it.
+    """
+    dataset = prepared.dataset
+    chosen = ~dataset.validation
+    model.initialise(
+        prepared.fprange, dataset.energies[chosen], _columns(dataset, prepared)[chosen]
+    )
     assert model.fprange is not None
     error = None
     try:
