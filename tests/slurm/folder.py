@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from cluster import Cluster, JobState
 
 from ampmpi import FingerprintDatabase
@@ -25,6 +26,8 @@ def images(n: int = N_IMAGES, seed: int = 0) -> list[Atoms]:
         atoms = bulk("Cu", cubic=True)
         atoms.symbols[i % 4] = "Pt"
         atoms.rattle(0.05, seed=1000 * seed + i)
+        atoms.calc = EMT()
+        atoms.get_forces()
         found.append(atoms)
     return found
 

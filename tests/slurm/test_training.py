@@ -1,0 +1,72 @@
+"""Training jobs, and the chain of all jobs, as shipped."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from cluster import Cluster, until
+from folder import Folder
+
+from ampmpi import Amp
+from ampmpi.cli.jobscript import templates
+
+EASY = ("--hidden", "3", "--energy-rmse", "0.5", "--force-rmse", "5")
+HARD = ("--hidden", "3,3", "--energy-rmse", "1e-9", "--max-steps", "1000000")
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
+def test_train(launcher: str, folder: Folder):
+    folder.env(launcher=launcher)
+    job = folder.submit(
+        "train", "--nodes=2", "--ntasks-per-node=2", arguments=("images.traj", *EASY)
+    )
+    folder.completed(job)
+    assert Amp.load(str(folder.path / "amp.amp")) is not None
+    assert folder.loose() == 0
+
+
+def test_a_training_that_is_warned_goes_on_where_it_stopped(folder: Folder, cluster: Cluster):
+    folder.env(launcher="srun")
+    arguments = ("images.traj", "--label", "amp", *HARD)
+    job = folder.submit("train", arguments=arguments)
+    until(lambda: list(folder.path.glob("amp*checkpoint*")), 90, f"trains\n{folder.log(job)}")
+    cluster.run("scancel", "--batch", "--signal=USR1", str(job))
+    until(lambda: cluster.state(job).restarts == 1, 30, f"requeued\n{folder.log(job)}")
+    cluster.wait_running(job)
+    before = len(folder.log(job))
+    until(lambda: "checkpoint" in folder.log(job)[before:], 60, f"goes on\n{folder.log(job)}")
+    cluster.run("scancel", str(job))
+    assert folder.wait(job, 15).name == "CANCELLED"
+
+
+def test_chain(folder: Folder, cluster: Cluster, expected: dict):
+    script = cluster.run(
+        "ampmpi", "jobscript", "chain", "--nodes", "2", "--ntasks-per-node", "2", "--time",
+        "00:05:00", "--array", "0-1", "--train", " ".join(EASY), "images.traj",
+    )  # fmt: skip
+    (folder.path / "chain.sh").write_text(script)
+    said = cluster.run("bash", "chain.sh", cwd=folder.path)
+    match = re.fullmatch(r"fingerprint (\d+), trainings (\d+), compress (\d+)", said)
+    assert match, said
+    first, second, third = map(int, match.groups())
+    folder.completed(third, 180)
+    folder.completed(first)
+    for member in (0, 1):
+        assert cluster.state(f"{second}_{member}").name == "COMPLETED", folder.log(second)
+        assert Amp.load(str(folder.path / f"amp-{member}.amp")) is not None
+    weights = [(folder.path / f"amp-{member}.amp").read_text() for member in (0, 1)]
+    assert weights[0] != weights[1]
+    assert folder.loose() == 0
+    assert folder.database() == expected
+
+
+def test_a_chain_whose_first_job_fails(folder: Folder, cluster: Cluster):
+    script = (templates() / "chain.sh").read_text().replace("images.traj", "missing.traj")
+    (folder.path / "chain.sh").write_text(script)
+    said = cluster.run("bash", "chain.sh", cwd=folder.path)
+    first, second, third = map(int, re.findall(r"\d+", said))
+    assert folder.wait(first).exit_code == 2
+    folder.completed(third)  # the trainings were dropped, or it would wait for ever
+    assert cluster.state(f"{second}_0").name == "CANCELLED"
+    assert "missing.traj" in folder.log(first)
