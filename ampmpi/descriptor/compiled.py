@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba as nb
 
@@ -17,8 +19,16 @@ signature: code in numba's cache is then never older than any of the sources,
 while numba itself looks only at the file in which the entry is.
 """
 
-entry = nb.njit(cache=True, nogil=True, error_model="numpy")
-"""A function that Python calls: compiled once, kept on disk, runs without the GIL."""
+ENTRIES: list[Any] = []
+"""Every entry that has been defined."""
+
+
+def entry(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls: once, kept on disk, without the GIL when it runs."""
+    compiled = nb.njit(cache=True, nogil=True, error_model="numpy")(function)
+    ENTRIES.append(compiled)
+    return compiled
+
 
 inner = nb.njit(nogil=True, error_model="numpy")
 """A function that is compiled into the entries that call it."""

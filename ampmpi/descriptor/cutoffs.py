@@ -143,7 +143,7 @@ def as_cutoff(value: Any) -> Cutoff:
 
 def cutoff_from_arguments(name: Any, arguments: Mapping[str, Any]) -> Cutoff:
     """Return the cutoff called `name`, checking the names of its arguments."""
-    if name not in _KINDS:
+    if not isinstance(name, str) or name not in _KINDS:
         raise DescriptorError(f"there is no cutoff {name!r}: use Cosine or Polynomial.")
     known = {"Cosine": {"Rc"}, "Polynomial": {"Rc", "gamma"}}[name]
     if unknown := sorted(set(arguments) - known):

@@ -225,7 +225,8 @@ class Gaussian:
         """
         from . import kernels
 
-        return kernels.forces(self._plan, *self.surroundings(atoms), dE_dG)
+        weights = np.array(dE_dG, dtype=float, order="C")
+        return kernels.forces(self._plan, *self.surroundings(atoms), weights)
 
     def predict_cost(self, atoms: Atoms) -> float:
         """Return the relative cost of the image's fingerprint, without a neighbour list."""

@@ -78,19 +78,18 @@ def add_forces(
 
 
 @inner
-def _group_by(keys, n_keys):
-    """Return the indices of `keys` grouped by key, and where each group begins."""
-    start = np.zeros(n_keys + 1, np.int64)
-    for key in keys:
-        start[key + 1] += 1
+def _sorted_by(keys, order, n_keys):
+    """Sort the indices in `order` by their keys, all below `n_keys`; ties keep their order."""
+    cursor = np.zeros(n_keys + 1, np.int64)
+    for index in order:
+        cursor[keys[index] + 1] += 1
     for key in range(n_keys):
-        start[key + 1] += start[key]
-    cursor = start[:-1].copy()
-    order = np.empty(len(keys), np.int64)
-    for index, key in enumerate(keys):
-        order[cursor[key]] = index
-        cursor[key] += 1
-    return order, start
+        cursor[key + 1] += cursor[key]
+    result = np.empty(len(order), np.int64)
+    for index in order:
+        result[cursor[keys[index]]] = index
+        cursor[keys[index]] += 1
+    return result
 
 
 @entry
@@ -109,18 +108,18 @@ def derivative_pairs(start, neighbor, sources=SOURCES):
     n_entries = len(neighbor)
     centre = np.empty(n_entries + n_atoms, np.int64)
     moved = np.empty(n_entries + n_atoms, np.int64)
-    moved[:n_entries] = neighbor
     for n in range(n_atoms):
-        centre[start[n] : start[n + 1]] = n
+        for q in range(start[n], start[n + 1]):
+            centre[q] = n
+            moved[q] = neighbor[q]
         centre[n_entries + n] = n
         moved[n_entries + n] = n
-    by_moved, _ = _group_by(moved, n_atoms)
-    by_both, _ = _group_by(centre[by_moved], n_atoms)
+    by_moved = _sorted_by(moved, np.arange(n_entries + n_atoms), n_atoms)
+    by_centre = _sorted_by(centre, by_moved, n_atoms)
     slots = np.empty(n_entries + n_atoms, np.int64)
     pairs = np.empty((n_entries + n_atoms, 2), np.int32)
     n_pairs = 0
-    for index in by_both:
-        q = by_moved[index]
+    for q in by_centre:
         m, n = moved[q], centre[q]
         if n_pairs == 0 or pairs[n_pairs - 1, 0] != m or pairs[n_pairs - 1, 1] != n:
             pairs[n_pairs, 0] = m

@@ -76,28 +76,27 @@ class _Candidates(NamedTuple):
 
 
 @inner
-def _cross(a, b):
-    result = np.empty(3)
-    for c in range(3):
-        d, e = (c + 1) % 3, (c + 2) % 3
-        result[c] = a[d] * b[e] - a[e] * b[d]
-    return result
-
-
-@inner
 def _dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @inner
-def _unit_normal(a, b):
-    normal = _cross(a, b)
-    return normal / np.sqrt(_dot(normal, normal))
+def _cross(a, b, result):
+    for c in range(3):
+        d, e = (c + 1) % 3, (c + 2) % 3
+        result[c] = a[d] * b[e] - a[e] * b[d]
+
+
+@inner
+def _scale(a, factor):
+    for c in range(3):
+        a[c] *= factor
 
 
 @inner
 def _reduce(axes, periodic):
     """Shorten periodic axes by whole numbers of the others, in place; the lattice stays."""
+    shorter = np.empty(3)
     changed = True
     while changed:
         changed = False
@@ -105,31 +104,49 @@ def _reduce(axes, periodic):
             for b in range(3):
                 if a != b and periodic[a] and periodic[b]:
                     turns = np.rint(_dot(axes[a], axes[b]) / _dot(axes[b], axes[b]))
-                    shorter = axes[a] - turns * axes[b]
+                    for c in range(3):
+                        shorter[c] = axes[a, c] - turns * axes[b, c]
                     if _dot(shorter, shorter) < 0.999999 * _dot(axes[a], axes[a]):
-                        axes[a] = shorter
+                        for c in range(3):
+                            axes[a, c] = shorter[c]
                         changed = True
 
 
 @inner
 def _search_axes(cell, periodic):
     """Axes of the reduced cell, those without periodicity orthogonal to the others."""
-    axes = cell.copy()
+    axes = np.empty((3, 3))
+    known = np.empty(3, np.bool_)
+    n_known = 0
+    for a in range(3):
+        known[a] = periodic[a]
+        n_known += known[a]
+        for c in range(3):
+            axes[a, c] = cell[a, c] if periodic[a] else 0.0
     _reduce(axes, periodic)
-    known = periodic.copy()
-    if not known.any():
-        axes[0, 0], axes[0, 1], axes[0, 2] = 1.0, 0.0, 0.0
+    if n_known == 0:
+        axes[0, 0] = 1.0
         known[0] = True
-    if known.sum() == 1:
-        first = np.argmax(known)
-        smallest = np.argmin(np.abs(axes[first]))
+        n_known = 1
+    if n_known == 1:
+        first = 0
+        for a in range(3):
+            if known[a]:
+                first = a
+        smallest = 0
+        for c in range(3):
+            if abs(axes[first, c]) < abs(axes[first, smallest]):
+                smallest = c
         unit = np.zeros(3)
         unit[smallest] = 1.0
-        axes[(first + 1) % 3] = _unit_normal(axes[first], unit)
-        known[(first + 1) % 3] = True
+        second = (first + 1) % 3
+        _cross(axes[first], unit, axes[second])
+        _scale(axes[second], 1.0 / np.sqrt(_dot(axes[second], axes[second])))
+        known[second] = True
     for a in range(3):
         if not known[a]:
-            axes[a] = _unit_normal(axes[(a + 1) % 3], axes[(a + 2) % 3])
+            _cross(axes[(a + 1) % 3], axes[(a + 2) % 3], axes[a])
+            _scale(axes[a], 1.0 / np.sqrt(_dot(axes[a], axes[a])))
     return axes
 
 
@@ -137,12 +154,16 @@ def _search_axes(cell, periodic):
 def _wrap(positions, axes, periodic):
     """Positions in the cell along periodic axes, the fractions of axes, and the cell's heights."""
     n_atoms = len(positions)
-    wrapped = positions.copy()
+    wrapped = np.empty((n_atoms, 3))
     fractions = np.empty((n_atoms, 3))
     heights = np.empty(3)
+    reciprocal = np.empty(3)
+    for i in range(n_atoms):
+        for c in range(3):
+            wrapped[i, c] = positions[i, c]
     for a in range(3):
-        reciprocal = _cross(axes[(a + 1) % 3], axes[(a + 2) % 3])
-        reciprocal /= _dot(reciprocal, axes[a])
+        _cross(axes[(a + 1) % 3], axes[(a + 2) % 3], reciprocal)
+        _scale(reciprocal, 1.0 / _dot(reciprocal, axes[a]))
         heights[a] = 1.0 / np.sqrt(_dot(reciprocal, reciprocal))
         for i in range(n_atoms):
             f = _dot(reciprocal, positions[i])
@@ -162,13 +183,19 @@ def _make_grid(fractions, heights, periodic, cutoff):
     count, reach = np.ones(3, np.int64), np.zeros(3, np.int64)
     for a in range(3):
         if not periodic[a]:
-            low[a] = fractions[:, a].min()
-            span[a] = fractions[:, a].max() - low[a]
+            low[a] = high = fractions[0, a]
+            for i in range(n_atoms):
+                low[a] = min(low[a], fractions[i, a])
+                high = max(high, fractions[i, a])
+            span[a] = high - low[a]
         length[a] = span[a] * heights[a]
         wanted = np.floor(length[a] * BINS_PER_CUTOFF / cutoff)
         count[a] = int(max(1.0, min(wanted, n_atoms)))
     while count[0] * count[1] * count[2] > max(8, 2 * n_atoms):
-        largest = np.argmax(count)
+        largest = 0
+        for a in range(3):
+            if count[a] > count[largest]:
+                largest = a
         count[largest] = (count[largest] + 1) // 2
     scale = np.zeros(3)
     for a in range(3):
@@ -201,8 +228,12 @@ def _images(place, a, grid, periodic):
 def _make_candidates(wrapped, fractions, axes, periodic, grid):
     n_atoms = len(wrapped)
     count, reach = grid.n_bins, grid.reach
-    size = count + 2 * reach
-    bin_start = np.zeros(size[0] * size[1] * size[2] + 1, np.int64)
+    size0, size1, size2 = (
+        count[0] + 2 * reach[0],
+        count[1] + 2 * reach[1],
+        count[2] + 2 * reach[2],
+    )
+    bin_start = np.zeros(size0 * size1 * size2 + 1, np.int64)
     for fill in range(2):  # count first, then place
         if fill:
             n_candidates = 0
@@ -219,9 +250,9 @@ def _make_candidates(wrapped, fractions, axes, periodic, grid):
             first1, last1 = _images(p1, 1, grid, periodic)
             first2, last2 = _images(p2, 2, grid, periodic)
             for t0 in range(first0, last0 + 1):
-                row0 = (p0 + reach[0] + t0 * count[0]) * size[1]
+                row0 = (p0 + reach[0] + t0 * count[0]) * size1
                 for t1 in range(first1, last1 + 1):
-                    row1 = (row0 + p1 + reach[1] + t1 * count[1]) * size[2]
+                    row1 = (row0 + p1 + reach[1] + t1 * count[1]) * size2
                     for t2 in range(first2, last2 + 1):
                         b = row1 + p2 + reach[2] + t2 * count[2]
                         if fill:
@@ -246,7 +277,8 @@ def _make_candidates(wrapped, fractions, axes, periodic, grid):
 @inner
 def _grown(old, needed):
     new = np.empty(max(needed, 2 * len(old)), old.dtype)
-    new[: len(old)] = old
+    for index in range(len(old)):
+        new[index] = old[index]
     return new
 
 
@@ -294,7 +326,8 @@ def _neighbor_list(positions, cell, periodic, cutoff, species, n_species, source
             neighbor = _grown(neighbor, start[i + 1])
             vectors = _grown(vectors, 3 * start[i + 1])
             squares = _grown(squares, start[i + 1])
-        cursor[:] = 0
+        for s in range(n_species + 1):
+            cursor[s] = 0
         cursor[species[i] + 1] = -1
         for f in range(n_found):
             cursor[species[atom[found[f]]] + 1] += 1

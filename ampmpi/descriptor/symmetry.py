@@ -54,7 +54,7 @@ def canonical_function(function: Any, where: str) -> SymmetryFunction:
     if not isinstance(function, Mapping):
         raise DescriptorError(f"{where} is {function!r}: give a dictionary such as Amp's.")
     kind = function.get("type")
-    if kind not in _KEYS:
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise DescriptorError(f"{where} has type {kind!r}: use 'G2', 'G4' or 'G5'.")
     if unknown := sorted(str(key) for key in set(function) - _KEYS[kind]):
         raise DescriptorError(
@@ -160,7 +160,7 @@ def make_symmetry_functions(
             for element in elements
             for offset in offsets
         ]
-    if type not in _KEYS:
+    if not isinstance(type, str) or type not in _KEYS:
         raise DescriptorError(f"there is no symmetry function {type!r}: use 'G2', 'G4' or 'G5'.")
     if zetas is None or gammas is None:
         raise DescriptorError(f"{type} needs zetas and gammas.")

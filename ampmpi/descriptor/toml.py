@@ -83,7 +83,7 @@ def _cutoff(value: Any) -> Cutoff:
 def _made(tables: Any, elements: Any) -> list[SymmetryFunction]:
     if not isinstance(elements, list):
         raise DescriptorError('make needs the elements: add, for example, elements = ["Cu"].')
-    if not isinstance(tables, list):
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise DescriptorError("make is not a list of tables: write [[make]].")
     functions = []
     for number, table in enumerate(tables):
