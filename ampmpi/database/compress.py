@@ -282,7 +282,7 @@ class _Run:
             else:
                 report.entries = len(old) if old is not None else 0
         deleted.unmark(layout, marks)
-        self._remove_loose()
+        self._remove_loose(set(deleted.marked(layout)))
         return report
 
     def _list_loose(self) -> list[str]:
@@ -437,12 +437,13 @@ class _Run:
         temporary.replace(self.layout.archive)
         sync_directory(self.layout.root)
 
-    def _remove_loose(self) -> None:
+    def _remove_loose(self, hidden: set[str]) -> None:
+        # A key marked meanwhile and written again: only its loose copy can be seen.
         failed, reason = 0, ""
         for key, stamp in self._stamps:
             path = self.layout.loose_entry(key)
             try:
-                if stamp_of(os.lstat(path)) == stamp:
+                if stamp_of(os.lstat(path)) == stamp and key not in hidden:
                     os.unlink(path)
                     self.report.files_freed += 1
                     continue

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _FEW = 32
-_TRIES = 5
+_TRIES = 10
+_LOOSE, _ARCHIVED = "its loose copy", "its copy in the archive"
 
 
 @dataclass(frozen=True)
@@ -180,31 +181,37 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
     def _copies(self, key: str) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
         """Go through the copies of an entry, the one that counts first.
 
-        Another process may move the entry from one place to the other at any
-        time, so that a key is absent only if it was looked for again in the
-        first place after the second.
+        Another process may move the entry from one place to the other, and back,
+        at any time, so that a key is absent only if it was in neither place
+        while the archive stayed the same.
         """
         if not isinstance(key, str) or not is_key(key):
             return
         data = loose.read(self.layout, key)
         if data is not None:
-            yield "its loose copy", data
+            yield _LOOSE, data
         found = self._from_archive(key)
         if found is not None:
-            yield "its copy in the archive", found
-        if data is None:
+            yield _ARCHIVED, found
+        if data is not None or found is not None:
+            return
+        for _ in range(_TRIES):
+            before = self._archive_identity()
             data = loose.read(self.layout, key)
             if data is not None:
-                yield "its loose copy", data
-            elif found is None and self._is_archive_replaced():
-                found = self._from_archive(key)
-                if found is not None:
-                    yield "its copy in the archive", found
+                yield _LOOSE, data
+                return
+            found = self._from_archive(key)
+            if found is not None:
+                yield _ARCHIVED, found
+                return
+            if self._archive_identity() == before:
+                return
 
     def _from_archive(self, key: str) -> bytes | CorruptEntryError | None:
         for _ in range(_TRIES):
-            archive = self._current_archive()
-            if archive is None or key not in archive or deleted.is_marked(self.layout, key):
+            archive = self._archive_of(key)
+            if archive is None:
                 return None
             try:
                 return archive.read(key)
@@ -214,26 +221,36 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
                 self._archive_failed(error)
         return None
 
+    def _archive_of(self, key: str) -> Archive | None:
+        """Return the archive if it has a key that is not deleted."""
+        # The mark first: a compress takes it away when its new archive is in place.
+        if deleted.is_marked(self.layout, key):
+            return None
+        archive = self._current_archive()
+        return archive if archive is not None and key in archive else None
+
     def _archive_failed(self, error: OSError) -> None:
         """Open the archive anew if it was replaced under us; otherwise raise."""
         if error.errno != errno.ESTALE:
             raise database_error(error, "read", self.layout.archive) from error
         self.close()
 
-    def _is_archive_replaced(self) -> bool:
-        try:
-            identity = Identity.of(os.stat(self.layout.archive))
-        except FileNotFoundError:
-            return self._archive is not None
-        except OSError as error:
-            if error.errno == errno.ESTALE:
-                return True
-            raise database_error(error, "look for", self.layout.archive) from error
-        return self._archive is None or self._archive.identity != identity
+    def _archive_identity(self) -> Identity | None:
+        """Which file the archive is now."""
+        for _ in range(_TRIES):
+            try:
+                return Identity.of(os.stat(self.layout.archive))
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno != errno.ESTALE:
+                    raise database_error(error, "look for", self.layout.archive) from error
+        raise DatabaseError(f"{self.layout.archive} is replaced all the time: try again later")
 
     def _current_archive(self) -> Archive | None:
         """Return the archive that is there now, opened again if it was replaced."""
-        if self._is_archive_replaced():
+        identity = self._archive_identity()
+        if self._archive is None or self._archive.identity != identity:
             self.close()
             with contextlib.suppress(FileNotFoundError):
                 self._archive = Archive.open(self.layout.archive)
@@ -275,22 +292,25 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
     def __contains__(self, key: object) -> bool:
         if not isinstance(key, str) or not is_key(key):
             return False
-        return (
-            loose.exists(self.layout, key)
-            or self._is_archived(key)
-            or loose.exists(self.layout, key)
-        )
-
-    def _is_archived(self, key: str) -> bool:
-        archive = self._current_archive()
-        return archive is not None and key in archive and not deleted.is_marked(self.layout, key)
+        for _ in range(_TRIES):
+            before = self._archive_identity()
+            if loose.exists(self.layout, key) or self._archive_of(key) is not None:
+                return True
+            if self._archive_identity() == before:
+                break
+        return False
 
     def _list(self) -> set[str]:
-        # Loose first: what a compress moves meanwhile is then in the archive.
-        found = loose.keys(self.layout)
-        archive = self._current_archive()
-        if archive is not None:
-            found |= set(archive.keys()) - deleted.marked(self.layout).keys()
+        """Return all keys, as they are while the archive stays the same."""
+        for _ in range(_TRIES):
+            before = self._archive_identity()
+            found = loose.keys(self.layout)
+            hidden = deleted.marked(self.layout).keys()
+            archive = self._current_archive()
+            if archive is not None:
+                found |= set(archive.keys()) - hidden
+            if self._archive_identity() == before:
+                break
         return found
 
     def __iter__(self) -> Iterator[str]:
@@ -349,8 +369,8 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         rest = set(filter(is_key, keys))
         reasons: dict[str, str] = {}
         for place, copies in (
-            ("its loose copy", self._loose_copies(rest)),
-            ("its copy in the archive", self._archived_copies(rest)),
+            (_LOOSE, self._loose_copies(rest)),
+            (_ARCHIVED, self._archived_copies(rest)),
         ):
             for key, data in copies:
                 value = _parse(key, place, data, parse, reasons)
@@ -376,11 +396,12 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
                 yield key, data
 
     def _archived_copies(self, keys: set[str]) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
+        hidden = deleted.marked(self.layout).keys() if keys else set()
         archive = self._current_archive() if keys else None
         if archive is None:
             return
         try:
-            yield from archive.read_many(keys - deleted.marked(self.layout).keys())
+            yield from archive.read_many(keys - hidden)
         except OSError as error:
             self._archive_failed(error)
 

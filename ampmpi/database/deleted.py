@@ -6,12 +6,16 @@ is gone; a loose entry is not touched by it.
 Deleting sets the mark first and then removes the loose entry, also where the
 archive lacks the key: a compress that is under way may just be adding it.
 
-A compress reads the marks before it lists the loose entries, leaves out the old
-copies of marked keys, and after the new archive is in place, before it removes
-loose entries, takes away those marks that are still the ones it has read. A
-mark set meanwhile stays and hides what the compress has just archived. Killed
-at any point, a compress leaves too many marks at worst, next to the loose
+A compress reads the marks before it lists the loose entries, and leaves out the
+old copies of marked keys. After the new archive is in place it takes away those
+marks that are still the ones it has read, and then removes loose entries, but
+none of a key that is still marked: such a key was deleted meanwhile, perhaps
+written again, and what the compress has just archived of it stays hidden.
+Killed at any point, a compress leaves too many marks at worst, next to the loose
 entries that they do not hide.
+
+Who looks into the archive reads the mark first: once it is taken away, the
+archive that is there no longer has the old copy.
 """
 
 from __future__ import annotations
