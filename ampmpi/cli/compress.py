@@ -49,7 +49,7 @@ def command(
         raise InputError("--delete needs --recursive: name a directory with -r")
     databases = list(_below(paths)) if recursive else list(paths)
     if not databases and not quiet:
-        click.echo(f"No {SUFFIX} found in or below {', '.join(paths)}.")
+        click.echo(f"There is no {SUFFIX} in or below: {', '.join(paths)}")
     if delete and not dry_run and databases and not yes:
         _ask(databases)
     total, code = CompressReport("Total"), 0

@@ -167,10 +167,8 @@ def test_killed_by_strace(template, copies, tmp_path):
         return done.returncode == -9
 
     killed = syscalls.on_two_cores(kill, chosen)
-    missed = {point[0] for point, hit in zip(chosen, killed, strict=True) if not hit}
-    # Where a thread waits, and what memory is taken, depends on the moment.
-    assert missed <= {"futex", "madvise", "mmap", "munmap", "mprotect", "brk"}
-    assert sum(killed) >= 20
+    # Where a thread waits, and what an import reads, is not the same in every run.
+    assert sum(killed) >= 0.9 * len(killed) >= 20
 
 
 def first_and_last(every):
