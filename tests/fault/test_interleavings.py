@@ -6,9 +6,10 @@ every n.
 
 import os
 import shutil
+import tempfile
 
 import pytest
-from entry_samples import make_entries, make_key
+from put_victims import KEYS, make_entry
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.database.merge import uncompress
@@ -17,18 +18,25 @@ CALLS = (
     *("open", "read", "pread", "write", "close", "fsync"),
     *("stat", "lstat", "listdir", "scandir", "rename", "link", "unlink", "mkdir"),
 )
-KEYS = [make_key(number) for number in range(6)]
 OLD, NEW = (
-    {key: make_entries(n + start, 2, {"Cu": 3})[0] for n, key in enumerate(KEYS)}
-    for start in (0, 100)
+    {key: make_entry(start + number) for number, key in enumerate(KEYS)} for start in (0, 100)
 )
+ABSENT = "0" * 32
 LOOSE, ARCHIVED, BOTH, MARKED = KEYS[:4]
 
 
 @pytest.fixture(scope="module")
-def original(tmp_path_factory):
+def folder():
+    """A folder in memory, where that can be had."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def original(folder):
     """A database with entries loose, archived, in both places, and deleted."""
-    database = FingerprintDatabase(tmp_path_factory.mktemp("original") / "x-fingerprints")
+    database = FingerprintDatabase(f"{folder}/original-fingerprints")
     for key in KEYS:
         if key not in (LOOSE, BOTH):
             database[key] = OLD[key]
@@ -66,14 +74,14 @@ class Interruption:
         return interrupted
 
 
-def interrupt_everywhere(original, tmp_path, main, act):
+def interrupt_everywhere(original, folder, main, act):
     """Go through the places of one act in another one.
 
     Yields the path, what main gave, and before which call it was interrupted.
 
     `main` and `act` are functions of a path.
     """
-    number, path = 0, str(tmp_path / "x-fingerprints.ampdb")
+    number, path = 0, f"{folder}/copy-fingerprints.ampdb"
     while True:
         number += 1
         shutil.rmtree(path, ignore_errors=True)
@@ -130,9 +138,9 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("change", "key"), CHANGES)
-def test_changes_during_a_compress(original, tmp_path, change, key):
+def test_changes_during_a_compress(original, folder, change, key):
     act, expected = change(key)
-    for path, _, before in interrupt_everywhere(original, tmp_path, compress, act):
+    for path, _, before in interrupt_everywhere(original, folder, compress, act):
         if before == f"unlink {path}/loose/{key}" and key in expected:
             # The one moment that is left open: between the last look at a loose file
             # and its removal. What is written then goes, and is computed again.
@@ -151,10 +159,8 @@ def test_changes_during_a_compress(original, tmp_path, change, key):
 
 
 READERS = {
-    "one by one": lambda path: {
-        key: FingerprintDatabase(path).get(key) for key in [*KEYS, make_key(99)]
-    },
-    "many": lambda path: dict(FingerprintDatabase(path).get_many([*KEYS, make_key(99)])),
+    "one by one": lambda path: {key: FingerprintDatabase(path).get(key) for key in [*KEYS, ABSENT]},
+    "many": lambda path: dict(FingerprintDatabase(path).get_many([*KEYS, ABSENT])),
     "all": lambda path: dict(FingerprintDatabase(path).get_many()),
     "in": lambda path: {key: key in FingerprintDatabase(path) for key in KEYS},
     "keys": lambda path: dict.fromkeys(FingerprintDatabase(path), True),
@@ -172,8 +178,8 @@ MOVES = {
 
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("reader", READERS)
-def test_readers_see_every_entry_while_it_moves(original, tmp_path, reader, move):
-    for _, found, _ in interrupt_everywhere(original, tmp_path, READERS[reader], MOVES[move]):
+def test_readers_see_every_entry_while_it_moves(original, folder, reader, move):
+    for _, found, _ in interrupt_everywhere(original, folder, READERS[reader], MOVES[move]):
         for key in KEYS:
             if key == MARKED:
                 assert not found.get(key)
