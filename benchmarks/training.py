@@ -1,0 +1,255 @@
+"""Training against Amp: one loss-and-gradient evaluation, ranks, forces for MD, and a drift.
+
+Run it on a quiet machine, with the interpreter in which Amp is installed::
+
+    python benchmarks/training.py --amp .venv-amp/bin/python
+    python benchmarks/training.py --drift        # NVE of 108 atoms for 5 ps
+    mpirun -n 2 python benchmarks/training.py --ranks
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+from ase import units
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.cluster import Octahedron
+from ase.md.verlet import VelocityVerlet
+
+from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
+from ampmpi.model.batch import Sample, make_batches
+from ampmpi.model.loss import Coefficients, loss_sums, scale_batch
+from ampmpi.model.scaling import merge_ranges
+from ampmpi.parallel.comm import world
+from ampmpi.training.shared_loss import SharedLoss
+
+HIDDEN = (10, 10)
+
+# The same evaluation by Amp: images as JSON on standard input, seconds on standard output.
+AMP = """
+import contextlib, json, sys, time
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from amp import Amp
+from amp.descriptor.gaussian import Gaussian
+from amp.model import LossFunction
+from amp.model.neuralnetwork import NeuralNetwork
+from amp.utilities import Logger, hash_images
+
+rows = json.load(sys.stdin)
+atoms = []
+for row in rows["images"]:
+    image = Atoms(numbers=row["numbers"], positions=row["positions"])
+    image.calc = SinglePointCalculator(image, energy=row["energy"], forces=np.array(row["forces"]))
+    atoms.append(image)
+found = {}
+with contextlib.redirect_stdout(sys.stderr):
+    images = hash_images(atoms)
+    for forces in (False, True):
+        loss = LossFunction(
+            convergence={"energy_rmse": 1e-4, "force_rmse": 1e-3 if forces else None},
+            raise_ConvergenceOccurred=False, log_losses=False,
+        )
+        model = NeuralNetwork(hiddenlayers=(10, 10), lossfunction=loss, randomseed=1)
+        calc = Amp(Gaussian(), model, label="amp", cores=1)
+        log = Logger(None)
+        calc.descriptor.calculate_fingerprints(
+            images=images, parallel={"cores": 1}, log=log, calculate_derivatives=forces)
+        model.fit(images, calc.descriptor, log, {"cores": 1}, only_setup=True)
+        vector = model.vector.copy()
+        loss.get_loss(vector, lossprime=True)
+        times = []
+        for _ in range(rows["repeats"]):
+            start = time.perf_counter()
+            loss.get_loss(vector, lossprime=True)
+            times.append(time.perf_counter() - start)
+        found["forces" if forces else "energies"] = min(times)
+json.dump(found, sys.stdout)
+"""
+
+
+def clusters(n: int, seed: int = 0) -> list:
+    """Return Cu/Pt clusters of 13 atoms with EMT's energies and forces."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(n):
+        atoms = Octahedron("Cu", 3, cutoff=1)
+        atoms.numbers[rng.integers(0, 2, len(atoms)).astype(bool)] = 78
+        atoms.positions += rng.normal(0.0, 0.1, atoms.positions.shape)
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        found.append(atoms)
+    return found
+
+
+def best_of(function: Callable[[], object], repeats: int = 30) -> float:
+    """Return the shortest of several times, in seconds."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def scaled_batches(images: list) -> tuple[list, NeuralNetwork]:
+    """Return images as batches, and a model with initial parameters."""
+    descriptor = Gaussian(elements=["Cu", "Pt"])
+    samples = []
+    for index, atoms in enumerate(images):
+        fingerprint, primes = descriptor.calculate(atoms)
+        samples.append(
+            Sample(
+                f"{index:032x}",
+                fingerprint,
+                primes,
+                atoms.get_potential_energy(),
+                atoms.get_forces(),
+            )
+        )
+    batches = list(make_batches(samples))
+    model = NeuralNetwork(HIDDEN, randomseed=1)
+    model.initialise(
+        merge_ranges([batch.fprange() for batch in batches]),
+        np.concatenate([batch.energies for batch in batches]),
+        np.concatenate([batch.composition(["Cu", "Pt"]) for batch in batches]),
+    )
+    return [scale_batch(batch, model.fprange) for batch in batches], model
+
+
+def evaluation(amp: str | None) -> None:
+    """Time one evaluation for 60 clusters, here and in Amp."""
+    images = clusters(60)
+    batches, model = scaled_batches(images)
+    vector = model.vector
+    ours = {
+        "energies": best_of(
+            lambda: loss_sums(model.network, vector, batches, Coefficients(force=None))
+        ),
+        "forces": best_of(lambda: loss_sums(model.network, vector, batches, Coefficients())),
+    }
+    theirs = {}
+    if amp is not None:
+        rows = [
+            {
+                "numbers": atoms.numbers.tolist(),
+                "positions": atoms.positions.tolist(),
+                "energy": atoms.get_potential_energy(),
+                "forces": atoms.get_forces().tolist(),
+            }
+            for atoms in images
+        ]
+        with tempfile.TemporaryDirectory() as folder:
+            answer = subprocess.run(
+                [amp, "-c", AMP],
+                input=json.dumps({"images": rows, "repeats": 3}),
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        theirs = json.loads(answer.stdout)
+    print("one loss and gradient, 60 clusters of 13 atoms, (10, 10), one core")
+    for what, seconds in ours.items():
+        line = f"  {what:10s} {1e3 * seconds:8.2f} ms"
+        if what in theirs:
+            line += f"   Amp {1e3 * theirs[what]:9.1f} ms   ratio {theirs[what] / seconds:8.0f}"
+        print(line)
+
+
+def ranks(n_images: int = 2000) -> None:
+    """Time one evaluation for many clusters on all ranks; compare runs with 1 and 2."""
+    comm = world()
+    images = clusters(n_images)[comm.rank :: comm.size]
+    batches, model = scaled_batches(images)
+    # every rank's model has the shape of rank 0's; the values do not matter for the time
+    loss = SharedLoss(comm, model.network, Coefficients(), batches, [])
+    vector = comm.bcast(model.vector)
+    if comm.rank:
+        loss.serve()
+        return
+    seconds = best_of(lambda: loss.evaluate(vector), 10)
+    loss.finish()
+    print(f"{n_images} clusters on {comm.size} ranks: {1e3 * seconds:.1f} ms per evaluation")
+
+
+def trained() -> Amp:
+    """Return a calculator for the bulk alloy, trained for a few seconds."""
+    rng = np.random.default_rng(0)
+    images = []
+    for _ in range(60):
+        atoms = bulk("Cu", "fcc", a=3.75, cubic=True) * (2, 1, 1)
+        atoms.numbers[rng.integers(0, 2, len(atoms)).astype(bool)] = 78
+        atoms.set_cell(atoms.cell * rng.uniform(0.98, 1.04), scale_atoms=True)
+        atoms.positions += rng.normal(0.0, 0.12, atoms.positions.shape)
+        atoms.calc = EMT()
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        images.append(atoms)
+    loss = LossFunction(convergence={"energy_rmse": 1e-4, "force_rmse": 1e-3}, maxiter=1500)
+    model = NeuralNetwork(
+        HIDDEN, randomseed=1, prescale=True, lossfunction=loss, regressor=Regressor("L-BFGS-B")
+    )
+    calculator = Amp(Gaussian(), model, label="bench", logging=False)
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        result = calculator.train(images)
+        os.chdir(here)
+    print(
+        f"trained to {1e3 * result.best.energy_rmse:.2f} meV/atom, "
+        f"{1e3 * result.best.force_rmse:.0f} meV/Å in {result.best.seconds:.1f} s"
+    )
+    return calculator
+
+
+def drift(picoseconds: float = 5.0) -> None:
+    """Follow the energy of 108 atoms in NVE, and count force calls a second."""
+    atoms = bulk("Cu", "fcc", a=3.75, cubic=True) * 3
+    atoms.numbers[::3] = 78
+    atoms.calc = trained()
+    rng = np.random.default_rng(1)
+    scale = np.sqrt(600 * units.kB * atoms.get_masses())[:, np.newaxis]
+    atoms.set_momenta(scale * rng.normal(size=(len(atoms), 3)))
+    dynamics = VelocityVerlet(atoms, 2.0 * units.fs)
+    dynamics.run(50)
+    energies = [atoms.get_total_energy()]
+    start = time.perf_counter()
+    steps = int(1000 * picoseconds / 2.0)
+    for _ in range(10):
+        dynamics.run(steps // 10)
+        energies.append(atoms.get_total_energy())
+    rate = steps / (time.perf_counter() - start)
+    change = 1e3 * np.abs(np.array(energies) - energies[0]).max() / len(atoms)
+    print(
+        f"108 atoms, {picoseconds} ps at {atoms.get_temperature():.0f} K: {rate:.0f} steps a second"
+    )
+    print(f"largest change of the total energy {change:.4f} meV/atom")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--amp", help="interpreter in which Amp is installed")
+    parser.add_argument("--ranks", action="store_true", help="time the ranks of this run")
+    parser.add_argument("--drift", action="store_true", help="run molecular dynamics")
+    options = parser.parse_args()
+    if options.ranks:
+        ranks()
+    elif options.drift:
+        drift()
+    else:
+        evaluation(options.amp)
