@@ -61,7 +61,8 @@ def deal_images(
     missing = missing[~suspect]
     loads = np.zeros(comm.size)
     loads[-1] = inventory.costs[first[late]].sum()
-    owners = deal(inventory.costs[first[missing]], comm.size, loads)
+    homes = inventory.homes[first[missing]]
+    owners = deal(inventory.costs[first[missing]], comm.size, loads, homes)
     last = np.full(len(late), comm.size - 1, dtype=np.int32)
     return [
         _scatter(comm, inventory, first, what, missing, owners),

@@ -12,9 +12,10 @@ from ampmpi.errors import AmpmpiError, ImageError, InputError
 from ampmpi.images import ImageList, Images, ImageSet, digest_image
 from ampmpi.images.files import Frames, ImageFile, find_files, survey
 from ampmpi.images.imageset import file_names, image_list
+from ampmpi.images.kept import KeptImages
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, raise_first, share
-from ampmpi.parallel.schedule import block
+from ampmpi.parallel.schedule import chunks, readers
 from ampmpi.parallel.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Seen:
             return
         self.digests.append(digest_image(image))
         self.costs.append(descriptor.predict_cost(image))
-        self.numbers.update(np.unique(image.numbers).tolist())
+        self.numbers.update(image.numbers.tolist())
 
 
 @dataclass
@@ -62,6 +63,8 @@ class Inventory:
         Hash of each image, as a string of bytes.
     costs : (n_images,) float32 array
         Predicted cost of each.
+    homes : (n_images,) int32 array
+        The rank that has read each.
     locators : (n_images,) int64 array or None
         Where each is in its file; None for images in memory.
     failed : dict of int to str
@@ -72,6 +75,7 @@ class Inventory:
     symbols: tuple[str, ...]
     digests: NDArray[np.bytes_]
     costs: NDArray[np.float32]
+    homes: NDArray[np.int32]
     locators: NDArray[np.int64] | None
     failed: dict[int, str]
 
@@ -95,13 +99,14 @@ def take_inventory(
     if not len(found):
         raise share(InputError("there are no images: nothing to fingerprint"))
     error = None
+    kept = KeptImages(found)
     try:
-        _hash(found, locators, descriptor, comm, stopping, seen)
+        _hash(found, kept, locators, descriptor, comm, stopping, seen)
     except AmpmpiError as caught:
         error = caught
     raise_first(comm, error)
     stopping.raise_if_asked("reading the images")
-    return _gather(found, locators, comm, seen)
+    return _gather(kept, locators, comm, seen)
 
 
 def _open(
@@ -177,18 +182,22 @@ def _keep_visited(found: ImageSet, visited: dict[int, list[tuple[int, Seen]]], s
 
 def _hash(
     found: ImageSet | ImageList,
+    kept: KeptImages,
     locators: NDArray[np.int64] | None,
     descriptor: Gaussian,
     comm: Communicator,
     stopping: Stopping,
     seen: Seen,
 ) -> None:
-    """Hash this rank's block of the images that were not visited by the survey."""
-    counts = [len(block(len(found), rank, comm.size)) for rank in range(comm.size)]
-    mine = np.arange(len(found))[block(len(found), comm.rank, comm.size)]
+    """Hash this rank's share of the images that were not visited by the survey.
+
+    Ranks take chunks of neighbouring images in turn, and keep what they read as
+    long as there is room, since most images are computed where they were read.
+    """
+    mine = chunks(len(found), comm.rank, comm.size)
     where = None
     if isinstance(found, ImageSet):
-        where = comm.scatter_rows(locators, counts)
+        where = _scatter_locators(locators, len(found), comm)
         unread = np.ones(len(mine), dtype=bool)
         for number, file in enumerate(found.files):
             if not file.is_random_access:
@@ -198,12 +207,28 @@ def _hash(
     listed = None if where is None else where.tolist()
     for index, image in found.read_many(mine.tolist(), listed):
         seen.add(index, image, descriptor)
+        if not isinstance(image, ImageError):
+            kept.keep(index, image)
         if stopping.asked():
             break
 
 
+def _scatter_locators(
+    locators: NDArray[np.int64] | None, n_images: int, comm: Communicator
+) -> NDArray[np.int64]:
+    """Tell each rank where its images are in their files."""
+    if comm.size == 1:
+        assert locators is not None
+        return locators
+    if locators is None:
+        return comm.scatter_rows(None, None)
+    owners = readers(n_images, comm.size)
+    counts = np.bincount(owners, minlength=comm.size).tolist()
+    return comm.scatter_rows(locators[np.argsort(owners, kind="stable")], counts)
+
+
 def _gather(
-    found: ImageSet | ImageList,
+    images: KeptImages,
     locators: NDArray[np.int64] | None,
     comm: Communicator,
     seen: Seen,
@@ -216,14 +241,23 @@ def _gather(
     numbers = set[int]().union(*comm.allgather(seen.numbers))
     failures = comm.gather(seen.failed)
     symbols = tuple(sorted(chemical_symbols[number] for number in numbers))
-    if indices is None or digests is None or costs is None or failures is None:
-        nothing = np.empty(0, DIGEST)
-        return Inventory(found, symbols, nothing, np.empty(0, np.float32), None, {})
-    if not np.array_equal(indices, np.arange(len(indices))):
-        order = np.argsort(indices)
-        digests, costs = digests[order], costs[order]
+    counts = comm.gather(len(seen.indices))
+    if indices is None or digests is None or costs is None or failures is None or counts is None:
+        nothing = np.empty(0, np.int32)
+        return Inventory(
+            images, symbols, np.empty(0, DIGEST), np.empty(0, np.float32), nothing, None, {}
+        )
+    homes = np.repeat(np.arange(comm.size, dtype=np.int32), counts)
+    digests, costs, homes = (_placed(rows, indices) for rows in (digests, costs, homes))
     failed = {index: reason for part in failures for index, reason in part.items()}
-    return Inventory(found, symbols, digests.view(DIGEST).ravel(), costs, locators, failed)
+    return Inventory(images, symbols, digests.view(DIGEST).ravel(), costs, homes, locators, failed)
+
+
+def _placed(rows: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]:
+    """Return rows in the order of the images."""
+    placed = np.empty_like(rows)
+    placed[indices] = rows
+    return placed
 
 
 def first_of_each(

@@ -7,6 +7,9 @@ import heapq
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+CHUNK = 16
+"""Number of consecutive images that a rank reads and hashes at a time."""
+
 RUNS_PER_RANK = 64
 """Consecutive images are dealt together in runs of about 1/64 of a rank's work."""
 
@@ -16,7 +19,23 @@ def block(n_items: int, rank: int, size: int) -> range:
     return range(n_items * rank // size, n_items * (rank + 1) // size)
 
 
-def deal(costs: ArrayLike, n_ranks: int, loads: ArrayLike | None = None) -> NDArray[np.int32]:
+def chunks(n_items: int, rank: int, size: int, length: int = CHUNK) -> NDArray[np.int64]:
+    """Return the items of a rank when `size` ranks take chunks of consecutive ones in turn."""
+    return np.flatnonzero(readers(n_items, size, length) == rank)
+
+
+def readers(n_items: int, size: int, length: int = CHUNK) -> NDArray[np.int32]:
+    """Return the rank that takes each item when `size` ranks take chunks of them in turn."""
+    length = max(1, min(length, n_items // size))
+    return (np.arange(n_items) // length % size).astype(np.int32)
+
+
+def deal(
+    costs: ArrayLike,
+    n_ranks: int,
+    loads: ArrayLike | None = None,
+    homes: NDArray[np.int32] | None = None,
+) -> NDArray[np.int32]:
     """Deal items to ranks so that the predicted loads come out even.
 
     Consecutive items are joined to runs that cost no more than 1/64 of a rank's
@@ -32,6 +51,9 @@ def deal(costs: ArrayLike, n_ranks: int, loads: ArrayLike | None = None) -> NDAr
         Number of ranks.
     loads : (n_ranks,) float array, optional
         What each rank has to do besides; zero by default.
+    homes : (n_items,) int32 array, optional
+        The rank that has each item at hand, and gets it unless that makes its
+        load larger than the mean.
 
     Returns
     -------
@@ -42,6 +64,8 @@ def deal(costs: ArrayLike, n_ranks: int, loads: ArrayLike | None = None) -> NDAr
     load = np.zeros(n_ranks) if loads is None else np.asarray(loads, dtype=np.float64)
     if n_ranks == 1 or not len(cost):
         return np.zeros(len(cost), dtype=np.int32)
+    if homes is not None:
+        return _deal_at_home(cost, load, homes)
     ends = np.cumsum(cost)
     limit = (ends[-1] + load.sum()) / (n_ranks * RUNS_PER_RANK)
     run = ((ends - cost / 2) / limit).astype(np.int64)
@@ -57,3 +81,21 @@ def deal(costs: ArrayLike, n_ranks: int, loads: ArrayLike | None = None) -> NDAr
         heapq.heapreplace(heap, (least + total, rank))
     lengths = np.diff(np.append(starts, len(cost)))
     return np.repeat(owners, lengths)
+
+
+def _deal_at_home(
+    cost: NDArray[np.float64], load: NDArray[np.float64], homes: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Leave items where they are as long as no rank has more than the mean; deal the others."""
+    n_ranks = len(load)
+    order = np.argsort(homes, kind="stable")
+    sums = np.cumsum(cost[order])
+    firsts = np.searchsorted(homes[order], np.arange(n_ranks))
+    before = np.concatenate(([0.0], sums))[firsts]
+    at_home = homes[order]
+    fits = load[at_home] + sums - before[at_home] <= (sums[-1] + load.sum()) / n_ranks
+    stay, go = order[fits], np.sort(order[~fits])
+    owners = homes.astype(np.int32)
+    kept = load + np.bincount(homes[stay], cost[stay], minlength=n_ranks)
+    owners[go] = deal(cost[go], n_ranks, kept)
+    return owners

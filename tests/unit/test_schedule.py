@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ampmpi.parallel.schedule import block, deal
+from ampmpi.parallel.schedule import block, chunks, deal, readers
 
 
 @given(st.integers(0, 1000), st.integers(1, 50))
@@ -67,3 +67,36 @@ def test_other_work_is_reckoned_with():
 def test_costs_of_zero_are_spread_too():
     assert set(deal(np.zeros(100), 4)) == {0, 1, 2, 3}
     assert len(deal([], 3)) == 0
+
+
+@given(
+    st.lists(st.floats(0.0, 1e6), min_size=1, max_size=60),
+    st.integers(1, 9),
+    st.integers(0, 100),
+)
+def test_items_stay_at_home_where_that_is_fair(costs, n_ranks, seed):
+    rng = np.random.default_rng(seed)
+    homes = rng.integers(0, n_ranks, len(costs)).astype(np.int32)
+    loads = rng.uniform(0.0, 1e5, n_ranks)
+    owners = deal(costs, n_ranks, loads, homes)
+    sums = loads + np.bincount(owners, np.array(costs, dtype=float), minlength=n_ranks)
+    allowed = max(1.05 * sums.mean() + max(costs), loads.max() + max(costs))
+    assert sums.max() <= allowed + 1e-6
+
+
+def test_chunks_that_were_read_evenly_stay_at_home():
+    homes = readers(10_000, 8)
+    assert np.mean(deal(np.ones(10_000), 8, homes=homes) == homes) > 0.99
+    costs = 10 ** np.random.default_rng(5).uniform(0.0, 3.0, 10_000)
+    owners = deal(costs, 8, homes=homes)
+    loads = np.bincount(owners, costs)
+    assert loads.max() <= 1.05 * loads.mean()
+    assert np.mean(owners == homes) > 0.8
+
+
+@given(st.integers(0, 500), st.integers(1, 40))
+def test_chunks_cover_everything_once(n_items, size):
+    shares = [chunks(n_items, rank, size) for rank in range(size)]
+    assert sorted(np.concatenate(shares).tolist()) == list(range(n_items))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 16
+    assert n_items < size or min(map(len, shares)) > 0
