@@ -39,22 +39,32 @@ def entry_record(key: str, data: bytes) -> bytes:
     """
     if len(data) > MAX_ENTRY_SIZE:
         raise ValueError(f"entry {key} has {len(data)} bytes, more than {MAX_ENTRY_SIZE}")
-    header = bytearray(BLOCK)
-    header[0 : len(key)] = key.encode("ascii")
-    header[100:108] = b"0000644\0"
-    header[108:116] = header[116:124] = b"0000000\0"
-    header[124:136] = b"%011o\0" % len(data)
-    header[136:148] = b"%011o\0" % 0
-    header[156:157] = b"0"
-    header[257:265] = b"ustar\x0000"
-    header[265:272] = _OWNER
-    header[297:305] = b"%08x" % zlib.crc32(data, zlib.crc32(key.encode("ascii")))
-    header[148:156] = b"%06o\0 " % _checksum(header)
+    name, size = key.encode("ascii"), b"%011o" % len(data)
+    bound = b"%08x" % zlib.crc32(data, zlib.crc32(name))
+    header = bytearray(_TEMPLATE)
+    header[: len(name)], header[124:135], header[297:305] = name, size, bound
+    header[148:154] = b"%06o" % (_TEMPLATE_SUM + sum(name) + sum(size) + sum(bound))
     return bytes(header) + data + bytes(padded(len(data)) - len(data))
 
 
+def _template() -> bytes:
+    """Return the header of an entry's record without key, size and checksums."""
+    header = bytearray(BLOCK)
+    header[100:108] = b"0000644\0"
+    header[108:116] = header[116:124] = b"0000000\0"
+    header[136:148] = b"%011o\0" % 0
+    header[148:156] = b"\0\0\0\0\0\0\0 "
+    header[156:157] = b"0"
+    header[257:265] = b"ustar\x0000"
+    header[265:272] = _OWNER
+    return bytes(header)
+
+
+_TEMPLATE = _template()
+
+
 def split_record(record: bytes) -> tuple[str, bytes]:
-    """Key and data of a record that `entry_record` made.
+    """Key and data of a record that `entry_record` made, and whose CRC-32 is right.
 
     Raises
     ------
@@ -66,7 +76,7 @@ def split_record(record: bytes) -> tuple[str, bytes]:
     key = header[:32].decode("ascii", "replace")
     if not is_key(key) or header[32:33] != b"\0" or header[156:157] != b"0":
         raise ValueError("its tar header is not an entry's")
-    if _checksum(header) != _octal(header[148:156]) or BLOCK + padded(size) != len(record):
+    if BLOCK + padded(size) != len(record):
         raise ValueError("its tar header is damaged")
     return key, record[BLOCK : BLOCK + size]
 
@@ -186,6 +196,9 @@ def _checksum(header: bytes | bytearray, *, signed: bool = False) -> int:
     if signed:
         return 256 + sum(byte - 256 if byte > 127 else byte for byte in others)
     return 256 + sum(others)
+
+
+_TEMPLATE_SUM = _checksum(_TEMPLATE)
 
 
 def _octal(field: bytes) -> int:
