@@ -72,8 +72,10 @@ def choose_factors(
         return kinds, coefficients
     cosine_alone, _ = merged_coefficients(0.0)
     for number, (eta, offset) in enumerate(radials):
-        polynomial, error = merged_coefficients(eta)
-        merged = offset == 0.0 and error < TOLERANCE
+        merged = False
+        if offset == 0.0 and eta < 1.0:
+            polynomial, error = merged_coefficients(eta)
+            merged = error < TOLERANCE
         kinds[number] = MERGED if merged else COSINE
         coefficients[number, 3:] = polynomial if merged else cosine_alone
     return kinds, coefficients

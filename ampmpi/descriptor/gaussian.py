@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..entries import Fingerprint, FingerprintPrimes
 from ..errors import DescriptorError
-from .checks import check_cell, check_elements, check_numbers, check_overlap
+from .checks import MOST_NEIGHBORS, check_cell, check_elements, check_numbers, check_overlap
 from .plan import Plan, make_plan
 from .settings import MODE, VERSION, Settings, from_amp
 from .toml import read_settings
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from .neighbors import NeighborList
+
+
+ATOM_SIZE = 2.5
+"""Å; added to the extent of the positions where a density is estimated."""
 
 
 class Surroundings(NamedTuple):
@@ -229,16 +233,32 @@ class Gaussian:
         return kernels.forces(self._plan, *self.surroundings(atoms), weights)
 
     def predict_cost(self, atoms: Atoms) -> float:
-        """Return the relative cost of the image's fingerprint, without a neighbour list."""
+        """Return about how many μs the image takes, from its density alone.
+
+        Only the ratio between images matters. Any image has a cost, also one
+        that cannot be used.
+        """
         n_atoms = len(atoms)
-        radius = self.cutoff_radius
-        neighbors = float(n_atoms)
-        if atoms.pbc.all():
-            volume = abs(float(np.linalg.det(atoms.cell.array)))
-            if volume > 0.0:
-                neighbors = n_atoms * 4.19 * radius**3 / volume
-        return n_atoms * (1.0 + neighbors + neighbors**2)
+        near = min(_expected_neighbors(atoms, self.cutoff_radius), float(MOST_NEIGHBORS))
+        return 25.0 + n_atoms * (0.5 + 0.1 * near + 0.0035 * near**2)
 
     def _fingerprint(self, atoms: Atoms, values: NDArray[np.float64]) -> Fingerprint:
         symbols = tuple(atoms.symbols)
         return Fingerprint(symbols, {s: self.n_features[s] for s in sorted(set(symbols))}, values)
+
+
+def _expected_neighbors(atoms: Atoms, radius: float) -> float:
+    """Neighbours of an atom if the atoms filled the cell, or the box around them, evenly."""
+    n_atoms = len(atoms)
+    axes = atoms.cell.array[atoms.pbc]
+    if n_atoms == 0 or not (np.isfinite(atoms.positions).all() and np.isfinite(axes).all()):
+        return 0.0
+    # Orthonormal directions of which the first span the periodic axes.
+    directions, triangle = np.linalg.qr(np.vstack([axes, np.eye(3)]).T)
+    open_lengths = np.ptp(atoms.positions @ directions[:, len(axes) :], axis=0) + ATOM_SIZE
+    volume = abs(float(np.prod(np.diag(triangle)[: len(axes)]) * np.prod(open_lengths)))
+    box = np.prod(np.minimum(open_lengths, 2.0 * radius)) * (2.0 * radius) ** len(axes)
+    reach = min(4.0 / 3.0 * np.pi * radius**3, float(box))
+    if len(axes) == 0:
+        return min(n_atoms - 1.0, n_atoms * reach / volume)
+    return n_atoms * reach / volume if volume > 0.0 else 0.0

@@ -40,11 +40,12 @@ def _float_of(typing, bits):
 
 @exact
 def exponential(x):
-    """Evaluate e^x for x ≤ 0, to rounding; below −700 it stays at e^−700.
+    """Evaluate e^x for x ≤ 0, to rounding; below −700 it is 0.
 
     x = n·ln 2 + r with |r| ≤ ln 2/2; e^r is its Taylor series, and 2^n is made
     from the bits of n. No branch and no table: a loop over it becomes vector code.
     """
+    small = x < -700.0
     x = max(x, -700.0)
     rounded = x * _LOG2_E + _ROUNDER
     n = rounded - _ROUNDER
@@ -63,7 +64,8 @@ def exponential(x):
     p = p * r + 0.5
     p = p * r + 1.0
     p = p * r + 1.0
-    return p * _float_of((_bits_of(rounded) + 1023) << 52)  # type: ignore[call-arg]
+    p *= _float_of((_bits_of(rounded) + 1023) << 52)  # type: ignore[call-arg]
+    return 0.0 if small else p
 
 
 @exact

@@ -22,6 +22,8 @@ from .cutoffs import finite_number
 
 SymmetryFunction: TypeAlias = dict[str, Any]
 
+LARGEST_ZETA = 1000.0
+
 _KEYS = {
     "G2": {"type", "element", "eta", "offset"},
     "G4": {"type", "elements", "eta", "gamma", "zeta"},
@@ -95,6 +97,11 @@ def _angle(function: Mapping[str, Any], where: str) -> dict[str, float]:
         raise DescriptorError(
             f"zeta of {where} is {zeta:g}: give a number of at least 1, "
             "below which the derivative has no bound."
+        )
+    if zeta > LARGEST_ZETA:
+        raise DescriptorError(
+            f"zeta of {where} is {zeta:g}: give at most {LARGEST_ZETA:g}, "
+            "beyond which numbers overflow."
         )
     if abs(gamma) > 1.0 and zeta != int(zeta):
         raise DescriptorError(

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 
 from ampmpi.descriptor import Gaussian
 from ampmpi.errors import ImageError
@@ -98,11 +99,24 @@ def test_good_images_pass(changes):
     GAUSSIAN.check(with_changes(**changes))
 
 
-def test_cost_grows_with_atoms_and_density():
-    def cost(repeat, a=3.6):
-        atoms = Atoms("Cu", cell=[a, a, a], pbc=True) * (repeat, repeat, repeat)
-        return GAUSSIAN.predict_cost(atoms)
+def copper(repeat, pbc=True, a=3.6):
+    atoms = bulk("Cu", cubic=True, a=a) * (repeat, repeat, repeat)
+    atoms.pbc = pbc
+    return atoms
 
-    assert cost(3) == pytest.approx(27 * cost(1))
-    assert cost(2) > cost(2, a=5.0)
-    assert GAUSSIAN.predict_cost(Atoms("Cu")) > 0.0
+
+def test_cost_grows_with_atoms_and_density():
+    cost = GAUSSIAN.predict_cost
+    assert 10 * cost(copper(1)) < cost(copper(3)) < 27 * cost(copper(1))
+    assert cost(copper(2)) > 1.5 * cost(copper(2, a=5.0))
+    assert cost(copper(2)) > cost(copper(2, pbc=[True, True, False])) > cost(copper(2, pbc=False))
+    vacuum = copper(2, pbc=[True, True, False])
+    vacuum.cell[2] *= 3.0
+    assert cost(vacuum) == cost(copper(2, pbc=[True, True, False]))
+    large = copper(6, pbc=False)
+    assert cost(large) < 2 * cost(copper(6))  # not as the square of its atoms
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_images_have_a_cost(name):
+    assert np.isfinite(GAUSSIAN.predict_cost(BAD[name][0]))

@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ampmpi.descriptor import Cosine, Gaussian, Polynomial, make_symmetry_functions
+from ampmpi.descriptor.factors import TOLERANCE, merged_coefficients
 
 STEP = 1e-30
+SMALL = 1e-3  # below this the rounding of the cutoff function, some 1e-16, shows
 
 
 def cutoff_values(cutoff, R):
@@ -88,7 +90,7 @@ def assert_as_reference(gaussian, atoms, moves):
     positions = atoms.positions.astype(complex)
     for i in range(len(atoms)):
         expected = reference_row(gaussian, atoms, positions, i).real
-        scale = max(np.abs(fingerprint.values).max(), 1e-300)
+        scale = max(np.abs(fingerprint.values).max(), SMALL)
         width = len(expected)
         assert np.abs(fingerprint.values[i, :width] - expected).max() < 1e-12 * scale
         assert not fingerprint.values[i, width:].any()
@@ -97,7 +99,7 @@ def assert_as_reference(gaussian, atoms, moves):
     )
 
     rows = {pair: row for row, pair in enumerate(map(tuple, primes.pairs.tolist()))}
-    scale = max(np.abs(primes.values).max(), 1e-300)
+    scale = max(np.abs(primes.values).max(), SMALL)
     for m, d in moves:
         moved = positions.copy()
         moved[m, d] += 1j * STEP
@@ -224,3 +226,40 @@ def test_pairs_are_canonical():
     assert pairs == sorted(pairs, key=lambda pair: (pair[1], pair[0]))
     assert len({tuple(pair) for pair in pairs}) == len(pairs)
     assert all([n, n] in pairs for n in range(len(atoms)))
+
+
+@pytest.mark.parametrize("eta", [0.9, 1.1, 30.0, 1e3, 1e6])
+@pytest.mark.parametrize("zeta", [1.0, 64.0, 999.0])
+def test_extreme_exponents(eta, zeta):
+    gaussian = Gaussian(
+        4.0,
+        {
+            "Cu": [
+                *make_symmetry_functions(["Cu"], "G2", [eta], offsets=[0.0, 2.0]),
+                *make_symmetry_functions(["Cu"], "G4", [eta], zetas=[zeta], gammas=[1.0, -1.0]),
+            ]
+        },
+    )
+    atoms = Atoms("Cu4", positions=[[0, 0, 0], [2.0, 0, 0], [2.1, 1.9, 0], [0.1, 1.0, 1.5]])
+    assert_as_reference(gaussian, atoms, [(0, 0), (1, 1)])
+
+
+def test_the_exponential_is_right_to_rounding():
+    from ampmpi.descriptor.radial import exponential
+
+    x = np.concatenate([np.linspace(-699.0, 0.0, 2001), -np.logspace(-18, 0, 50)])
+    values = np.array([exponential(value) for value in x])
+    np.testing.assert_allclose(values, np.exp(x), rtol=5e-16)
+    assert exponential(-1e9) == 0.0
+    assert exponential(0.0) == 1.0
+
+
+def test_the_polynomial_is_as_exact_as_it_is_said_to_be():
+    t = np.linspace(1e-6, 1.0, 5001)
+    for eta, good in [(0.0, True), (0.005, True), (0.1, True), (0.5, False), (5.0, False)]:
+        coefficients, error = merged_coefficients(eta)
+        x = np.sqrt(1.0 - t)
+        expected = 0.5 * (1.0 + np.cos(np.pi * x)) * np.exp(-eta * x**2)
+        values = (t * np.polynomial.polynomial.polyval(t, coefficients)) ** 2
+        assert (error < TOLERANCE) == good
+        assert np.abs(values - expected).max() < max(3 * error, 5e-16)
