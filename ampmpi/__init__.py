@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ampmpi.calculator import Amp
+    from ampmpi.database import FingerprintDatabase
+    from ampmpi.descriptor import Cosine, Gaussian, Polynomial, make_symmetry_functions
+    from ampmpi.errors import TrainingConvergenceError
+    from ampmpi.fingerprinting import fingerprint
+    from ampmpi.images import hash_image, hash_images
+    from ampmpi.model import LossFunction, NeuralNetwork, Regressor
 
 __version__ = "0.1.0"
 
@@ -23,7 +32,21 @@ _HOME = {
     "make_symmetry_functions": "descriptor",
 }
 
-__all__ = list(_HOME)
+__all__ = [
+    "Amp",
+    "Cosine",
+    "FingerprintDatabase",
+    "Gaussian",
+    "LossFunction",
+    "NeuralNetwork",
+    "Polynomial",
+    "Regressor",
+    "TrainingConvergenceError",
+    "fingerprint",
+    "hash_image",
+    "hash_images",
+    "make_symmetry_functions",
+]
 
 
 def __getattr__(name: str) -> Any:
