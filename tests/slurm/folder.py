@@ -50,13 +50,14 @@ class Folder:
         self.calls.mkdir()
         self.watched: dict[str, str] = {}
 
-    def watch(self, seconds: float = 0.0, fault: str = "") -> None:
+    def watch(self, seconds: float = 0.0, fault: str = "", poison: str = "") -> None:
         """Write down, slow down or disturb what is computed by the jobs submitted from now on."""
         self.watched = {
             "PATH": f"{SHIM}{os.pathsep}{self.cluster.environ['PATH']}",
             "TEST_CALLS": str(self.calls),
             "TEST_SECONDS": str(seconds),
             "TEST_FAULT": fault,
+            "TEST_POISON": poison,
         }
 
     def submit(self, script: str, *options: str, arguments: tuple[str, ...] = ()) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
 from cluster import Cluster, until
-from folder import N_IMAGES, Folder
+from folder import N_IMAGES, Folder, images
+
+from ampmpi import hash_image
 
 RANKS = 4
 SHARED = ("images.traj", "--label", "amp", "--dblabel", "amp", "--derivatives")
@@ -122,6 +125,35 @@ def test_a_rank_that_breaks(
     assert said in folder.log(job)
     finish(folder, expected)
     assert folder.computed_twice() <= RANKS
+
+
+def test_an_image_that_kills_its_rank_twice_is_set_aside(folder: Folder, expected: dict):
+    folder.env(launcher="srun")
+    poison = hash_image(images()[7])
+    folder.watch(poison=poison)
+    for _ in range(2):
+        assert folder.wait(folder.submit("fingerprint", arguments=SHARED), 60).name == "FAILED"
+        for marker in folder.path.glob("*.ampdb/tmp/*.image"):
+            os.utime(marker, (0, 0))  # whether a rank of another node is dead, time tells
+    third = folder.submit("fingerprint", arguments=SHARED)
+    state = folder.wait(third)
+    assert state.exit_code == 3, folder.log(third)
+    assert "images.traj, image 7" in folder.log(third)
+    for kind, entries in folder.database().items():
+        assert entries == {key: e for key, e in expected[kind].items() if key != poison}
+
+
+def test_jobs_cut_off_in_an_image_do_not_set_it_aside(
+    folder: Folder, cluster: Cluster, expected: dict
+):
+    folder.env(launcher="srun")
+    for n_jobs in (1, 2):
+        folder.watch(seconds=40.0)
+        job = folder.submit("fingerprint", arguments=SHARED)
+        until(lambda n=n_jobs: folder.n_calls() == n * RANKS, 60, "every rank is in an image")
+        cluster.run("scancel", str(job))  # KILL comes five seconds later
+        assert folder.wait(job, 15).name == "CANCELLED"
+    finish(folder, expected)
 
 
 def test_walltime(folder: Folder, cluster: Cluster, expected: dict):

@@ -3,6 +3,7 @@
 TEST_CALLS is a folder; each rank appends the hash of an image to a file of its own there before
 it computes it. TEST_SECONDS is how long an image takes at least. TEST_FAULT is RANK:N:KIND, where
 KIND is kill or raise and N counts that rank's images; it strikes in a job's first start only.
+TEST_POISON is the hash of an image that kills every rank which computes it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def rank() -> int:
 def watch(gaussian: type) -> None:
     seconds = float(os.environ.get("TEST_SECONDS", "0"))
     fault = os.environ.get("TEST_FAULT", "").split(":")
+    poison = os.environ.get("TEST_POISON")
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     job = os.environ.get("SLURM_JOB_ID", "none")
     calls = Path(os.environ["TEST_CALLS"], f"{job}.{restart}.{rank()}")
@@ -42,9 +44,12 @@ def watch(gaussian: type) -> None:
                 return method(self, atoms)
             from ampmpi.images import hash_image
 
+            key = hash_image(atoms)
             with open(calls, "a") as file:
-                file.write(hash_image(atoms) + "\n")
+                file.write(key + "\n")
             done += 1
+            if key == poison:
+                os.kill(os.getpid(), signal.SIGKILL)
             if fault and done == int(fault[1]):
                 if fault[2] == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
