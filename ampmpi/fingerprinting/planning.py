@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +13,13 @@ from ampmpi.database.entry import encode
 from ampmpi.errors import ImageError
 from ampmpi.fingerprinting.compute import Share, entries_of
 from ampmpi.fingerprinting.summary import Plan
+from ampmpi.fingerprinting.warmup import warm_up
 from ampmpi.images import Images
 from ampmpi.parallel.comm import Communicator
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from ampmpi.descriptor import Gaussian
 
 SAMPLES = 20
@@ -31,6 +34,7 @@ def predict(
     comm: Communicator,
 ) -> tuple[Plan, ...]:
     """Compute a few images of each rank's share and predict the size of all."""
+    warm_up(comm)
     kinds = list(databases)
     missing = np.array([sum(bool(what & kind) for what in share.what) for kind in kinds])
     sizes, counts = np.zeros(len(kinds)), np.zeros(len(kinds))
@@ -52,7 +56,8 @@ def predict(
     )
 
 
-def _samples(share: Share, images: Images, n_samples: int):  # type: ignore[no-untyped-def]
+def _samples(share: Share, images: Images, n_samples: int) -> Iterator[tuple[int, Atoms]]:
+    """Read some images of a share, evenly spread, with their positions in it."""
     if not share.indices:
         return
     chosen = np.unique(np.linspace(0, len(share.indices) - 1, n_samples).astype(int)).tolist()
