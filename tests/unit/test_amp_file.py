@@ -113,7 +113,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path):
 def test_what_amp_could_not_read_is_not_written(tmp_path):
     path = tmp_path / "x.amp"
     path.write_text("before")
-    with pytest.raises(ModelError, match="nan, which no [.]amp file can keep"):
+    with pytest.raises(ModelError, match=r"nan, which no [.]amp file can keep"):
         amp_file.write(path, DESCRIPTOR, {"weights": [[float("nan")]]})
     with pytest.raises(ModelError, match="is a set"):
         amp_file.write(path, DESCRIPTOR, {"weights": {1, 2}})
