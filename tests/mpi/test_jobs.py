@@ -232,18 +232,23 @@ def test_image_that_kills_ranks_is_set_aside(tmp_path):
     assert len(entries(tmp_path / "x-fingerprints.ampdb")) == 12
 
 
-def test_ranks_that_do_not_see_each_other_are_refused(tmp_path, images_file):
-    for variables in (
-        {"PMI_SIZE": "4", "PMI_RANK": "0"},
-        {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"},
-        {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"},
-    ):
-        result = finish(
-            start([*AMPMPI, "fingerprint", "images.traj", "--label", "x"], 0, tmp_path, **variables)
-        )
-        assert result.code == 7, result
-        assert "the launcher started 4 ranks, but MPI sees only one" in result.err
-        assert not list(tmp_path.glob("*.ampdb"))
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"PMI_SIZE": "4", "PMI_RANK": "0"}, "started 4 ranks, but MPI sees only one"),
+        (
+            {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "0"},
+            "Open MPI's mpirun started this job, but mpi4py uses MPICH",
+        ),
+        ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}, "MPI sees only one"),
+    ],
+)
+def test_ranks_that_do_not_see_each_other_are_refused(tmp_path, images_file, variables, sentence):
+    arguments = [*AMPMPI, "fingerprint", "images.traj", "--label", "x"]
+    result = finish(start(arguments, 0, tmp_path, **variables))
+    assert result.code == 7, result
+    assert sentence in result.err
+    assert not list(tmp_path.glob("*.ampdb"))
 
 
 def test_one_rank_compiles(tmp_path, images_file):
