@@ -38,7 +38,8 @@ def test_a_training_that_is_warned_goes_on_where_it_stopped(folder: Folder, clus
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))
     until(lambda: cluster.state(job).restarts == 1, 30, "requeued")
     before = rows()
-    until(lambda: len(rows()) >= len(before) + 20, 90, "goes on")
+    cluster.wait_running(job)
+    until(lambda: len(rows()) >= len(before) + 20, 90, f"goes on\n{folder.log(job)}")
     cluster.run("scancel", str(job))
     assert folder.wait(job, 15).name == "CANCELLED"
     after = rows()
