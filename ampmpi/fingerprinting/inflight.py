@@ -1,10 +1,10 @@
 """Which image a rank was computing when it died.
 
 Each rank keeps a small file in the database's ``tmp/`` that names the image it
-is working on, and removes it when it ends in any orderly way. A file whose
-owner is dead therefore names an image on which a rank crashed, ran out of
-memory, or was killed. The next job renames it to ``crashed-KEY-…``; an image
-with two of those is set aside.
+is working on and its job, and removes it when it ends in any orderly way. A
+file whose owner is dead therefore names an image on which a rank crashed, ran
+out of memory, or was killed. The next job renames it to ``crashed-KEY-…``; an
+image with two of those is set aside.
 """
 
 from __future__ import annotations
@@ -12,21 +12,56 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from ampmpi.database.atomic import database_error, temporary_name, temporary_owner
+from ampmpi.database.owner import Owner, hostname
+from ampmpi.parallel import launch
+from ampmpi.parallel.comm import Communicator
 
 CRASHES = 2
 """After so many crashes an image is set aside."""
 
 STILL = 600.0
-"""Seconds after which a rank of another host that moved no further counts as dead."""
+"""Seconds after which a rank of which nothing else is known counts as dead if it stood still."""
 
 _CRASHED = re.compile(r"crashed-([0-9a-f]{32})-[0-9a-f]{12}")
-_KEY = re.compile(rb"[0-9a-f]{32}")
+_CONTENT = re.compile(r"([0-9a-f]{32}| {32})(?:\n([0-9a-f]{16}) (\d+) (.*)\n)?")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, told apart from every other one.
+
+    Attributes
+    ----------
+    nonce : str
+        Sixteen hex digits that all ranks of one run share.
+    restart : int
+        How often the batch job was put back into the queue before.
+    batch : str
+        Cluster and number of the batch job; empty outside of one.
+    """
+
+    nonce: str
+    restart: int = 0
+    batch: str = ""
+
+    @classmethod
+    def new(cls) -> Self:
+        """Return a new run of the batch job in which this process is."""
+        batch, restart = launch.batch_job()
+        return cls(secrets.token_hex(8), restart, batch)
+
+    def is_restart_of(self, other: Job) -> bool:
+        """Whether the other is an earlier run of the same batch job, which has ended then."""
+        return bool(self.batch) and self.batch == other.batch and self.restart > other.restart
 
 
 class InFlight:
@@ -38,6 +73,8 @@ class InFlight:
         The database's ``tmp/``.
     rank : int
         This rank.
+    job : Job
+        Its job.
 
     Raises
     ------
@@ -45,7 +82,7 @@ class InFlight:
         The file cannot be made: the database cannot be written.
     """
 
-    def __init__(self, directory: str, rank: int) -> None:
+    def __init__(self, directory: str, rank: int, job: Job) -> None:
         name = temporary_name("inflight", rank).removesuffix(".tmp") + ".image"
         self.path = f"{directory}/{name}"
         try:
@@ -53,11 +90,15 @@ class InFlight:
             self._file = os.open(self.path, flags, 0o666)
         except OSError as error:
             raise database_error(error, "write", self.path) from error
+        self._write(f"{'':32}\n{job.nonce} {job.restart} {job.batch}\n")
 
     def start(self, key: str) -> None:
         """Say which image comes now."""
+        self._write(key)
+
+    def _write(self, text: str) -> None:
         with contextlib.suppress(OSError):  # a full disk is for the entry to report
-            os.pwrite(self._file, key.encode("ascii"), 0)
+            os.pwrite(self._file, text.encode(), 0)
 
     def end(self) -> None:
         """Remove the file."""
@@ -67,29 +108,102 @@ class InFlight:
             os.close(self._file)
 
 
-def collect_crashes(directory: str) -> Counter[str]:
-    """Return how often a rank died on each image, from what dead ranks left behind."""
-    crashes: Counter[str] = Counter()
+@dataclass(frozen=True)
+class Marker:
+    """What a rank's file says.
+
+    Attributes
+    ----------
+    name : str
+        Name of the file.
+    owner : Owner
+        The process that made it.
+    key : str or None
+        The image that it was computing.
+    job : Job or None
+        Its job.
+    still : float
+        Seconds since it began with that image.
+    """
+
+    name: str
+    owner: Owner
+    key: str | None
+    job: Job | None
+    still: float
+
+
+def read_markers(directory: str) -> list[Marker]:
+    """Return what all ranks, living or dead, have in a database's ``tmp/``."""
+    found = []
     for name in _names(directory):
-        found = _CRASHED.fullmatch(name)
-        if found:
-            crashes[found[1]] += 1
-            continue
         owner = temporary_owner(name.removesuffix(".image") + ".tmp")
         if owner is None or not name.endswith(".image"):
             continue
-        path = f"{directory}/{name}"
+        with contextlib.suppress(OSError), open(f"{directory}/{name}", "rb") as file:
+            text = file.read(400).decode("utf-8", "replace")
+            still = time.time() - os.fstat(file.fileno()).st_mtime
+            content = _CONTENT.fullmatch(text)
+            key = job = None
+            if content is not None:
+                key = content[1].strip() or None
+                job = Job(content[2], int(content[3]), content[4]) if content[2] else None
+            found.append(Marker(name, owner, key, job, still))
+    return found
+
+
+def find_dead(markers: Sequence[Marker], me: Job, comm: Communicator) -> list[Marker]:
+    """Return on rank 0 the markers of ranks that are dead; every rank calls this.
+
+    Whether a process lives is known on its own host, so each is asked for by a
+    rank there. Of a process on a host where this job has no rank it is known
+    when this job is a restart of its job, and when another rank of its job is
+    dead, since a job ends as a whole. What remains is dead when it stands still.
+    """
+    if not markers:
+        return []
+    host = hostname()
+    verdicts: dict[str, bool] = {}
+    if comm.allgather(host).index(host) == comm.rank:
+        for marker in markers:
+            dead = marker.owner.is_dead() if marker.owner.host == host else None
+            if dead is not None:
+                verdicts[marker.name] = dead
+    parts = comm.gather(verdicts)
+    if parts is None:
+        return []
+    known = {name: dead for part in parts for name, dead in part.items()}
+    ended = {marker.job for marker in markers if known.get(marker.name)} - {None}
+
+    def is_dead(marker: Marker) -> bool:
+        if marker.name in known:
+            return known[marker.name]
+        if marker.job in ended or (marker.job is not None and me.is_restart_of(marker.job)):
+            return True
+        return marker.still > STILL
+
+    return [marker for marker in markers if is_dead(marker)]
+
+
+def collect_crashes(directory: str, dead: Iterable[Marker]) -> Counter[str]:
+    """Return how often a rank died on each image, in earlier jobs and now.
+
+    Parameters
+    ----------
+    directory : str
+        The database's ``tmp/``.
+    dead : iterable of Marker
+        What dead ranks left behind, which is recorded now.
+    """
+    for marker in dead:
+        path = Path(directory, marker.name)
         with contextlib.suppress(OSError):
-            dead = owner.is_dead()
-            if dead is None:
-                dead = time.time() - Path(path).stat().st_mtime > STILL
-            if dead and (key := _read_key(path)) is None:
-                Path(path).unlink()
-            elif dead:
-                nonce = name.removesuffix(".image")[-12:]
-                Path(path).rename(f"{directory}/crashed-{key}-{nonce}")
-                crashes[str(key)] += 1
-    return crashes
+            if marker.key is None:
+                path.unlink()
+            else:
+                nonce = marker.name.removesuffix(".image")[-12:]
+                path.rename(Path(directory, f"crashed-{marker.key}-{nonce}"))
+    return Counter(found[1] for name in _names(directory) if (found := _CRASHED.fullmatch(name)))
 
 
 def forget(directory: str, keys: Iterable[str]) -> None:
@@ -107,9 +221,3 @@ def _names(directory: str) -> list[str]:
         return os.listdir(directory)
     except OSError:
         return []
-
-
-def _read_key(path: str) -> str | None:
-    with open(path, "rb") as file:
-        data = file.read(64)
-    return data.decode("ascii") if _KEY.fullmatch(data) else None

@@ -16,7 +16,15 @@ from ampmpi.fingerprinting.adoption import settle_owner
 from ampmpi.fingerprinting.compute import FINGERPRINTS, PRIMES, Done, Share, compute
 from ampmpi.fingerprinting.dealing import deal_images
 from ampmpi.fingerprinting.finalize import compress_together
-from ampmpi.fingerprinting.inflight import CRASHES, InFlight, collect_crashes, forget
+from ampmpi.fingerprinting.inflight import (
+    CRASHES,
+    InFlight,
+    Job,
+    collect_crashes,
+    find_dead,
+    forget,
+    read_markers,
+)
 from ampmpi.fingerprinting.inventory import Inventory, first_of_each, take_inventory
 from ampmpi.fingerprinting.misses import Misses, find_misses
 from ampmpi.fingerprinting.planning import predict
@@ -139,6 +147,7 @@ class _Job:
         self.stopping = Stopping(comm)
         self.databases: dict[int, FingerprintDatabase] = {}
         self.notes: list[str] = []
+        self.identity = comm.bcast(Job.new())
 
     def run(
         self, images: Any, descriptor: Gaussian | None, prefix: str, derivatives: bool
@@ -168,7 +177,7 @@ class _Job:
         misses = find_misses(
             inventory.digests[first], self.databases, self.comm, self.options.verify
         )
-        crashes = agree_alone(self.comm, self.crashes) or Counter()
+        crashes = self.crashes()
         shares, aside = deal_images(inventory, first, misses.what, crashes, self.comm)
         done, seconds = Done(), 0.0
         plan: tuple[Plan, ...] = ()
@@ -201,7 +210,7 @@ class _Job:
         def make() -> None:
             for database in self.databases.values():
                 database.layout.create()
-                InFlight(database.layout.temporaries, self.comm.rank).end()
+                InFlight(database.layout.temporaries, self.comm.rank, self.identity).end()
 
         agree(self.comm, make)
 
@@ -223,13 +232,17 @@ class _Job:
         return resolved
 
     def crashes(self) -> Counter[str]:
-        """Return how often a rank died on each image, as far as it is not done since."""
-        database = self.databases[FINGERPRINTS]
+        """Return on rank 0 how often a rank died on each image that was not done since."""
         if self.options.dry_run:
             return Counter()
-        found = collect_crashes(database.layout.temporaries)
+        directory = self.databases[FINGERPRINTS].layout.temporaries
+        markers = agree(self.comm, lambda: read_markers(directory))
+        dead = find_dead(markers, self.identity, self.comm)
+        if self.comm.rank != 0:
+            return Counter()
+        found = collect_crashes(directory, dead)
         if self.options.retry:
-            forget(database.layout.temporaries, found)
+            forget(directory, found)
             return Counter()
         return found
 
@@ -242,7 +255,8 @@ class _Job:
         comm.barrier()
         started = perf_counter()
         done = Done()
-        marker = InFlight(self.databases[FINGERPRINTS].layout.temporaries, comm.rank)
+        directory = self.databases[FINGERPRINTS].layout.temporaries
+        marker = InFlight(directory, comm.rank, self.identity)
         what = "computing" if comm.size == 1 else f"computing, rank 0 of {comm.size}"
         try:
             with self.log.progress(sum(len(share.indices) for share in shares), what) as progress:

@@ -103,6 +103,19 @@ def speaks(environ: Mapping[str, str] = os.environ) -> bool:
     return True
 
 
+def batch_job(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Return the name of the batch job, and how often it was put back into the queue.
+
+    The name is that of the cluster and SLURM's number, without characters that end
+    a line; empty outside of a job.
+    """
+    number, restarts = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_RESTART_COUNT", "")
+    if not number:
+        return "", 0
+    name = f"{environ.get('SLURM_CLUSTER_NAME', '')}.{number}"
+    return "".join(name.split())[:200], int(restarts) if restarts.isdigit() else 0
+
+
 def check_launcher(vendor: str, environ: Mapping[str, str] = os.environ) -> None:
     """Raise `LaunchError` when Open MPI's ``mpirun`` started ranks that use another MPI.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from ase.io import iread, write
 from conftest import make_images
 
 from ampmpi import FingerprintDatabase, Gaussian, fingerprint, hash_image
+from ampmpi.database import owner
+from ampmpi.database.owner import Owner
 from ampmpi.errors import DescriptorMismatchError, ImageFileError, InputError
+from ampmpi.fingerprinting import inflight
 from ampmpi.parallel.comm import SerialCommunicator
 
 pytestmark = pytest.mark.mpi
@@ -90,6 +94,26 @@ def test_same_entries_whatever_the_files(comm, shared_path, form):
         if found is not None:
             reference = DESCRIPTOR.resolve(["Cu", "Pt"]).fingerprint(image)
             np.testing.assert_allclose(found.values, reference.values, rtol=0, atol=1e-12)
+
+
+def test_each_rank_judges_those_of_its_host(comm, shared_path, monkeypatch):
+    host = f"host{comm.rank // 2}"
+    for module in (owner, inflight):
+        monkeypatch.setattr(module, "hostname", lambda: host)
+    key = f"{comm.rank:032x}"
+    marker = inflight.InFlight(str(shared_path), comm.rank, inflight.Job(f"{comm.rank:016x}"))
+    marker.start(key)
+    before = Path(marker.path)
+    if comm.rank % 2 == 0:
+        start = Owner.me().start
+        before.rename(before.with_name(before.name.replace(f"-{start}-r", f"-{start + 1}-r")))
+    comm.barrier()
+    markers = comm.bcast(inflight.read_markers(str(shared_path)))
+    dead = inflight.find_dead(markers, inflight.Job("f" * 16), comm)
+    expected = [f"{rank:032x}" for rank in range(0, comm.size, 2)] if comm.rank == 0 else []
+    assert sorted(marker.key for marker in dead) == expected
+    comm.barrier()
+    marker.end()
 
 
 def test_fewer_images_than_ranks(comm, shared_path):

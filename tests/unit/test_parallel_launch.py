@@ -36,6 +36,13 @@ def test_ranks_that_a_launcher_promises(environ, ranks):
         launch.check_ranks(1, environ)
 
 
+def test_runs_of_a_batch_job():
+    environ = {"SLURM_JOB_ID": "42", "SLURM_CLUSTER_NAME": "big one\n"}
+    assert launch.batch_job({"SLURM_RESTART_COUNT": "3"}) == ("", 0)
+    assert launch.batch_job(environ) == ("bigone.42", 0)
+    assert launch.batch_job({**environ, "SLURM_RESTART_COUNT": "3"}) == ("bigone.42", 3)
+
+
 def test_only_the_first_process_speaks():
     assert launch.speaks({})
     assert launch.speaks({"PMI_RANK": "0", "SLURM_PROCID": "3"})
