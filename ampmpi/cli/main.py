@@ -57,6 +57,7 @@ def run(command: object, name: str) -> NoReturn:
         code = 1
     except Exception as error:
         code = _fail(error)
+    launch.stop.ignore()
     sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 0)
 

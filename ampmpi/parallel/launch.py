@@ -62,6 +62,11 @@ class StopRequest:
                 signal.signal(number, self._note)
             self._installed = True
 
+    def ignore(self) -> None:
+        """Ignore warnings from now on: the process ends, and Python's end forgets handlers."""
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+
     def request(self, reason: str) -> None:
         """Ask for a stop without a signal, as when another rank was signalled."""
         if self.signal_name is None:

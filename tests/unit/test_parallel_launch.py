@@ -82,6 +82,26 @@ def test_signals_are_caught_before_anything_heavy_is_imported():
     assert result.stdout.strip() == "[[], [], []]", result.stderr
 
 
+def test_warnings_repeated_while_python_ends_do_no_harm():
+    code = (
+        "import os, signal, time\n"
+        "from ampmpi.cli.main import ampmpi\n"
+        "parent = os.getpid()\n"
+        "if os.fork() == 0:\n"
+        "    while os.getppid() == parent:\n"
+        "        os.kill(parent, signal.SIGUSR1)\n"
+        "        os.kill(parent, signal.SIGTERM)\n"
+        "        time.sleep(0.001)\n"
+        "    os._exit(0)\n"
+        "ampmpi()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result
+    assert result.stderr == ""
+
+
 def test_settings_of_the_user_are_kept(monkeypatch):
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
