@@ -124,6 +124,10 @@ class Archive(ABC):
     def keys(self) -> list[str]:
         """All keys, sorted."""
 
+    def digests(self) -> NDArray[np.bytes_]:
+        """All keys as 16-byte strings, sorted."""
+        return digests_of(self.keys())
+
     @abstractmethod
     def read(self, key: str) -> bytes:
         """Return an entry's bytes.
@@ -205,6 +209,10 @@ class IndexedArchive(Archive):
     def keys(self) -> list[str]:
         """All keys, sorted."""
         return self.index.keys()
+
+    def digests(self) -> NDArray[np.bytes_]:
+        """All keys as 16-byte strings, sorted; not copied."""
+        return self.index.digests
 
     def read(self, key: str) -> bytes:
         """Return an entry's bytes; see `Archive.read`."""

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ampmpi.database import deleted, loose, manifest
 from ampmpi.database.archive import Archive, Identity
 from ampmpi.database.atomic import database_error, temporaries
 from ampmpi.database.entry import decode, encode, verify
+from ampmpi.database.index import digests_of
 from ampmpi.database.layout import Kind, Layout, database_path, is_key, require_database
 from ampmpi.database.manifest import Manifest
 from ampmpi.entries import Entry, Fingerprint
@@ -313,6 +317,25 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
                 break
         return found
 
+    def digests(self) -> NDArray[np.bytes_]:
+        """Return all keys as 16-byte strings, sorted: takes a tenth of the memory of a list.
+
+        Raises
+        ------
+        DatabaseError
+            The database cannot be read.
+        """
+        for _ in range(_TRIES):
+            before = self._archive_identity()
+            found = loose.digests(self.layout)
+            hidden = deleted.marked(self.layout).keys()
+            archive = self._current_archive()
+            if archive is not None:
+                found = _union(found, archive.digests(), digests_of(sorted(hidden)))
+            if self._archive_identity() == before:
+                break
+        return found
+
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._list()))
 
@@ -496,6 +519,21 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
             locked=os.path.lexists(layout.lock),
             manifest=self.manifest(),
         )
+
+
+def _union(
+    loose_keys: NDArray[np.bytes_], archived: NDArray[np.bytes_], hidden: NDArray[np.bytes_]
+) -> NDArray[np.bytes_]:
+    """Join sorted keys of both places; those hidden count only where they are loose."""
+    if len(hidden):
+        archived = archived[~np.isin(archived, hidden)]
+    if not len(loose_keys):
+        return archived
+    both = np.concatenate((loose_keys, archived))
+    both.sort()
+    new = np.ones(len(both), dtype=bool)
+    np.not_equal(both[1:], both[:-1], out=new[1:])
+    return both if new.all() else both[new]
 
 
 def _parse(

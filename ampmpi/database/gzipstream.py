@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -90,8 +90,15 @@ def gzip_stored(content: bytes) -> bytes:
     return stream.compress(content) + stream.flush()
 
 
-def gunzip_stored(member: bytes) -> bytes:
-    """Return the content of a member that `gzip_stored` made.
+def gunzip_stored(pieces: Iterable[bytes], size: int) -> memoryview:
+    """Return the content of a member that `gzip_stored` made, read-only.
+
+    Parameters
+    ----------
+    pieces : iterable of bytes
+        The member, piece by piece, so that it is never there as a whole besides its content.
+    size : int
+        Its number of bytes.
 
     Raises
     ------
@@ -99,13 +106,19 @@ def gunzip_stored(member: bytes) -> bytes:
         It is damaged, or is not one whole member.
     """
     stream = zlib.decompressobj(31)
-    try:
-        content = stream.decompress(member, len(member))
-    except zlib.error as error:
-        raise ValueError(str(error)) from None
+    content, length = memoryview(bytearray(size)), 0
+    for piece in pieces:
+        try:
+            part = stream.decompress(piece, size - length + 1)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
+        if length + len(part) > size or stream.unconsumed_tail:
+            raise ValueError("it is not stored")
+        content[length : length + len(part)] = part
+        length += len(part)
     if not stream.eof or stream.unused_data:
         raise ValueError("it is not one whole gzip member")
-    return content
+    return content[:length].toreadonly()
 
 
 class GzipReader:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,8 @@ _FOOTER = struct.Struct("<8sQQQQII")
 FOOTER_SIZE = len(stored_member(bytes(_FOOTER.size)))
 """Size of the footer member, in bytes; it is the end of the file."""
 
+_PIECE = 1 << 20
+_ROWS = 1 << 16
 _ROW = np.dtype([("offset", "<u8"), ("packed", "<u8"), ("length", "<u8"), ("crc", "<u4")])
 
 
@@ -152,7 +155,7 @@ def pack_index(index: Index) -> bytes:
     )
 
 
-def unpack_index(content: bytes) -> Index:
+def unpack_index(content: bytes | memoryview) -> Index:
     """Return what `pack_index` packed.
 
     Raises
@@ -204,7 +207,8 @@ def read_index(descriptor: int, size: int) -> tuple[Footer, Index] | None:
     if os.pread(descriptor, 8, footer.data_size - 8) != trailer:
         return None
     try:
-        content = gunzip_stored(read_exactly(descriptor, footer.index_size, footer.data_size))
+        pieces = _pieces(descriptor, footer.index_size, footer.data_size)
+        content = gunzip_stored(pieces, footer.index_size)
         index = unpack_index(content)
     except (ValueError, EOFError):
         return None
@@ -236,20 +240,29 @@ def read_exactly(descriptor: int, size: int, offset: int) -> bytes:
     return data
 
 
+def _pieces(descriptor: int, size: int, offset: int) -> Iterator[bytes]:
+    for start in range(0, size, _PIECE):
+        yield read_exactly(descriptor, min(_PIECE, size - start), offset + start)
+
+
 def _is_possible(index: Index, footer: Footer) -> bool:
     """Whether rows lie inside the tar's member, apart from each other, and have possible sizes."""
     if np.any(index.digests[1:] <= index.digests[:-1]):
         return False
     order = np.argsort(index.offset)
-    start, packed, length = index.offset[order], index.packed[order], index.length[order]
-    limit = footer.data_size
-    if np.any(start > limit) or np.any(packed > limit) or np.any(start[:1] < len(MEMBER_HEADER)):
-        return False
-    end = start + packed
-    return not (
-        np.any(end[-1:] > limit - 8)
-        or np.any(end[:-1] > start[1:])
-        or np.any(length > packed * np.uint64(MAX_RATIO))
-        or np.any(length % np.uint64(BLOCK))
-        or np.any(length < BLOCK)
-    )
+    begin, end = len(MEMBER_HEADER), footer.data_size - 8
+    for rows in np.split(order, range(_ROWS, len(order), _ROWS)):
+        start, packed, length = index.offset[rows], index.packed[rows], index.length[rows]
+        if np.any(start < begin) or np.any(start > end) or np.any(packed > end):
+            return False
+        ends = start + packed
+        if np.any(ends[:-1] > start[1:]) or np.any(ends > end):
+            return False
+        if (
+            np.any(length > packed * np.uint64(MAX_RATIO))
+            or np.any(length % np.uint64(BLOCK))
+            or np.any(length < BLOCK)
+        ):
+            return False
+        begin = int(ends[-1]) if len(ends) else begin
+    return True

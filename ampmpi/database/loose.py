@@ -8,6 +8,9 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ampmpi.database.atomic import database_error, write_file
 from ampmpi.database.layout import Layout, is_key
 from ampmpi.errors import DatabaseError
@@ -84,6 +87,33 @@ def keys(layout: Layout) -> set[str]:
     except OSError as error:
         raise database_error(error, "list", layout.loose) from error
     return set(filter(is_key, names))
+
+
+def digests(layout: Layout) -> NDArray[np.bytes_]:
+    """Return the keys of all loose entries as 16-byte strings, sorted: less memory than `keys`.
+
+    Raises
+    ------
+    DatabaseError
+        The directory cannot be listed.
+    """
+
+    def listed() -> bytearray:
+        found = bytearray()
+        with os.scandir(layout.loose) as entries:
+            for entry in entries:
+                if is_key(entry.name):
+                    found += bytes.fromhex(entry.name)
+        return found
+
+    try:
+        result = np.frombuffer(_while_stale(listed), "S16")
+    except FileNotFoundError:
+        return np.empty(0, "S16")
+    except OSError as error:
+        raise database_error(error, "list", layout.loose) from error
+    result.sort()
+    return result
 
 
 def remove(layout: Layout, key: str) -> bool:

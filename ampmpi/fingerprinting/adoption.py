@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.database.index import digests_of
 from ampmpi.database.manifest import difference as settings_difference
 from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
 from ampmpi.errors import (
@@ -124,8 +123,8 @@ def _candidates(
     database: FingerprintDatabase, inventory: Inventory, first: NDArray[np.int64]
 ) -> Candidates:
     """List the images that are in a database."""
-    keys = list(database)
-    there = first[present(inventory.digests[first], digests_of(keys))]
+    keys = database.digests()
+    there = first[present(inventory.digests[first], keys)]
     raw = inventory.digests[there].tobytes()
     where = None if inventory.locators is None else inventory.locators[there]
     hexes = [raw[i : i + 16].hex() for i in range(0, len(raw), 16)]

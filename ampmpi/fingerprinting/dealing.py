@@ -53,16 +53,20 @@ def deal_images(
         On rank 0, the images that are set aside, and why.
     """
     missing = np.flatnonzero(what)
-    digests = inventory.digests[first[missing]]
-    suspect = present(digests, digests_of(sorted(crashes)))
-    bad = present(digests, digests_of(sorted(k for k, n in crashes.items() if n >= CRASHES)))
-    aside = {int(index): ASIDE for index in first[missing[bad]]}
-    late = missing[suspect & ~bad]
-    missing = missing[~suspect]
+    late, aside = missing[:0], dict[int, str]()
+    if crashes:
+        digests = inventory.digests[first[missing]]
+        suspect = present(digests, digests_of(sorted(crashes)))
+        bad = present(digests, digests_of(sorted(k for k, n in crashes.items() if n >= CRASHES)))
+        aside = {int(index): ASIDE for index in first[missing[bad]]}
+        late = missing[suspect & ~bad]
+        missing = missing[~suspect]
+        del digests
     loads = np.zeros(comm.size)
-    loads[-1] = inventory.costs[first[late]].sum()
-    homes = inventory.homes[first[missing]]
-    owners = deal(inventory.costs[first[missing]], comm.size, loads, homes)
+    loads[-1] = inventory.costs[first[late]].sum(dtype=np.float64)
+    owners = deal(
+        inventory.costs[first[missing]], comm.size, loads, inventory.homes[first[missing]]
+    )
     last = np.full(len(late), comm.size - 1, dtype=np.int32)
     return [
         _scatter(comm, inventory, first, what, missing, owners),

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
 
 DIGEST = np.dtype("S16")
+ROWS = 1 << 16
+"""Number of rows that are handled at a time where that saves memory."""
 
 
 @dataclass
@@ -235,26 +237,27 @@ def _gather(
 ) -> Inventory:
     from ase.data import chemical_symbols
 
+    # One column after the other, so that no more than one is there twice.
     indices = comm.gather_rows(np.array(seen.indices, dtype=np.int64))
-    digests = comm.gather_rows(np.frombuffer(b"".join(seen.digests), np.uint8).reshape(-1, 16))
-    costs = comm.gather_rows(np.array(seen.costs, dtype=np.float32))
+    rows = np.frombuffer(b"".join(seen.digests), np.uint8).reshape(-1, DIGEST.itemsize)
+    digests = _placed(comm.gather_rows(rows), indices)
+    costs = _placed(comm.gather_rows(np.array(seen.costs, dtype=np.float32)), indices)
     numbers = set[int]().union(*comm.allgather(seen.numbers))
     failures = comm.gather(seen.failed)
     symbols = tuple(sorted(chemical_symbols[number] for number in numbers))
     counts = comm.gather(len(seen.indices))
-    if indices is None or digests is None or costs is None or failures is None or counts is None:
+    if failures is None or counts is None:
         nothing = np.empty(0, np.int32)
-        return Inventory(
-            images, symbols, np.empty(0, DIGEST), np.empty(0, np.float32), nothing, None, {}
-        )
-    homes = np.repeat(np.arange(comm.size, dtype=np.int32), counts)
-    digests, costs, homes = (_placed(rows, indices) for rows in (digests, costs, homes))
+        return Inventory(images, symbols, digests.view(DIGEST).ravel(), costs, nothing, None, {})
+    homes = _placed(np.repeat(np.arange(comm.size, dtype=np.int32), counts), indices)
     failed = {index: reason for part in failures for index, reason in part.items()}
     return Inventory(images, symbols, digests.view(DIGEST).ravel(), costs, homes, locators, failed)
 
 
-def _placed(rows: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]:
-    """Return rows in the order of the images."""
+def _placed(rows: NDArray[Any] | None, indices: NDArray[np.int64] | None) -> NDArray[Any]:
+    """Return rows in the order of the images; nothing where there are none."""
+    if rows is None or indices is None:
+        return np.empty(0, np.uint8)
     placed = np.empty_like(rows)
     placed[indices] = rows
     return placed
@@ -262,7 +265,7 @@ def _placed(rows: NDArray[Any], indices: NDArray[np.int64]) -> NDArray[Any]:
 
 def first_of_each(
     digests: NDArray[np.bytes_], usable: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Find equal images.
 
     Parameters
@@ -276,25 +279,37 @@ def first_of_each(
     -------
     first : (n_different,) int64 array
         Number of the first image of each hash, ascending.
-    times : (n_different,) int64 array
+    times : (n_different,) int32 array
         How often it comes.
     """
-    chosen = np.flatnonzero(usable)
-    order = chosen[np.argsort(digests[chosen], kind="stable")]
+    order = np.argsort(digests, kind="stable")
+    if not usable.all():
+        order = order[usable[order]]
     is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = digests[order[1:]] != digests[order[:-1]]
+    for start in range(1, len(order), ROWS):
+        run = digests[order[start - 1 : start + ROWS]]
+        is_first[start : start + ROWS] = run[1:] != run[:-1]
     starts = np.flatnonzero(is_first)
-    first = order[starts]
-    times = np.diff(starts, append=len(order))
-    rank = np.argsort(first)
-    return first[rank], times[rank]
+    heads = order[starts]
+    del order, is_first
+    n_usable = int(np.count_nonzero(usable))
+    counts = np.empty(len(starts), dtype=np.int32)
+    np.subtract(starts[1:], starts[:-1], out=counts[:-1], casting="same_kind")
+    counts[-1:] = n_usable - starts[-1:]
+    del starts
+    times = np.zeros(len(digests), dtype=np.int32)
+    times[heads] = counts
+    del heads, counts
+    first = np.flatnonzero(times)
+    return first, times[first]
 
 
 def present(digests: NDArray[np.bytes_], keys: NDArray[np.bytes_]) -> NDArray[np.bool_]:
-    """Return which digests are among keys; both are arrays of 16 bytes."""
-    if not len(keys):
-        return np.zeros(len(digests), dtype=bool)
-    keys = np.sort(keys)
-    at = np.minimum(np.searchsorted(keys, digests), len(keys) - 1)
-    found: NDArray[np.bool_] = keys[at] == digests
+    """Return which digests are among keys; both are arrays of 16 bytes, keys in ascending order."""
+    found = np.zeros(len(digests), dtype=bool)
+    if len(keys):
+        for start in range(0, len(digests), ROWS):
+            some = digests[start : start + ROWS]
+            at = np.minimum(np.searchsorted(keys, some), len(keys) - 1)
+            found[start : start + ROWS] = keys[at] == some
     return found

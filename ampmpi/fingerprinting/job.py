@@ -274,7 +274,7 @@ class _Job:
         self,
         inventory: Inventory,
         first: NDArray[np.int64],
-        times: NDArray[np.int64],
+        times: NDArray[np.int32],
         misses: Misses,
         aside: dict[int, str],
         done: Done,

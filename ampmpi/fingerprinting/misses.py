@@ -80,11 +80,11 @@ def _list(
     verify: bool,
 ) -> NDArray[np.bytes_]:
     """Note what one database lacks; return the digests of what has to be read back."""
-    stored = digests_of(list(database))
-    there = present(digests, stored)
+    there = present(digests, database.digests())
     misses.what[~there] |= kind
     if not verify:
-        there &= present(digests, digests_of(list(loose.keys(database.layout))))
+        there &= present(digests, loose.digests(database.layout))
+        database.close()  # the archive's index takes memory
     return digests[there]
 
 

@@ -60,17 +60,14 @@ def deal(
     (n_items,) int32 array
         The rank of each item.
     """
-    cost = np.maximum(np.asarray(costs, dtype=np.float64), np.finfo(np.float64).tiny)
+    cost = np.maximum(np.asarray(costs, dtype=np.float32), np.finfo(np.float32).tiny)
     load = np.zeros(n_ranks) if loads is None else np.asarray(loads, dtype=np.float64)
     if n_ranks == 1 or not len(cost):
         return np.zeros(len(cost), dtype=np.int32)
     if homes is not None:
         return _deal_at_home(cost, load, homes)
-    ends = np.cumsum(cost)
-    limit = (ends[-1] + load.sum()) / (n_ranks * RUNS_PER_RANK)
-    run = ((ends - cost / 2) / limit).astype(np.int64)
-    starts = np.flatnonzero(np.diff(run, prepend=-1))
-    totals = np.add.reduceat(cost, starts)
+    starts = _runs(cost, (cost.sum(dtype=np.float64) + load.sum()) / (n_ranks * RUNS_PER_RANK))
+    totals = np.add.reduceat(cost, starts, dtype=np.float64)
     heap = [(least, rank) for rank, least in enumerate(load.tolist())]
     heapq.heapify(heap)
     owners = np.empty(len(starts), dtype=np.int32)
@@ -83,19 +80,35 @@ def deal(
     return np.repeat(owners, lengths)
 
 
+def _runs(cost: NDArray[np.float32], limit: float) -> NDArray[np.int64]:
+    """Return where runs of consecutive items begin whose middles lie in one interval of `limit`."""
+    middle = np.cumsum(cost, dtype=np.float64)
+    middle -= cost / 2
+    middle /= limit
+    np.floor(middle, out=middle)
+    begins = np.ones(len(cost), dtype=bool)
+    np.not_equal(middle[1:], middle[:-1], out=begins[1:])
+    return np.flatnonzero(begins)
+
+
 def _deal_at_home(
-    cost: NDArray[np.float64], load: NDArray[np.float64], homes: NDArray[np.int32]
+    cost: NDArray[np.float32], load: NDArray[np.float64], homes: NDArray[np.int32]
 ) -> NDArray[np.int32]:
     """Leave items where they are as long as no rank has more than the mean; deal the others."""
     n_ranks = len(load)
+    mean = (cost.sum(dtype=np.float64) + load.sum()) / n_ranks
     order = np.argsort(homes, kind="stable")
-    sums = np.cumsum(cost[order])
-    firsts = np.searchsorted(homes[order], np.arange(n_ranks))
-    before = np.concatenate(([0.0], sums))[firsts]
-    at_home = homes[order]
-    fits = load[at_home] + sums - before[at_home] <= (sums[-1] + load.sum()) / n_ranks
-    stay, go = order[fits], np.sort(order[~fits])
+    ends = np.cumsum(np.bincount(homes, minlength=n_ranks))
+    stays = np.empty(len(cost), dtype=bool)
+    kept = load.copy()
+    for rank, items in enumerate(np.split(order, ends[:-1])):
+        sums = load[rank] + np.cumsum(cost[items], dtype=np.float64)
+        n_stay = int(np.searchsorted(sums, mean, side="right"))
+        stays[items] = np.arange(len(items)) < n_stay
+        if n_stay:
+            kept[rank] = sums[n_stay - 1]
+    del order
+    go = np.flatnonzero(~stays)
     owners = homes.astype(np.int32)
-    kept = load + np.bincount(homes[stay], cost[stay], minlength=n_ranks)
     owners[go] = deal(cost[go], n_ranks, kept)
     return owners

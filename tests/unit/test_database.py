@@ -6,6 +6,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from entry_samples import make_entries, make_key
 
@@ -92,6 +93,20 @@ def test_many(database):
     assert database.missing(wanted) == {make_key(99), "README"}
     assert database.missing(wanted, check=True) == {make_key(99), "README"}
     assert database.missing([]) == set()
+
+
+def test_keys_as_an_array(database):
+    def keys() -> list[str]:
+        return [bytes(row).hex() for row in database.digests().view(np.uint8).reshape(-1, 16)]
+
+    assert keys() == sorted(database)
+    assert len(keys()) == len(KEYS)
+    del database[keys()[0]]
+    assert keys() == sorted(database)
+    database.compress()
+    assert keys() == sorted(database)
+    database.clear()
+    assert keys() == []
 
 
 def test_delete(database):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,9 @@ from ampmpi.database.atomic import Owner, temporary_name
 from ampmpi.database.index import digests_of
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import DatabaseError
+from ampmpi.fingerprinting import inventory
 from ampmpi.fingerprinting.adoption import difference, needed_of
+from ampmpi.fingerprinting.dealing import deal_images
 from ampmpi.fingerprinting.inflight import (
     STILL,
     InFlight,
@@ -24,10 +29,11 @@ from ampmpi.fingerprinting.inflight import (
     forget,
     read_markers,
 )
-from ampmpi.fingerprinting.inventory import first_of_each, present
+from ampmpi.fingerprinting.inventory import Inventory, first_of_each, present
 from ampmpi.fingerprinting.summary import Plan, Summary
-from ampmpi.images import ImageRef
+from ampmpi.images import ImageList, ImageRef
 from ampmpi.parallel.comm import SerialCommunicator
+from ampmpi.parallel.schedule import readers
 
 KEYS = [f"{number:032x}" for number in (7, 3, 7, 1, 3, 7, 256, 0)]
 
@@ -40,8 +46,63 @@ def test_first_of_equal_images():
     assert times.tolist() == [2, 2, 1, 1, 1]
 
 
+def test_many_images_are_handled_piece_by_piece(monkeypatch):
+    monkeypatch.setattr(inventory, "ROWS", 7)
+    rng = np.random.default_rng(1)
+    for n_images in (0, 1, 6, 7, 8, 100):
+        keys = [f"{number:032x}" for number in rng.integers(0, 60, n_images)]
+        usable = rng.random(n_images) < 0.9
+        expected: dict[str, list[int]] = {}
+        for index in np.flatnonzero(usable).tolist():
+            expected.setdefault(keys[index], []).append(index)
+        first, times = first_of_each(digests_of(keys), usable)
+        assert first.tolist() == sorted(found[0] for found in expected.values())
+        assert times.tolist() == [len(expected[keys[index]]) for index in first]
+        stored = sorted({f"{number:032x}" for number in range(0, 60, 3)})
+        there = present(digests_of(keys), digests_of(stored))
+        assert there.tolist() == [key in stored for key in keys]
+
+
+def grown(function) -> int:
+    """Return how many bytes more there were at some time during a call."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_of_rank_0_per_image():
+    n_images, rng = 200_000, np.random.default_rng(0)
+    digests = rng.integers(0, 256, (n_images, 16), dtype=np.uint8).view("S16").ravel()
+    costs = rng.uniform(1.0, 1000.0, n_images).astype(np.float32)
+    homes = readers(n_images, 64)
+    stored = np.sort(digests)
+    first = np.arange(n_images)
+    found = Inventory(ImageList([]), ("Cu",), digests, costs, homes, np.arange(n_images), {})
+
+    class Many(SerialCommunicator):
+        size = 64
+
+        def scatter_rows(self, rows, counts, root=0):
+            return rows[: counts[0]]
+
+    def deal_all():
+        deal_images(found, first, np.ones(n_images, np.uint8), Counter(), Many())
+
+    steps = {
+        "equal images": lambda: first_of_each(digests, np.ones(n_images, bool)),
+        "what is there": lambda: present(digests, stored),
+        "dealing": deal_all,
+    }
+    for what, step in steps.items():
+        assert grown(step) <= 64 * n_images, what
+
+
 def test_what_is_present():
-    stored = digests_of([KEYS[6], KEYS[1]])
+    stored = digests_of(sorted([KEYS[6], KEYS[1]]))
     assert present(digests_of(KEYS), stored).tolist() == [key in (KEYS[6], KEYS[1]) for key in KEYS]
     assert not present(digests_of(KEYS), digests_of([])).any()
 
