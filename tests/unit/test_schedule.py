@@ -18,13 +18,19 @@ def test_blocks_cover_everything_once(n_items, size):
     assert max(lengths) - min(lengths) <= 1
 
 
-@pytest.mark.parametrize("n_ranks", [2, 7, 64, 500])
+@pytest.mark.parametrize("n_ranks", [2, 3, 16, 64, 1024])
 @pytest.mark.parametrize("n_items", [1000, 30_000])
-def test_costs_that_differ_by_a_thousand_end_together(n_items, n_ranks):
+@pytest.mark.parametrize("order", ["mixed", "ascending", "descending"])
+@pytest.mark.parametrize("at_home", [False, True])
+def test_costs_that_differ_by_a_thousand_end_together(n_items, n_ranks, order, at_home):
     costs = 10 ** np.random.default_rng(3).uniform(0.0, 3.0, n_items)
-    loads = np.bincount(deal(costs, n_ranks), costs, minlength=n_ranks)
+    costs[:2] = 1.0, 1000.0
+    if order != "mixed":
+        costs = np.sort(costs)[:: 1 if order == "ascending" else -1]
+    homes = readers(n_items, n_ranks) if at_home else None
+    loads = np.bincount(deal(costs, n_ranks, homes=homes), costs, minlength=n_ranks)
     assert loads.sum() == pytest.approx(costs.sum())
-    assert loads.max() <= max(1.05 * loads.mean(), loads.mean() + costs.max())
+    assert loads.max() <= loads.mean() + max(0.05 * loads.mean(), costs.max())
 
 
 def test_sorted_costs_end_together():
