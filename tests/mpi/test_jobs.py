@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
-from ase.io import write
+from ase.io import read, write
 from conftest import AMPMPI, Outcome, finish, make_images, run, start
 
-from ampmpi import FingerprintDatabase, hash_image
+from ampmpi import FingerprintDatabase, Gaussian, hash_image
 
 pytestmark = [pytest.mark.mpi, pytest.mark.starts_jobs]
 
@@ -52,6 +53,66 @@ def test_summary_and_exit_code(tmp_path, images_file):
     again = run(["fingerprint", "images.traj", "--label", "x", "--derivatives"], 0, tmp_path)
     assert "14 found, 0 computed" in again.out
     assert "on 1 rank" in again.out
+
+
+def outcar(images: list[Atoms]) -> str:
+    """Return what a VASP run over these images writes, as far as it tells of them."""
+    symbols = list(dict.fromkeys(images[0].symbols))
+    numbers = [list(images[0].symbols).count(symbol) for symbol in symbols]
+    lines = [f" POTCAR:    PAW_PBE {symbol} 05Jan2001" for symbol in symbols] * 2
+    lines += [f"   ions per type = {' '.join(map(str, numbers))}"]
+    for step, image in enumerate(images):
+        lines += [
+            f"---- Iteration {step + 1:6}(   1) ----",
+            "      direct lattice vectors                 reciprocal lattice vectors",
+            *(" ".join(f"{x:13.9f}" for x in (*row, 0, 0, 0)) for row in image.cell),
+            " POSITION                                       TOTAL-FORCE (eV/Angst)",
+            " " + "-" * 83,
+            *(" ".join(f"{x:13.5f}" for x in (*row, 0, 0, 0)) for row in image.positions),
+            " " + "-" * 83,
+            "  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)",
+            "  " + "-" * 51,
+            f"  free  energy   TOTEN  = {-step - 1.0:14.6f} eV",
+            "",
+            f"  energy  without entropy= {-step - 1.0:14.6f}  energy(sigma->0) = {-step:14.6f}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_files_that_are_read_from_front_to_back(tmp_path, ranks):
+    """Most formats do not allow reading a single frame."""
+    rng = np.random.default_rng(0)
+    steps = []
+    for _ in range(20):
+        atoms = bulk("Cu", a=3.7, cubic=True)
+        atoms.symbols[2:] = "Pt"
+        atoms.positions += rng.normal(0.0, 0.05, (4, 3))
+        steps.append(atoms)
+    (tmp_path / "OUTCAR").write_text(outcar(steps[:8]))
+    write(tmp_path / "POSCAR", steps[8])
+    write(tmp_path / "a.vasp", steps[9])
+    write(tmp_path / "XDATCAR", steps[10:13])
+    write(tmp_path / "a.cif", steps[13:16])
+    write(tmp_path / "a.json", steps[16:18])
+    write(tmp_path / "a.xyz", steps[18:])
+    names = ["OUTCAR", "POSCAR", "a.vasp", "XDATCAR", "a.cif", "a.json", "a.xyz"]
+    images = {name: read(tmp_path / name, ":") for name in names}
+    assert [len(found) for found in images.values()] == [8, 1, 1, 3, 3, 2, 2]
+    for step, image in zip(steps, images["OUTCAR"], strict=False):
+        assert image.symbols.get_chemical_formula() == step.symbols.get_chemical_formula()
+        np.testing.assert_allclose(image.positions, step.positions, atol=1e-5)
+    images["OUTCAR"] = images["OUTCAR"][1::3]
+    result = run(["fingerprint", "OUTCAR@1::3", *names[1:], "--label", "x"], ranks, tmp_path)
+    assert result.code == 0, result
+    assert "15 images, 0 duplicates, 0 found, 15 computed, 0 failed" in result.out
+    stored = FingerprintDatabase(tmp_path / "x-fingerprints.ampdb")
+    descriptor = Gaussian().resolve(["Cu", "Pt"])
+    expected = {hash_image(image): image for found in images.values() for image in found}
+    assert set(stored) == set(expected)
+    for key, image in expected.items():
+        reference = descriptor.fingerprint(image)
+        np.testing.assert_allclose(stored[key].values, reference.values, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("ranks", [0, 2])
