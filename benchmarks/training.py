@@ -1,9 +1,8 @@
-"""Training against Amp: one loss-and-gradient evaluation, ranks, forces for MD, and a drift.
+"""Training against Amp: one loss-and-gradient evaluation, and on ranks.
 
 Run it on a quiet machine, with the interpreter in which Amp is installed::
 
     python benchmarks/training.py --amp .venv-amp/bin/python
-    python benchmarks/training.py --drift        # NVE of 108 atoms for 5 ps
     mpirun -n 2 python benchmarks/training.py --ranks
 """
 
@@ -16,19 +15,15 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-from ase import units
-from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.cluster import Octahedron
-from ase.md.verlet import VelocityVerlet
 
-from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
+from ampmpi import Gaussian, NeuralNetwork
 from ampmpi.model.batch import Sample, make_batches
 from ampmpi.model.loss import Coefficients, loss_sums, scale_batch
 from ampmpi.model.scaling import merge_ranges
@@ -187,69 +182,12 @@ def ranks(n_images: int = 2000) -> None:
     print(f"{n_images} clusters on {comm.size} ranks: {1e3 * seconds:.1f} ms per evaluation")
 
 
-def trained() -> Amp:
-    """Return a calculator for the bulk alloy, trained for a few seconds."""
-    rng = np.random.default_rng(0)
-    images = []
-    for _ in range(60):
-        atoms = bulk("Cu", "fcc", a=3.75, cubic=True) * (2, 1, 1)
-        atoms.numbers[rng.integers(0, 2, len(atoms)).astype(bool)] = 78
-        atoms.set_cell(atoms.cell * rng.uniform(0.98, 1.04), scale_atoms=True)
-        atoms.positions += rng.normal(0.0, 0.12, atoms.positions.shape)
-        atoms.calc = EMT()
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
-        images.append(atoms)
-    loss = LossFunction(convergence={"energy_rmse": 1e-4, "force_rmse": 1e-3}, maxiter=1500)
-    model = NeuralNetwork(
-        HIDDEN, randomseed=1, prescale=True, lossfunction=loss, regressor=Regressor("L-BFGS-B")
-    )
-    calculator = Amp(Gaussian(), model, label="bench", logging=False)
-    here = Path.cwd()
-    with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)
-        result = calculator.train(images)
-        os.chdir(here)
-    print(
-        f"trained to {1e3 * result.best.energy_rmse:.2f} meV/atom, "
-        f"{1e3 * result.best.force_rmse:.0f} meV/Å in {result.best.seconds:.1f} s"
-    )
-    return calculator
-
-
-def drift(picoseconds: float = 5.0) -> None:
-    """Follow the energy of 108 atoms in NVE, and count force calls a second."""
-    atoms = bulk("Cu", "fcc", a=3.75, cubic=True) * 3
-    atoms.numbers[::3] = 78
-    atoms.calc = trained()
-    rng = np.random.default_rng(1)
-    scale = np.sqrt(600 * units.kB * atoms.get_masses())[:, np.newaxis]
-    atoms.set_momenta(scale * rng.normal(size=(len(atoms), 3)))
-    dynamics = VelocityVerlet(atoms, 2.0 * units.fs)
-    dynamics.run(50)
-    energies = [atoms.get_total_energy()]
-    start = time.perf_counter()
-    steps = int(1000 * picoseconds / 2.0)
-    for _ in range(10):
-        dynamics.run(steps // 10)
-        energies.append(atoms.get_total_energy())
-    rate = steps / (time.perf_counter() - start)
-    change = 1e3 * np.abs(np.array(energies) - energies[0]).max() / len(atoms)
-    print(
-        f"108 atoms, {picoseconds} ps at {atoms.get_temperature():.0f} K: {rate:.0f} steps a second"
-    )
-    print(f"largest change of the total energy {change:.4f} meV/atom")
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--amp", help="interpreter in which Amp is installed")
     parser.add_argument("--ranks", action="store_true", help="time the ranks of this run")
-    parser.add_argument("--drift", action="store_true", help="run molecular dynamics")
     options = parser.parse_args()
     if options.ranks:
         ranks()
-    elif options.drift:
-        drift()
     else:
         evaluation(options.amp)
