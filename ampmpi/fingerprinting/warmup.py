@@ -1,14 +1,16 @@
-"""Compiled kernels: one rank compiles them, the others load what it left in the cache."""
+"""Compiled kernels: one rank has them compiled, all load what is then in the cache."""
 
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 from ampmpi import descriptor
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.launch import compile_lock, is_compiled, note_compiled
+from ampmpi.parallel.launch import compile_lock, is_compiled, keeps_kernels, note_compiled
 from ampmpi.parallel.nodes import in_turns
 
 
@@ -16,8 +18,12 @@ def warm_up(comm: Communicator) -> None:
     """Make the kernels ready on every rank.
 
     Where the cache has them already, all ranks load them at once. Else rank 0
-    compiles first, then, for caches that are not shared, one rank of each other
-    node; the rest find them.
+    has them compiled first, then, for caches that are not shared, one rank of
+    each other node; the rest find them.
+
+    They are compiled in a process of their own: where they are compiled, code that
+    several kernels share is linked otherwise than where they are loaded, and sums
+    would differ in their last bit between the ranks.
     """
     stamp = _stamp()
     if all(comm.allgather(is_compiled(stamp))):
@@ -26,10 +32,18 @@ def warm_up(comm: Communicator) -> None:
 
     def compile_or_load() -> None:
         with compile_lock():
-            descriptor.warm_up()
+            if keeps_kernels() and not is_compiled(stamp):
+                _compile()
+        descriptor.warm_up()
         note_compiled(stamp)
 
     in_turns(comm, compile_or_load)
+
+
+def _compile() -> None:
+    """Fill the cache; where that fails, as by a signal, the caller compiles for itself."""
+    code = "from ampmpi.descriptor import warm_up; warm_up()"
+    subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=False)
 
 
 def _stamp() -> str:

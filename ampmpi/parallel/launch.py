@@ -196,6 +196,11 @@ def cpu_type(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> str:
     return f"{machine}-{hashlib.md5('|'.join(lines).encode()).hexdigest()[:8]}"
 
 
+def keeps_kernels() -> bool:
+    """Return whether there is a cache of kernels, so that what is compiled can be loaded."""
+    return bool(os.environ.get("NUMBA_CACHE_DIR"))
+
+
 def is_compiled(stamp: str) -> bool:
     """Return whether `note_compiled` was called with this stamp for this cache of kernels."""
     folder = os.environ.get("NUMBA_CACHE_DIR")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -323,13 +324,19 @@ def test_one_rank_compiles(tmp_path, images_file):
     arguments = ["-c", code, "fingerprint", "images.traj", "--derivatives", "--label"]
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     (tmp_path / "cache").mkdir()
-    cold = finish(start([*arguments, "x"], 4, tmp_path, **cache), 280)
+    cold = finish(start([*arguments, "x"], 4, tmp_path, NUMBA_DEBUG_CACHE="1", **cache), 280)
     assert cold.code == 0, cold
-    counts = sorted(int(line.split()[1]) for line in cold.err.splitlines() if "compiled" in line)
-    assert counts[:3] == [0, 0, 0]
-    assert counts[3] > 0
+    saved = re.findall(r"\[cache\] data saved to '(.*?)'", cold.out)
+    assert saved
+    assert len(set(saved)) == len(saved)
+    told = [line for line in cold.err.splitlines() if line.startswith("compiled ")]
+    assert told == ["compiled 0"] * 4
     warm = finish(start([*arguments, "y"], 4, tmp_path, **cache))
     assert warm.err.splitlines() == ["compiled 0"] * 4
+    for kind in ("fingerprints", "fingerprint-primes"):
+        first, again = (FingerprintDatabase(tmp_path / f"{label}-{kind}.ampdb") for label in "xy")
+        assert len(first) > 0
+        assert dict(first.items()) == dict(again.items())
 
 
 def test_serial_run_needs_no_mpi(tmp_path, images_file):
