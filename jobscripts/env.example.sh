@@ -13,5 +13,8 @@
 # launcher=mpirun
 # mpi=pmix
 
+# Only for the MPICH from PyPI under srun --mpi=pmi2, where UCX can fail as MPI starts.
+# export MPIR_CVAR_CH4_NETMOD=ofi
+
 # Compiled kernels are kept here: a folder that every node can write to, best not on NFS.
 # export NUMBA_CACHE_DIR="$SCRATCH/numba"

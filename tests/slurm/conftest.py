@@ -24,6 +24,8 @@ def cluster() -> Iterator[Cluster]:
     with Cluster() as running:
         running.environ["PATH"] = f"{BIN}{os.pathsep}{running.environ['PATH']}"
         running.environ["TEST_PYTHON"] = sys.executable
+        # MPICH's other network layer, UCX, sometimes garbles its messages to SLURM's PMI-2.
+        running.environ["MPIR_CVAR_CH4_NETMOD"] = "ofi"
         yield running
 
 
