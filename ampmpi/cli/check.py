@@ -13,7 +13,7 @@ from ampmpi.database.check import CheckReport, check
 from ampmpi.database.database import FingerprintDatabase
 from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
 from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError, ImageError, InputError
-from ampmpi.parallel.log import Log, Progress
+from ampmpi.parallel.log import Log, counted
 
 TOLERANCE = 1e-9
 """Largest difference of a recomputed value, relative to the largest value of its entry."""
@@ -68,18 +68,8 @@ def _worse(one: int, other: int) -> int:
 
 
 def _check(path: str, repair: bool, wait: float, break_lock: bool) -> CheckReport:
-    log, bars = Log(), list[Progress]()
-
-    def progress(done: int, total: int) -> None:
-        if not bars:
-            bars.append(log.progress(total, "check", "entries"))
-        bars[0].step(done - bars[0].done)
-
-    try:
+    with counted(Log(), "check", "entries") as progress:
         return check(path, repair=repair, wait=wait, break_lock=break_lock, progress=progress)
-    finally:
-        for bar in bars:
-            bar.close()
 
 
 def _show(report: CheckReport, limit: int | None) -> None:

@@ -15,7 +15,7 @@ from ampmpi.database.database import FingerprintDatabase
 from ampmpi.database.layout import SUFFIX, is_database, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.errors import AmpmpiError, InputError
-from ampmpi.parallel.log import Log, Progress
+from ampmpi.parallel.log import Log, counted
 
 
 @click.command("compress")
@@ -116,14 +116,7 @@ def _preview(path: str, delete: bool) -> None:
 
 
 def _compress(path: str, wait: float, break_lock: bool, quiet: bool) -> CompressReport:
-    log, bars = Log(quiet=quiet), list[Progress]()
-
-    def progress(done: int, total: int) -> None:
-        if not bars:
-            bars.append(log.progress(total, Path(path).name, "steps"))
-        bars[0].step(done - bars[0].done)
-
-    try:
+    with counted(Log(quiet=quiet), Path(path).name, "steps") as progress:
         report = compress(
             path,
             wait=wait,
@@ -131,9 +124,6 @@ def _compress(path: str, wait: float, break_lock: bool, quiet: bool) -> Compress
             job=os.environ.get("SLURM_JOB_ID"),
             progress=progress,
         )
-    finally:
-        for bar in bars:
-            bar.close()
     describe(report)
     if not quiet:
         click.echo(_line(report))

@@ -8,7 +8,7 @@ import click
 
 from ampmpi.cli.text import amount, complain
 from ampmpi.database.merge import uncompress
-from ampmpi.parallel.log import Log, Progress
+from ampmpi.parallel.log import Log, counted
 
 
 @click.command("uncompress")
@@ -19,14 +19,7 @@ from ampmpi.parallel.log import Log, Progress
 @click.pass_context
 def command(context: click.Context, database: str, wait: float, break_lock: bool) -> None:
     """Make loose files of all archived entries of DB, and remove the archive."""
-    log, bars = Log(), list[Progress]()
-
-    def progress(done: int, total: int) -> None:
-        if not bars:
-            bars.append(log.progress(total, "uncompress", "entries"))
-        bars[0].step(done - bars[0].done)
-
-    try:
+    with counted(Log(), "uncompress", "entries") as progress:
         report = uncompress(
             database,
             wait=wait,
@@ -34,9 +27,6 @@ def command(context: click.Context, database: str, wait: float, break_lock: bool
             job=os.environ.get("SLURM_JOB_ID"),
             progress=progress,
         )
-    finally:
-        for bar in bars:
-            bar.close()
     for key, reason in report.corrupt.items():
         complain(f"entry {key} is lost, compute it again: {reason}")
     if report.copy is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 
@@ -100,3 +101,23 @@ class Progress:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+@contextmanager
+def counted(log: Log, label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Give a function that is told the steps done and the steps in all, and shows them.
+
+    The bar appears with the first call, which says how long it is.
+    """
+    bars: list[Progress] = []
+
+    def show(done: int, total: int) -> None:
+        if not bars:
+            bars.append(log.progress(total, label, unit))
+        bars[0].step(done - bars[0].done)
+
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.close()
