@@ -278,18 +278,18 @@ class IndexedArchive(Archive):
 
         Neighbours are read together, a few megabytes at a time.
         """
-        offset, packed = self.index.offset[rows], self.index.packed[rows]
+        offset = self.index.offset[rows].astype(np.int64)
+        end = offset + self.index.packed[rows].astype(np.int64)
         first = 0
         while first < len(rows):
             start = int(offset[first])
             near = np.searchsorted(offset, start + _RUN, "right")
-            ends = (offset[first:near] + packed[first:near]).astype(np.int64)
-            gaps = np.flatnonzero(offset[first + 1 : near].astype(np.int64) - ends[:-1] > _GAP)
+            gaps = np.flatnonzero(offset[first + 1 : near] - end[first : near - 1] > _GAP)
             last = int(first + gaps[0] + 1 if len(gaps) else near)
-            run = self._read(int(ends[last - first - 1]) - start, start)
-            for position in range(first, last):
-                begin = int(offset[position]) - start
-                yield int(rows[position]), run[begin : begin + int(packed[position])]
+            run = self._read(int(end[last - 1]) - start, start)
+            begins, ends = (offset[first:last] - start).tolist(), (end[first:last] - start).tolist()
+            for row, begin, stop in zip(rows[first:last].tolist(), begins, ends, strict=True):
+                yield row, run[begin:stop]
             first = last
 
     def record(self, row: int, raw: bytes) -> bytes:

@@ -171,11 +171,11 @@ def _decode_own(data: bytes) -> Entry:
     entry: Entry
     if is_primes:
         entry = _decode_primes(body, n_atoms, elements)
-        again = _encode_primes(entry)
+        exact = _is_made_of(pickled, _encode_primes(entry))
     else:
         entry = _decode_fingerprint(body, n_atoms, elements)
-        again = _encode_fingerprint(entry)
-    if not _is_made_of(pickled, again) or not _is_finite(entry.values):
+        exact = pickled[: len(head)].tobytes() + pickled[-2:].tobytes() == head + b"e."
+    if not exact or not _is_finite(entry.values):
         raise CorruptEntryError("its layout is not exact")
     return entry
 
@@ -224,10 +224,18 @@ _ATOM_SIZE = len(b"h\0](e\x86")
 _PAIR_SIZE = len(b"(J\0\0\0\0h\0J\0\0\0\0h\0K\0t](e")
 
 
+class _Atom(NamedTuple):
+    """One atom of a fingerprint: its layout, its constant bytes, and a mask that keeps those."""
+
+    dtype: np.dtype[np.void]
+    template: NDArray[np.uint8]
+    constant: NDArray[np.uint8]
+
+
 @lru_cache(maxsize=64)
-def _atom(n_features: int) -> tuple[np.dtype[np.void], NDArray[np.uint8]]:
-    """Return layout and constant bytes of one atom of a fingerprint."""
+def _atom(n_features: int) -> _Atom:
     template = b"h\0](" + b"G\0\0\0\0\0\0\0\0" * n_features + b"e\x86"
+    constant = b"\xff\0\xff\xff" + b"\xff\0\0\0\0\0\0\0\0" * n_features + b"\xff\xff"
     dtype = np.dtype(
         {
             "names": ["slot", "floats"],
@@ -236,7 +244,7 @@ def _atom(n_features: int) -> tuple[np.dtype[np.void], NDArray[np.uint8]]:
             "itemsize": len(template),
         }
     )
-    return dtype, np.frombuffer(template, np.uint8)
+    return _Atom(dtype, np.frombuffer(template, np.uint8), np.frombuffer(constant, np.uint8))
 
 
 @lru_cache(maxsize=64)
@@ -327,11 +335,11 @@ def _slots(entry: Entry) -> tuple[list[str], NDArray[np.uint8]]:
 def _encode_fingerprint(entry: Fingerprint) -> list[memoryview]:
     symbols, slots = _slots(entry)
     elements = _elements(entry, slots, symbols)
-    strides = np.array([_atom(e.n_features)[0].itemsize for e in elements])[slots]
+    strides = np.array([_atom(e.n_features).dtype.itemsize for e in elements])[slots]
     ends = np.cumsum(strides)
     body = np.empty(ends[-1], np.uint8)
     for n_features, atoms in _groups(elements, slots):
-        dtype, template = _atom(n_features)
+        dtype, template, _ = _atom(n_features)
         block = np.empty((len(atoms), dtype.itemsize), np.uint8)
         block[:] = template
         record = block.view(dtype)[:, 0]
@@ -348,30 +356,59 @@ def _encode_fingerprint(entry: Fingerprint) -> list[memoryview]:
 def _decode_fingerprint(
     body: NDArray[np.uint8], n_atoms: int, elements: list[_Element]
 ) -> Fingerprint:
+    names = [e.symbol for e in elements]
+    numbers = {e.n_features for e in elements}
+    starts, slots = _find_atoms(body, n_atoms, elements)
+    if sorted(set(names)) != names or np.bincount(slots, minlength=len(names)).tolist() != [
+        e.rows for e in elements
+    ]:
+        raise CorruptEntryError("its elements are not those of its header")
+    values = np.zeros((n_atoms, max(numbers)))
+    if len(numbers) == 1:
+        values[:] = _read_atoms(body.reshape(n_atoms, -1), *numbers)
+    else:
+        for number, atoms in _groups(elements, slots):
+            block = body[starts[atoms, None] + np.arange(_atom(number).dtype.itemsize)]
+            values[atoms, :number] = _read_atoms(block, number)
+    return Fingerprint(
+        symbols=tuple([names[slot] for slot in slots.tolist()]),
+        n_features={e.symbol: e.n_features for e in elements},
+        values=values,
+    )
+
+
+def _find_atoms(
+    body: NDArray[np.uint8], n_atoms: int, elements: list[_Element]
+) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+    """Return where each atom begins, and the slot of its element."""
     strides = [_ATOM_SIZE + _FLOAT.itemsize * e.n_features for e in elements]
-    starts, found = [], []
+    if min(strides) == max(strides):
+        starts = np.arange(n_atoms) * strides[0]
+        slots = body[1 :: strides[0]]
+        if slots.max() >= len(elements):
+            raise CorruptEntryError("an atom has a symbol that its header lacks")
+        return starts, slots
+    found = []
     position, size, buffer = 0, len(body), body.data
     for _ in range(n_atoms):
         slot = buffer[position + 1] if position + 1 < size else len(elements)
         if slot >= len(elements):
             raise CorruptEntryError("an atom has a symbol that its header lacks")
-        starts.append(position)
-        found.append(slot)
+        found.append((position, slot))
         position += strides[slot]
     if position != size:
         raise CorruptEntryError("its length is not that of its header")
-    first, slots = np.array(starts), np.array(found, np.uint8)
-    values = np.zeros((n_atoms, max(e.n_features for e in elements)))
-    for n_features, atoms in _groups(elements, slots):
-        dtype = _atom(n_features)[0]
-        block = body[first[atoms, None] + np.arange(dtype.itemsize)]
-        values[atoms, :n_features] = block.view(dtype)[:, 0]["floats"]["value"]
-    names = [e.symbol for e in elements]
-    return Fingerprint(
-        symbols=tuple(names[slot] for slot in found),
-        n_features={e.symbol: e.n_features for e in elements},
-        values=values,
-    )
+    starts, slots = np.array(found).T
+    return starts, slots.astype(np.uint8)
+
+
+def _read_atoms(block: NDArray[np.uint8], n_features: int) -> NDArray[np.float64]:
+    """Return the values of atoms, one a row, whose constant bytes are as they must be."""
+    dtype, template, constant = _atom(n_features)
+    if ((block ^ template) & constant).any():
+        raise CorruptEntryError("its layout is not exact")
+    values: NDArray[np.float64] = block.view(dtype)[:, 0]["floats"]["value"]
+    return values
 
 
 def _groups(

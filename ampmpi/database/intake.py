@@ -35,11 +35,22 @@ def read_loose(layout: Layout, key: str) -> tuple[bytes, Stamp]:
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     descriptor = os.open(layout.loose_entry(key), flags)
-    with open(descriptor, "rb", buffering=0) as file:
+    try:
         status = os.fstat(descriptor)
         if status.st_size > MAX_ENTRY_SIZE:
             raise OSError(f"it has more than {MAX_ENTRY_SIZE} bytes")
-        return file.readall(), stamp_of(status)
+        data = os.read(descriptor, status.st_size + 1)
+        if len(data) != status.st_size:
+            data += _rest(descriptor)
+    finally:
+        os.close(descriptor)
+    return data, stamp_of(status)
+
+
+def _rest(descriptor: int) -> bytes:
+    """Return what is left to read of a file that grows, or is handed out in parts."""
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        return file.readall()
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
