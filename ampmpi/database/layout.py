@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ampmpi.errors import DatabaseError
@@ -46,7 +45,7 @@ def kind_of(path: str | os.PathLike[str]) -> Kind:
     Entries of the kind ``"other"`` (Amp's neighbour lists) are kept byte for
     byte and never judged.
     """
-    name = Path(path).name.removesuffix(SUFFIX)
+    name = os.path.basename(os.fspath(path).rstrip("/")).removesuffix(SUFFIX)
     if name.endswith("-fingerprint-primes"):
         return "primes"
     if name.endswith("-fingerprints"):
