@@ -65,19 +65,21 @@ def entry(number: int, atoms: int = ATOMS) -> Fingerprint:
 
 
 def fill(path: Path, numbers: range, atoms: int = ATOMS) -> None:
-    """Make loose entries, without the care of a put."""
+    """Make loose entries, without the care of a put, and wait until they are on the disk."""
     layout = Layout(str(path))
     layout.create()
     for number in numbers:
         Path(layout.loose_entry(key(number))).write_bytes(encode(entry(number, atoms)))
+    os.sync()
 
 
 def fill_as_amp(path: Path, numbers: range) -> None:
-    """Make loose entries as Amp does."""
+    """Make loose entries as Amp does, and wait until they are on the disk."""
     (path / "loose").mkdir(parents=True)
     for number in numbers:
         data = pickle.dumps(entry(number).to_amp(), protocol=0)
         (path / "loose" / key(number)).write_bytes(data)
+    os.sync()
 
 
 def best(function: Callable[[], object], repeats: int = 5) -> float:

@@ -214,24 +214,23 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
 
     def _from_archive(self, key: str) -> bytes | CorruptEntryError | None:
         for _ in range(_TRIES):
-            archive = self._archive_of(key)
+            archive = self._archive_unless_deleted(key)
             if archive is None:
                 return None
             try:
                 return archive.read(key)
+            except KeyError:
+                return None
             except CorruptEntryError as error:
                 return error
             except OSError as error:
                 self._archive_failed(error)
         return None
 
-    def _archive_of(self, key: str) -> Archive | None:
-        """Return the archive if it has a key that is not deleted."""
+    def _archive_unless_deleted(self, key: str) -> Archive | None:
+        """Return the archive, if there is one and its copy of a key is not deleted."""
         # The mark first: a compress takes it away when its new archive is in place.
-        if deleted.is_marked(self.layout, key):
-            return None
-        archive = self._current_archive()
-        return archive if archive is not None and key in archive else None
+        return None if deleted.is_marked(self.layout, key) else self._current_archive()
 
     def _archive_failed(self, error: OSError) -> None:
         """Open the archive anew if it was replaced under us; otherwise raise."""
@@ -298,7 +297,10 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
             return False
         for _ in range(_TRIES):
             before = self._archive_identity()
-            if loose.exists(self.layout, key) or self._archive_of(key) is not None:
+            if loose.exists(self.layout, key):
+                return True
+            archive = self._archive_unless_deleted(key)
+            if archive is not None and key in archive:
                 return True
             if self._archive_identity() == before:
                 break

@@ -157,15 +157,21 @@ def _header(pickled: memoryview) -> re.Match[bytes]:
     return match
 
 
+@lru_cache(maxsize=64)
+def _described(kind: bytes, atoms: bytes, words: bytes) -> tuple[int, list[_Element], bytes]:
+    """Return number of atoms, elements, and all bytes before the first atom or record."""
+    elements = [
+        _Element(symbol.decode(), int(n_features), int(count))
+        for symbol, n_features, count in (word.split(b":") for word in words.split())
+    ]
+    return int(atoms), elements, _head(kind.decode(), int(atoms), elements)
+
+
 def _decode_own(data: bytes) -> Entry:
     pickled = _checked_pickle(data)
     header = _header(pickled)
-    elements = [
-        _Element(symbol.decode(), int(n_features), int(count))
-        for symbol, n_features, count in (word.split(b":") for word in header["elements"].split())
-    ]
-    is_primes, n_atoms = header["kind"] == b"primes", int(header["atoms"])
-    head = _head(header["kind"].decode(), n_atoms, elements)
+    is_primes = header["kind"] == b"primes"
+    n_atoms, elements, head = _described(*header.group("kind", "atoms", "elements"))
     body = np.frombuffer(pickled, np.uint8)[len(head) : -2]
     _check_size(len(body), is_primes, n_atoms, elements)
     entry: Entry

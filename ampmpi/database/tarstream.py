@@ -71,10 +71,9 @@ def split_record(record: bytes) -> tuple[str, bytes]:
     ValueError
         It is no such record.
     """
-    header = record[:BLOCK]
-    size = _size(header)
-    key = header[:32].decode("ascii", "replace")
-    if not is_key(key) or header[32:33] != b"\0" or header[156:157] != b"0":
+    size = _size(record)
+    key = record[:32].decode("ascii", "replace")
+    if not is_key(key) or record[32:33] != b"\0" or record[156:157] != b"0":
         raise ValueError("its tar header is not an entry's")
     if BLOCK + padded(size) != len(record):
         raise ValueError("its tar header is damaged")
