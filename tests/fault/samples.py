@@ -40,11 +40,11 @@ def make_database(path):
         What it holds.
     """
     with FingerprintDatabase.create(path) as database:
-        entries = {make_key(number): make_entry(number) for number in range(24)}
+        entries = {make_key(number): make_entry(number) for number in range(40)}
         for number in range(8):
             database[make_key(number)] = entries[make_key(number)]
         database.compress()
-        for number in (*range(8, 24), 2):
+        for number in (*range(8, 40), 2):
             put_old(database, make_key(number), encode(entries[make_key(number)]))
         del database[make_key(5)]
         del entries[make_key(5)]
