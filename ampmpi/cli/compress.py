@@ -27,6 +27,8 @@ from ampmpi.parallel.log import Log, counted
 @click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS",
               help="Wait this long for another process's lock.")  # fmt: skip
 @click.option("--break-lock", is_flag=True, help="Take the lock from whoever holds it.")
+@click.option("-p", "--processes", type=click.IntRange(min=1), metavar="N",
+              help="How many processes deflate: by default one a core, up to 8.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
 @click.pass_context
 def command(
@@ -38,6 +40,7 @@ def command(
     dry_run: bool,
     wait: float,
     break_lock: bool,
+    processes: int | None,
     quiet: bool,
 ) -> None:
     """Move the loose entries of databases into their archives.
@@ -62,7 +65,7 @@ def command(
                 if not quiet:
                     click.echo(f"Deleted {path}.")
             else:
-                report = _compress(path, wait, break_lock, quiet)
+                report = _compress(path, wait, break_lock, processes or _cores(), quiet)
                 _add(total, report)
         except AmpmpiError as error:
             complain(error)
@@ -115,10 +118,18 @@ def _preview(path: str, delete: bool) -> None:
     )
 
 
-def _compress(path: str, wait: float, break_lock: bool, quiet: bool) -> CompressReport:
+def _cores() -> int:
+    """How many cores this process may use, up to where writing is what takes the time."""
+    return min(len(os.sched_getaffinity(0)), 8)
+
+
+def _compress(
+    path: str, wait: float, break_lock: bool, processes: int, quiet: bool
+) -> CompressReport:
     with counted(Log(quiet=quiet), Path(path).name, "steps") as progress:
         report = compress(
             path,
+            processes=processes,
             wait=wait,
             break_lock=break_lock,
             job=os.environ.get("SLURM_JOB_ID"),

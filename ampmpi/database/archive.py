@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database.atomic import database_error
-from ampmpi.database.gzipstream import inflate
+from ampmpi.database.gzipstream import crc32, inflate
 from ampmpi.database.index import Footer, Index, digests_of, read_exactly, read_index
 from ampmpi.database.layout import is_key
 from ampmpi.database.tarstream import split_record
@@ -304,7 +303,7 @@ class IndexedArchive(Archive):
             record = inflate(raw, int(self.index.length[row]))
         except ValueError as error:
             raise self._corrupt(row, str(error)) from None
-        if zlib.crc32(record) != self.index.crc[row]:
+        if crc32(record) != self.index.crc[row]:
             raise self._corrupt(row, "its checksum is wrong")
         return record
 
@@ -320,6 +319,16 @@ class IndexedArchive(Archive):
             self.entry(row, raw)
         else:
             self.record(row, raw)
+
+    def find_damaged(self, rows: NDArray[np.intp]) -> list[int]:
+        """Read rows that are sorted by offset; return those that `verify` refuses."""
+        damaged = []
+        for row, raw in self.raw_records(rows):
+            try:
+                self.verify(row, raw)
+            except CorruptEntryError:
+                damaged.append(row)
+        return damaged
 
     def entry(self, row: int, raw: bytes) -> bytes:
         """Return the bytes of an entry from what was read of its row.

@@ -18,7 +18,7 @@ from ampmpi.database.aside import set_aside
 from ampmpi.database.atomic import temporaries, temporary_owner
 from ampmpi.database.compress import YOUNG, Damage, Progress, compress
 from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.gzipstream import MEMBER_HEADER, combine
+from ampmpi.database.gzipstream import MEMBER_HEADER, combine, crc32
 from ampmpi.database.intake import read_loose
 from ampmpi.database.layout import Layout, is_key, require_database
 from ampmpi.database.lock import read_holder
@@ -330,7 +330,7 @@ def _disagreement(archive: IndexedArchive) -> str | None:
     if rest != END or not tail.eof:
         return "there are bytes in the tar that the index does not know"
     lengths = np.append(index.length[order], np.uint64(len(END)))
-    crc = combine(np.append(index.crc[order], np.uint32(zlib.crc32(END))), lengths)
+    crc = combine(np.append(index.crc[order], np.uint32(crc32(END))), lengths)
     if crc != footer.data_crc or int(lengths.sum()) != footer.data_length:
         return "the checksum of the tar is not that of its records"
     return None

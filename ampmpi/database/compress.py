@@ -12,6 +12,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,8 @@ from ampmpi.database.archive import Archive, Identity, IndexedArchive
 from ampmpi.database.aside import keep_copy, set_aside
 from ampmpi.database.atomic import Temporary, database_error, sweep, sync_directory
 from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.intake import judge, read_loose, stamp_of
+from ampmpi.database.helpers import Helpers, deflate_with, portions, read_back
+from ampmpi.database.intake import ChangedError, judge, read_loose, remove_archived, stamp_of
 from ampmpi.database.layout import Layout, is_key, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.salvage import rescue
@@ -87,6 +90,7 @@ def compress(
     path: str | os.PathLike[str],
     *,
     chunks: Iterable[Chunk] = (),
+    processes: int = 1,
     wait: float = 0.0,
     break_lock: bool = False,
     job: str | None = None,
@@ -105,6 +109,9 @@ def compress(
         Entries that were deflated elsewhere, as `deflate_loose` does; taken
         one by one, always to the end. Loose entries that are not among them
         are deflated here.
+    processes : int
+        How many processes deflate, and read the new archive back; with more
+        than one they are forked from this one, which must not have initialised MPI.
     wait : float
         How many seconds to wait for another process's lock.
     break_lock : bool
@@ -127,10 +134,13 @@ def compress(
     started = time.monotonic()
     layout = require_database(path)
     chunks = iter(chunks)
-    with Lock(layout, wait=wait, break_lock=break_lock, job=job) as lock:
+    with (
+        Helpers(processes) as helpers,
+        Lock(layout, wait=wait, break_lock=break_lock, job=job) as lock,
+    ):
         sweep(layout.temporaries)
         for _ in range(_ATTEMPTS):
-            run = _Run(layout, lock, progress, damage)
+            run = _Run(layout, lock, helpers, progress, damage)
             try:
                 report = run.compress(chunks)
             except _ArchiveChangedError:
@@ -148,27 +158,6 @@ def compress(
         f"{layout.archive} is changed again and again by another program: "
         f"stop it (Amp's own compression?) and start again"
     )
-
-
-def deflate_loose(path: str | os.PathLike[str], keys: Iterable[str]) -> Iterator[Chunk]:
-    """Deflate loose entries for a `compress` that runs in another process.
-
-    Entries that are missing, damaged or unreadable are passed over: the
-    compress finds them itself and deals with them.
-
-    Parameters
-    ----------
-    path : path
-        The database.
-    keys : iterable of str
-        Which entries.
-    """
-    layout = require_database(path)
-    for key in keys:
-        with contextlib.suppress(OSError, CorruptEntryError):
-            data, stamp = read_loose(layout, key)
-            judge(data, layout.kind)
-            yield deflate_entry(key, data, stamp)
 
 
 def archive_identity(layout: Layout) -> Identity | None:
@@ -207,9 +196,7 @@ class _ArchiveDamagedError(Exception):
         self.damage = damage
 
 
-def _blame(
-    new: IndexedArchive, row: int, old: Archive | None, error: CorruptEntryError
-) -> dict[int, str]:
+def _blame(new: IndexedArchive, row: int, old: Archive | None) -> dict[int, str]:
     """Find the damaged row of the old archive that a row of the new one was copied from."""
     if isinstance(old, IndexedArchive):
         if row < len(new):
@@ -223,16 +210,13 @@ def _blame(
                 old.verify(old_row, raw)
             except CorruptEntryError as reason:
                 return {old_row: str(reason)}
-    raise DatabaseError(
-        f"{new.path} reads back otherwise than it was written: the disk or its cable may be "
-        f"failing; the database is as it was"
-    ) from error
+    raise _unreadable(new.path)
 
 
 def _unreadable(path: str) -> DatabaseError:
     return DatabaseError(
-        f"{path} reads back otherwise than it was written: the disk may be failing; "
-        f"the database is as it was"
+        f"{path} reads back otherwise than it was written: the disk or its cable may be "
+        f"failing; the database is as it was"
     )
 
 
@@ -243,11 +227,13 @@ class _Run:
         self,
         layout: Layout,
         lock: Lock,
+        helpers: Helpers,
         progress: Progress | None,
         damage: Damage | None,
     ) -> None:
         self.layout = layout
         self.lock = lock
+        self._helpers = helpers
         self.report = CompressReport(layout.root)
         self._damage = damage
         self._progress = progress
@@ -267,6 +253,9 @@ class _Run:
             temporary = stack.enter_context(Temporary(layout.temporaries, "archive"))
             writer = ArchiveWriter(temporary)
             self._add_chunks(writer, chunks)
+            if self._helpers.count:
+                left = [key for key in loose if bytes.fromhex(key) not in self._added]
+                self._add_chunks(writer, deflate_with(self._helpers, layout, left))
             self._add_loose(writer, loose)
             gone = {key for key in marks if old is not None and key in old}
             if self._is_needed(old, gone):
@@ -412,12 +401,10 @@ class _Run:
         with Archive.open(path) as new:
             if not isinstance(new, IndexedArchive) or len(new) != self.report.entries:
                 raise _unreadable(path)
-            for row, raw in new.raw_records(np.argsort(new.index.offset)):
-                try:
-                    new.verify(row, raw)
-                except CorruptEntryError as error:
-                    bad |= _blame(new, row, old, error)
-                self._step()
+            for count, damaged in read_back(self._helpers, new):
+                for row in damaged:
+                    bad |= _blame(new, row, old)
+                self._step(count)
         if bad and old is not None:
             raise _ArchiveDamagedError(Damage(old.identity, bad))
 
@@ -440,17 +427,17 @@ class _Run:
     def _remove_loose(self, hidden: set[str]) -> None:
         # A key marked meanwhile and written again: only its loose copy can be seen.
         failed, reason = 0, ""
-        for key, stamp in self._stamps:
-            path = self.layout.loose_entry(key)
-            try:
-                if stamp_of(os.lstat(path)) == stamp and key not in hidden:
-                    os.unlink(path)
-                    self.report.files_freed += 1
-                    continue
-                self.report.left[key] = "it was written again meanwhile"
-            except FileNotFoundError:
+        remove = partial(remove_archived, self.layout, hidden)
+        outcomes = self._helpers.map(remove, portions(self._stamps))
+        for key, stamp, error in chain.from_iterable(outcomes):
+            if error is None:
+                self.report.files_freed += 1
                 continue
-            except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                continue
+            if isinstance(error, ChangedError):
+                self.report.left[key] = "it was written again meanwhile"
+            else:
                 failed, reason = failed + 1, error.strerror or str(error)
             self.report.bytes_after += stamp.size
         if failed:

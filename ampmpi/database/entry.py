@@ -33,15 +33,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ampmpi.database.gzipstream import crc32
 from ampmpi.database.layout import Kind
 from ampmpi.database.shape import read_pickle
 from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, ImageError
-
-try:
-    from isal.isal_zlib import crc32
-except ImportError:
-    from zlib import crc32
 
 NAME = b"ampmpi-entry"
 MAGIC = b"ampmpi\r\n"

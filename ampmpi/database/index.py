@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ampmpi.database.gzipstream import (
     MAX_RATIO,
     MEMBER_HEADER,
+    crc32,
     gunzip_stored,
     gzip_stored,
     member_trailer,
@@ -212,7 +212,7 @@ def read_index(descriptor: int, size: int) -> tuple[Footer, Index] | None:
         index = unpack_index(content)
     except (ValueError, EOFError):
         return None
-    if zlib.crc32(content) != footer.index_crc or len(index.digests) != footer.entries:
+    if crc32(content) != footer.index_crc or len(index.digests) != footer.entries:
         return None
     return (footer, index) if _is_possible(index, footer) else None
 
@@ -220,7 +220,7 @@ def read_index(descriptor: int, size: int) -> tuple[Footer, Index] | None:
 def new_index_member(index: Index) -> tuple[bytes, int]:
     """Return the index's gzip member and the CRC-32 of its content."""
     content = pack_index(index)
-    return gzip_stored(content), zlib.crc32(content)
+    return gzip_stored(content), crc32(content)
 
 
 def read_exactly(descriptor: int, size: int, offset: int) -> bytes:

@@ -1,13 +1,18 @@
-"""Loose entries on their way into the archive: reading and judging them."""
+"""Loose entries on their way into the archive: reading, judging and removing them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterable
 
 from ampmpi.database import entry
 from ampmpi.database.layout import Kind, Layout
 from ampmpi.database.tarstream import MAX_ENTRY_SIZE
 from ampmpi.database.writer import Stamp
+
+
+class ChangedError(OSError):
+    """A loose file is no longer what was archived."""
 
 
 def judge(data: bytes, kind: Kind) -> None:
@@ -56,3 +61,34 @@ def _rest(descriptor: int) -> bytes:
 def stamp_of(status: os.stat_result) -> Stamp:
     """Return what changes in a file's status when it is written again."""
     return Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def remove_archived(
+    layout: Layout, hidden: Collection[str], stamps: Iterable[tuple[str, Stamp]]
+) -> list[tuple[str, Stamp, OSError | None]]:
+    """Remove loose entries that are in the archive now, if they are still what was read.
+
+    Parameters
+    ----------
+    hidden : collection of str
+        Keys whose archived entry does not count; their files stay.
+    stamps : iterable of (str, Stamp)
+        Keys of files to remove, and what tells whether they were written again.
+
+    Returns
+    -------
+    list of (key, Stamp, OSError or None)
+        A file that stays gives the reason: ChangedError if it is another one.
+    """
+    done: list[tuple[str, Stamp, OSError | None]] = []
+    for key, stamp in stamps:
+        path = layout.loose_entry(key)
+        try:
+            if stamp_of(os.lstat(path)) != stamp or key in hidden:
+                raise ChangedError
+            os.unlink(path)
+        except OSError as error:
+            done.append((key, stamp, error))
+        else:
+            done.append((key, stamp, None))
+    return done

@@ -21,6 +21,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from ampmpi.errors import DatabaseError
@@ -100,7 +101,7 @@ class Layout:
         """Path of the lock of a compress."""
         return f"{self.root}/lock"
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         """What the database holds."""
         return kind_of(self.root)

@@ -7,11 +7,10 @@ system: a member is a name to look at and a range of bytes to read or to pass ov
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ampmpi.database.gzipstream import GzipReader
+from ampmpi.database.gzipstream import GzipReader, crc32
 from ampmpi.database.layout import is_key
 
 BLOCK = 512
@@ -40,7 +39,7 @@ def entry_record(key: str, data: bytes) -> bytes:
     if len(data) > MAX_ENTRY_SIZE:
         raise ValueError(f"entry {key} has {len(data)} bytes, more than {MAX_ENTRY_SIZE}")
     name, size = key.encode("ascii"), b"%011o" % len(data)
-    bound = b"%08x" % zlib.crc32(data, zlib.crc32(name))
+    bound = b"%08x" % crc32(data, crc32(name))
     header = bytearray(_TEMPLATE)
     header[: len(name)], header[124:135], header[297:305] = name, size, bound
     header[148:154] = b"%06o" % (_TEMPLATE_SUM + sum(name) + sum(size) + sum(bound))
@@ -84,7 +83,7 @@ def is_bound(header: bytes, key: str, data: bytes) -> bool | None:
     """Whether a tar header is that of this entry; None if it does not say."""
     if header[265:272] != _OWNER:
         return None
-    return header[297:305] == b"%08x" % zlib.crc32(data, zlib.crc32(key.encode("ascii")))
+    return header[297:305] == b"%08x" % crc32(data, crc32(key.encode("ascii")))
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database.archive import IndexedArchive
-from ampmpi.database.gzipstream import MEMBER_HEADER, combine, deflate, member_trailer
+from ampmpi.database.gzipstream import MEMBER_HEADER, combine, crc32, deflate, member_trailer
 from ampmpi.database.index import Footer, Index, new_index_member
 from ampmpi.database.tarstream import END, entry_record
 
@@ -26,8 +24,7 @@ class Output(Protocol):
         """Write all of `data`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What changes when a loose file is written again: its status when it was read.
 
     The device is left out: hosts number the same network file system differently.
@@ -38,8 +35,7 @@ class Stamp:
     mtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A deflated tar record, ready to be put into an archive; it can be sent between ranks.
 
     Attributes
@@ -76,7 +72,7 @@ def deflate_entry(key: str, data: bytes, stamp: Stamp | None = None) -> Chunk:
 
 def deflate_record(key: str | None, record: bytes, stamp: Stamp | None = None) -> Chunk:
     """Compress a whole tar record for an archive."""
-    return Chunk(key, deflate(record), len(record), zlib.crc32(record), stamp)
+    return Chunk(key, deflate(record), len(record), crc32(record), stamp)
 
 
 class ArchiveWriter:
@@ -100,7 +96,7 @@ class ArchiveWriter:
     def __init__(self, output: Output) -> None:
         self.size = len(MEMBER_HEADER)
         self._output = output
-        self._buffer = bytearray(MEMBER_HEADER)
+        self._buffer, self._buffered = [MEMBER_HEADER], len(MEMBER_HEADER)
         self._digests = bytearray()
         self._is_entry = bytearray()
         self._offset, self._packed, self._length = array("Q"), array("Q"), array("Q")
@@ -176,7 +172,7 @@ class ArchiveWriter:
         end = deflate(END, last=True)
         data_length = int(length.sum()) + len(END)
         data_crc = combine(
-            np.append(crc, np.uint32(zlib.crc32(END))), np.append(length, np.uint64(len(END)))
+            np.append(crc, np.uint32(crc32(END))), np.append(length, np.uint64(len(END)))
         )
         self._append(end + member_trailer(data_crc, data_length))
 
@@ -202,10 +198,12 @@ class ArchiveWriter:
 
     def _append(self, raw: bytes) -> None:
         self.size += len(raw)
-        self._buffer += raw
-        if len(self._buffer) >= _BUFFER:
+        self._buffer.append(raw)
+        self._buffered += len(raw)
+        if self._buffered >= _BUFFER:
             self._flush()
 
     def _flush(self) -> None:
-        self._output.write(bytes(self._buffer))
+        self._output.write(b"".join(self._buffer))
         self._buffer.clear()
+        self._buffered = 0

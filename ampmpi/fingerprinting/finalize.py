@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ampmpi.database import FingerprintDatabase, loose
-from ampmpi.database.compress import CompressReport, compress, deflate_loose
+from ampmpi.database.compress import CompressReport, compress
+from ampmpi.database.helpers import deflate_loose
 from ampmpi.database.writer import Chunk
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree

@@ -11,7 +11,8 @@ from entry_samples import limited_memory, make_entries, make_key
 from ampmpi import FingerprintDatabase
 from ampmpi.database import compress as compress_module
 from ampmpi.database.archive import Archive
-from ampmpi.database.compress import compress, deflate_loose
+from ampmpi.database.compress import compress
+from ampmpi.database.helpers import deflate_loose
 from ampmpi.database.layout import Layout
 from ampmpi.errors import DatabaseError, LockedError
 
@@ -343,7 +344,7 @@ def test_a_chunk_of_an_entry_that_was_written_again_does_not_remove_it(layout):
 def test_a_damaged_chunk_stops_everything(layout):
     put(layout, make_data(3))
     chunks = list(deflate_loose(layout.root, make_data(3)))
-    object.__setattr__(chunks[1], "crc", chunks[1].crc ^ 1)
+    chunks[1] = chunks[1]._replace(crc=chunks[1].crc ^ 1)
     with pytest.raises(DatabaseError, match="reads back otherwise"):
         compress(layout.root, chunks=chunks)
     assert len(os.listdir(layout.loose)) == 3

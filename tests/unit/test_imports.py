@@ -67,7 +67,7 @@ def outside(name: str, allowed: set[str]) -> bool:
     [
         ("mpi4py", {"parallel"}),
         ("click", {"cli"}),
-        ("signal", {"cli", "parallel.launch"}),
+        ("signal", {"cli", "parallel.launch", "database.helpers"}),
         ("numba", {"descriptor", "cli", "parallel.launch", "model"}),
     ],
 )

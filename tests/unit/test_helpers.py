@@ -1,0 +1,138 @@
+"""Compressing with several processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from archive_samples import make_data
+from entry_samples import make_key
+
+from ampmpi.database import helpers
+from ampmpi.database.archive import Archive
+from ampmpi.database.compress import compress
+from ampmpi.database.layout import Layout
+from ampmpi.errors import DatabaseError
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return make_database(tmp_path / "x-fingerprints.ampdb", make_data(30))
+
+
+@pytest.fixture
+def small_tasks(monkeypatch):
+    """Make every task one of a few entries."""
+    monkeypatch.setattr(helpers, "_PORTION", 7)
+    monkeypatch.setattr(helpers, "_PARCEL", 1500)
+
+
+def make_database(path, data):
+    layout = Layout(str(path))
+    layout.create()
+    for key, content in data.items():
+        with open(layout.loose_entry(key), "wb") as file:
+            file.write(content)
+        os.utime(layout.loose_entry(key), (1e9, 1e9))
+    return layout
+
+
+def content(layout):
+    with Archive.open(layout.archive) as archive:
+        assert archive.indexed
+        return dict(archive.read_many())
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_entries_and_report_are_those_of_one_process(layout, tmp_path, small_tasks, processes):
+    damaged = {make_key(100 + number): b"torn" for number in range(3)}
+    data = make_data(30) | damaged
+    ours = make_database(tmp_path / "a-fingerprints.ampdb", data)
+    alone = make_database(tmp_path / "b-fingerprints.ampdb", data)
+    report, reference = compress(ours.root, processes=processes), compress(alone.root)
+    assert content(ours) == content(alone) == make_data(30)
+    assert report.set_aside.keys() == reference.set_aside.keys() == damaged.keys()
+    for name in ("added", "entries", "bytes_before", "bytes_after", "files_freed", "left"):
+        assert getattr(report, name) == getattr(reference, name), name
+    assert os.listdir(ours.loose) == os.listdir(ours.temporaries) == []
+    assert not os.path.exists(ours.lock)
+
+
+def test_archives_are_equal_to_the_byte(layout, monkeypatch, tmp_path):
+    monkeypatch.setattr(helpers, "_PORTION", 7)
+    alone = make_database(tmp_path / "y-fingerprints.ampdb", make_data(30))
+    compress(layout.root, processes=3)
+    compress(alone.root)
+    with open(layout.archive, "rb") as ours, open(alone.archive, "rb") as reference:
+        assert ours.read() == reference.read()
+
+
+def test_damage_in_the_old_archive_is_found(layout, small_tasks):
+    compress(layout.root)
+    with Archive.open(layout.archive) as archive:
+        row = archive.index.row(bytes.fromhex(make_key(5)))
+        position = int(archive.index.offset[row]) + int(archive.index.packed[row]) // 2
+    with open(layout.archive, "r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 32]))
+    more = make_data(33)
+    make_database(layout.root, {make_key(number): more[make_key(number)] for number in (30, 31)})
+    report = compress(layout.root, processes=2)
+    assert report.lost.keys() == {make_key(5)}
+    assert content(layout).keys() == {make_key(number) for number in range(32) if number != 5}
+
+
+@pytest.mark.parametrize("name", ["_deflate_some", "_find_damaged"])
+def test_a_killed_helper_ends_the_compress_and_nothing_changes(layout, monkeypatch, name):
+    def die(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    die.__module__, die.__qualname__ = "ampmpi.database.helpers", name
+    monkeypatch.setattr(helpers, name, die)
+    with pytest.raises(DatabaseError, match=r"killed.*--processes 1"):
+        compress(layout.root, processes=2)
+    assert len(os.listdir(layout.loose)) == 30
+    assert os.listdir(layout.temporaries) == []
+    assert not os.path.exists(layout.archive)
+    assert not os.path.exists(layout.lock)
+    monkeypatch.undo()
+    assert compress(layout.root, processes=2).added == 30
+
+
+PARENT = """
+import os, time
+from ampmpi.database import helpers
+def pid(_):
+    time.sleep(0.3)
+    return os.getpid()
+with helpers.Helpers(2) as pair:
+    print(*pair.map(pid, range(2)), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_helpers_end_with_a_killed_parent():
+    script = PARENT.replace(
+        "with", "def pid(_):\n    time.sleep(0.3)\n    return os.getpid()\nwith"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    with parent:
+        pids = {int(word) for word in parent.stdout.readline().split()}
+        assert len(pids) == 2
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_results_are_in_order_and_errors_come_through():
+    with helpers.Helpers(3) as three:
+        assert list(three.map(np.sqrt, range(50))) == [np.sqrt(number) for number in range(50)]
+        with pytest.raises(ValueError):
+            list(three.map(int, ["1", "x", "2"]))
