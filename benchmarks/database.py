@@ -42,9 +42,8 @@ from ampmpi.database.compress import compress
 start = time.perf_counter()
 compress(sys.argv[1], processes=int(sys.argv[2]))
 seconds = time.perf_counter() - start
-most = max(
-    resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-)
+own, helpers = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+most = max(resource.getrusage(whose).ru_maxrss for whose in (own, helpers))
 print(json.dumps([seconds, most / 1024]))
 """
 
