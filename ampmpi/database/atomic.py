@@ -110,6 +110,7 @@ class Temporary:
     def __init__(self, directory: str, purpose: str, rank: int = 0) -> None:
         self.path = f"{directory}/{temporary_name(purpose, rank)}"
         self._placed = False
+        self.descriptor = -1
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
             try:
@@ -118,10 +119,12 @@ class Temporary:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(directory)
                 self.descriptor = os.open(self.path, flags, 0o666)
+            # Now, while it is new: after a write a network file system asks its server.
+            self._status = os.fstat(self.descriptor)
         except FileNotFoundError:
             raise
         except OSError as error:
-            self._remove()
+            self._abandon()
             raise database_error(error, "create a temporary file in", directory) from error
 
     def write(self, data: bytes | memoryview) -> None:
@@ -171,13 +174,11 @@ class Temporary:
         FileNotFoundError
             The directory of `target` is missing.
         """
-        self._rename(self._finish(), target)
-
-    def _rename(self, status: os.stat_result, target: str) -> None:
+        self.close()
         try:
             os.rename(self.path, target)
         except OSError as error:
-            if not _is_same_file(target, status):
+            if not _is_same_file(target, self._status):
                 if error.errno == errno.ENOENT:
                     raise
                 raise database_error(error, "write", target) from error
@@ -196,11 +197,11 @@ class Temporary:
         DatabaseError
             The file cannot be closed or linked.
         """
-        status = self._finish()
+        self.close()
         try:
             os.link(self.path, target)
         except OSError as error:
-            if _is_same_file(target, status):
+            if _is_same_file(target, self._status):
                 return True
             if error.errno == errno.EEXIST:
                 return False
@@ -220,17 +221,14 @@ class Temporary:
         self._placed = True
         return True
 
-    def _finish(self) -> os.stat_result:
-        try:
-            status = os.fstat(self.descriptor)
-        except OSError as error:
-            raise database_error(error, "write", self.path) from error
-        self.close()
-        return status
-
-    def _remove(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self.path)
+    def _abandon(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        if not self._placed:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -241,12 +239,7 @@ class Temporary:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self.descriptor >= 0:
-            descriptor, self.descriptor = self.descriptor, -1
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        if not self._placed:
-            self._remove()
+        self._abandon()
 
 
 def _is_same_file(path: str, status: os.stat_result) -> bool:
