@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -262,8 +263,10 @@ class _Run:
                 self._add_old(writer, old, set(marks))
                 report.removed = len(gone)
                 report.entries = writer.close().entries
-                temporary.sync()
-                self._verify(temporary.path, old)
+                with ThreadPoolExecutor(1) as disk:
+                    synced = disk.submit(temporary.sync)
+                    self._verify(temporary.path, old)
+                    synced.result()
                 self._keep_damaged(old)
                 self._replace(temporary, old)
                 report.bytes_after = writer.size
