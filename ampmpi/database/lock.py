@@ -91,7 +91,8 @@ class _Seen:
 def _look(path: str) -> _Seen | None:
     """Read a lock anew from the server; None if there is none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        # A symbolic link is nobody's lock, wherever it leads: it counts as unreadable.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
     except OSError:

@@ -143,6 +143,16 @@ def test_an_unreadable_lock(layout, content):
         assert lock.is_held()
 
 
+@pytest.mark.parametrize("target", ["nowhere", "archive.tar.gz", "."])
+def test_a_link_in_place_of_the_lock_does_not_hang(layout, target):
+    os.symlink(target, layout.lock)
+    with pytest.raises(LockedError, match="--break-lock"), Lock(layout):
+        pass
+    with Lock(layout, break_lock=True) as lock:
+        assert lock.is_held()
+    assert not os.path.lexists(layout.lock)
+
+
 def test_breaking_by_hand_takes_it_from_a_living_process(layout):
     with Lock(layout) as first:
         with Lock(layout, break_lock=True) as second:
