@@ -27,6 +27,8 @@ def command(context: click.Context, database: str, wait: float, break_lock: bool
             job=os.environ.get("SLURM_JOB_ID"),
             progress=progress,
         )
+    for key, reason in report.set_aside.items():
+        complain(f"loose entry {key} was damaged ({reason}): moved to damaged/")
     for key, reason in report.corrupt.items():
         complain(f"entry {key} is lost, compute it again: {reason}")
     if report.copy is not None:

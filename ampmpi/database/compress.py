@@ -109,7 +109,9 @@ def compress(
     chunks : iterable of Chunk, optional
         Entries that were deflated elsewhere, as `deflate_loose` does; taken
         one by one, always to the end. Loose entries that are not among them
-        are deflated here.
+        are deflated here. Where the archive turns out to be damaged, or is
+        replaced meanwhile, they are iterated over again: an iterator, which has
+        come to its end then, is right only for entries that are loose, too.
     processes : int
         How many processes deflate, and read the new archive back; with more
         than one they are forked from this one, which must not have initialised MPI.
@@ -134,7 +136,6 @@ def compress(
     """
     started = time.monotonic()
     layout = require_database(path)
-    chunks = iter(chunks)
     with (
         Helpers(processes) as helpers,
         Lock(layout, wait=wait, break_lock=break_lock, job=job) as lock,
@@ -143,7 +144,7 @@ def compress(
         for _ in range(_ATTEMPTS):
             run = _Run(layout, lock, helpers, progress, damage)
             try:
-                report = run.compress(chunks)
+                report = run.compress(iter(chunks))
             except _ArchiveChangedError:
                 continue
             except _ArchiveDamagedError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ampmpi.database import deleted, loose
 from ampmpi.database.archive import Archive, IndexedArchive
-from ampmpi.database.aside import keep_copy
+from ampmpi.database.aside import keep_copy, set_aside
 from ampmpi.database.atomic import database_error, write_new_file
 from ampmpi.database.compress import (
     CompressReport,
@@ -18,10 +18,10 @@ from ampmpi.database.compress import (
 )
 from ampmpi.database.database import FingerprintDatabase
 from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.intake import judge
+from ampmpi.database.intake import judge, read_loose
 from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import Lock
-from ampmpi.database.manifest import difference
+from ampmpi.database.manifest import Manifest, difference
 from ampmpi.database.writer import Chunk, deflate_entry
 from ampmpi.errors import CorruptEntryError, DatabaseError, DescriptorMismatchError, InputError
 
@@ -87,31 +87,42 @@ def merge(
             raise InputError(f"{database.path} is the target itself: name other sources")
         if database.kind != into.kind:
             raise InputError(f"{database.path} holds {database.kind}, {into.path} {into.kind}")
+    owner = _agree(into, databases, assume_same) if into.kind != "other" else None
     into.layout.create()
-    if into.kind != "other":
-        _agree(into, databases, assume_same)
-    report = MergeReport({}, {}, CompressReport(into.path))
+    if owner is not None:
+        into.claim(owner.parameters, owner.digest, adopt=True)
+    new = _New(into, databases)
+    done = compress(into.path, chunks=new, wait=wait, break_lock=break_lock, job=job)
+    return MergeReport(new.added, new.corrupt, done)
 
-    def chunks() -> Iterator[Chunk]:
+
+class _New:
+    """The entries of sources that a target lacks; they can be iterated over more than once."""
+
+    def __init__(self, into: FingerprintDatabase, sources: list[FingerprintDatabase]) -> None:
+        self.added: dict[str, int] = {}
+        self.corrupt: dict[str, str] = {}
+        self._into = into
+        self._sources = sources
+
+    def __iter__(self) -> Iterator[Chunk]:
+        self.added.clear()
+        self.corrupt.clear()
         taken: set[str] = set()
-        for database in databases:
-            wanted = into.missing(set(database) - taken)
-            for key, data in _sound(database, wanted):
+        for source in self._sources:
+            # A damaged copy in the target does not count: the source's is taken.
+            wanted = self._into.missing(set(source) - taken, check=True)
+            for key, data in _sound(source, wanted):
                 taken.add(key)
                 yield deflate_entry(key, data)
-            report.added[database.path] = len(wanted & taken)
-            report.corrupt.update(database.corrupt)
-
-    report.compress = compress(
-        into.path, chunks=chunks(), wait=wait, break_lock=break_lock, job=job
-    )
-    return report
+            self.added[source.path] = len(wanted & taken)
+            self.corrupt.update(source.corrupt)
 
 
 def _agree(
     into: FingerprintDatabase, databases: list[FingerprintDatabase], assume_same: bool
-) -> None:
-    """Check that all databases are of one descriptor, and write it into the target."""
+) -> Manifest | None:
+    """Check that all databases are of one descriptor; return it if any of them says which."""
     said = [(database.path, database.manifest()) for database in (into, *databases)]
     known = [(path, found) for path, found in said if found is not None]
     unknown = [path for path, found in said if found is None]
@@ -129,8 +140,7 @@ def _agree(
             f"{unknown[0]} does not say of which descriptor it is: run a job on it, which "
             f"compares its entries, or say --assume-same if you know that it is the same"
         )
-    if known:
-        into.claim(known[0][1].parameters, known[0][1].digest, adopt=True)
+    return known[0][1] if known else None
 
 
 def _sound(database: FingerprintDatabase, keys: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -151,12 +161,15 @@ class UncompressReport:
         Number of loose entries that were made.
     corrupt : dict of str to str
         Archived entries that are damaged, and how.
+    set_aside : dict of str to str
+        Loose entries that were damaged and made way for archived ones, and how.
     copy : str or None
         Where the archive is kept, if it was damaged or holds other files.
     """
 
     written: int = 0
     corrupt: dict[str, str] = field(default_factory=dict)
+    set_aside: dict[str, str] = field(default_factory=dict)
     copy: str | None = None
 
 
@@ -170,7 +183,7 @@ def uncompress(
 ) -> UncompressReport:
     """Make loose entries of all archived ones, and remove the archive.
 
-    A loose entry that is there already stays: it is newer.
+    A loose entry that is there already stays, if it is sound: it is newer.
 
     Parameters are those of `compress`.
 
@@ -188,7 +201,8 @@ def uncompress(
             return report
         with archive:
             marks = deleted.marked(layout)
-            wanted = set(archive.keys()) - loose.keys(layout) - marks.keys()
+            wanted = set(archive.keys()) - marks.keys()
+            wanted -= _keep_sound(layout, wanted & loose.keys(layout), report)
             for done, (key, data) in enumerate(archive.read_many(wanted)):
                 try:
                     if isinstance(data, CorruptEntryError):
@@ -212,6 +226,27 @@ def uncompress(
                 raise database_error(error, "remove", layout.archive) from error
             deleted.unmark(layout, marks)
     return report
+
+
+def _keep_sound(layout: Layout, keys: set[str], report: UncompressReport) -> set[str]:
+    """Return those loose entries that are sound; the others make way for archived ones."""
+    sound = set()
+    for key in sorted(keys):
+        try:
+            data, _ = read_loose(layout, key)
+            judge(data, layout.kind)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            path = layout.loose_entry(key)
+            try:
+                set_aside(layout, path, key)
+            except OSError as reason:
+                raise database_error(reason, "set aside the damaged entry", path) from error
+            report.set_aside[key] = error.strerror or str(error)
+        else:
+            sound.add(key)
+    return sound
 
 
 def _put_back(layout: Layout, key: str, data: bytes) -> bool:

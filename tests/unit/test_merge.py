@@ -11,6 +11,8 @@ from ampmpi.cli import compress as compress_cli
 from ampmpi.cli import info as info_cli
 from ampmpi.cli import merge as merge_cli
 from ampmpi.cli import uncompress as uncompress_cli
+from ampmpi.database import compress as compress_module
+from ampmpi.database.archive import Archive
 from ampmpi.database.merge import merge, uncompress
 from ampmpi.errors import DatabaseError, DescriptorMismatchError, InputError
 
@@ -188,3 +190,69 @@ def test_a_locked_database_does_not_stop_the_others(tmp_path):
     assert other.info().archived == 3
     assert run(compress_cli.command, "--break-lock", locked.path).exit_code == 0
     assert locked.info().archived == 3
+
+
+def flip(database, position):
+    with open(database.layout.archive, "r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 1]))
+
+
+def position_of(database, key):
+    with Archive.open(database.layout.archive) as archive:
+        row = archive.index.row(bytes.fromhex(key))
+        return int(archive.index.offset[row]) + int(archive.index.packed[row]) // 2
+
+
+def test_into_a_damaged_archive(tmp_path):
+    target = make(tmp_path / "t-fingerprints", KEYS[:5], archived=5)
+    one = make(tmp_path / "a-fingerprints", KEYS[4:9], archived=5)
+    flip(target, position_of(target, KEYS[1]))
+    flip(target, position_of(target, KEYS[4]))
+    report = merge(target.path, [one.path])
+    assert report.compress.lost.keys() == {KEYS[1]}
+    assert report.added == {one.path: 5}
+    assert dict(target.get_many()) == {key: ENTRIES[key] for key in (KEYS[0], *KEYS[2:9])}
+
+
+def test_into_an_archive_that_is_replaced_meanwhile(tmp_path, monkeypatch):
+    target = make(tmp_path / "t-fingerprints", KEYS[:4], archived=4)
+    one = make(tmp_path / "a-fingerprints", KEYS[4:9], archived=5)
+    original, times = compress_module.archive_identity, []
+
+    def identity(layout):
+        times.append(1)
+        if len(times) == 1:
+            os.utime(layout.archive)
+        return original(layout)
+
+    monkeypatch.setattr(compress_module, "archive_identity", identity)
+    report = merge(target.path, [one.path])
+    assert len(times) == 2
+    assert report.added == {one.path: 5}
+    assert dict(target.get_many()) == {key: ENTRIES[key] for key in KEYS[:9]}
+
+
+def test_what_is_refused_makes_no_target(tmp_path):
+    one = make(tmp_path / "a-fingerprints", KEYS[:2])
+    other = make(tmp_path / "b-fingerprints", KEYS[2:], digest="d2")
+    with pytest.raises(DescriptorMismatchError):
+        merge(tmp_path / "t-fingerprints", [one.path, other.path])
+    assert not os.path.exists(tmp_path / "t-fingerprints.ampdb")
+
+
+def test_uncompress_writes_an_entry_whose_loose_copy_is_damaged(tmp_path):
+    database = make(tmp_path / "a-fingerprints", KEYS[:5], archived=5)
+    for key, content in ((KEYS[0], b"torn"), (KEYS[1], b"")):
+        Path(database.layout.loose_entry(key)).write_bytes(content)
+    os.symlink("itself", database.layout.loose_entry(KEYS[2]))
+    os.symlink(KEYS[2], f"{database.layout.loose}/itself")
+    database[KEYS[3]] = ENTRIES[KEYS[9]]
+    done = run(uncompress_cli.command, tmp_path / "a-fingerprints.ampdb")
+    assert done.exit_code == 0
+    assert "4 loose entries written" in done.stdout
+    assert done.stderr.count("moved to damaged/") == 3
+    expected = {key: ENTRIES[key] for key in KEYS[:5]} | {KEYS[3]: ENTRIES[KEYS[9]]}
+    assert dict(database.get_many()) == expected
