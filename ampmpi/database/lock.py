@@ -87,6 +87,12 @@ class _Seen:
     inode: int
     mtime_ns: int
 
+    def is_same(self, other: _Seen) -> bool:
+        """Whether it is the same lock, which may have been touched unless it cannot be read."""
+        if self.content and other.content:
+            return self.content == other.content
+        return (self.inode, self.mtime_ns) == (other.inode, other.mtime_ns)
+
 
 def _look(path: str) -> _Seen | None:
     """Read a lock anew from the server; None if there is none."""
@@ -96,7 +102,7 @@ def _look(path: str) -> _Seen | None:
     except FileNotFoundError:
         return None
     except OSError:
-        return _Seen(b"", 0, 0)
+        return _look_from_outside(path)
     try:
         status = os.fstat(descriptor)
         return _Seen(os.read(descriptor, _MAX_SIZE), status.st_ino, status.st_mtime_ns)
@@ -105,6 +111,17 @@ def _look(path: str) -> _Seen | None:
     finally:
         with contextlib.suppress(OSError):
             os.close(descriptor)
+
+
+def _look_from_outside(path: str) -> _Seen | None:
+    """See whether a lock that cannot be read is touched."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return _Seen(b"", 0, 0)
+    return _Seen(b"", status.st_ino, status.st_mtime_ns)
 
 
 def _parse(content: bytes) -> Holder:
@@ -246,7 +263,7 @@ class Lock:
         except OSError as error:
             raise database_error(error, "break the lock", self._layout.lock) from error
         taken = _look(aside)
-        if taken is not None and taken.content != seen.content and not self._break:
+        if taken is not None and not taken.is_same(seen) and not self._break:
             with contextlib.suppress(OSError):
                 os.link(aside, self._layout.lock)
         with contextlib.suppress(OSError):

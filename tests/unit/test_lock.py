@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -151,6 +152,38 @@ def test_a_link_in_place_of_the_lock_does_not_hang(layout, target):
     with Lock(layout, break_lock=True) as lock:
         assert lock.is_held()
     assert not os.path.lexists(layout.lock)
+
+
+def test_a_lock_that_may_not_be_read_counts_while_it_beats(layout, monkeypatch):
+    write_lock(layout, host="elsewhere", boot="0" * 8)
+    original = os.open
+
+    def closed(path, *rest, **more):
+        if path == layout.lock:
+            raise PermissionError(13, "Permission denied")
+        return original(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", closed)
+    stop = threading.Event()
+
+    def beat():
+        while not stop.wait(0.05):
+            os.utime(layout.lock)
+
+    beating = threading.Thread(target=beat)
+    beating.start()
+    try:
+        with pytest.raises(LockedError), Lock(layout, wait=1.5, stale_after=0.5):
+            pass
+    finally:
+        stop.set()
+        beating.join()
+    assert os.path.exists(layout.lock)
+    monkeypatch.setattr(lock_module, "_POLL", 0.05)
+    with contextlib.suppress(LockedError), Lock(layout, wait=5, stale_after=0.3):
+        pass
+    monkeypatch.undo()
+    assert not os.path.exists(layout.lock)
 
 
 def test_breaking_by_hand_takes_it_from_a_living_process(layout):
