@@ -1,4 +1,3 @@
-import contextlib
 import json
 import os
 import subprocess
@@ -180,9 +179,9 @@ def test_a_lock_that_may_not_be_read_counts_while_it_beats(layout, monkeypatch):
         beating.join()
     assert os.path.exists(layout.lock)
     monkeypatch.setattr(lock_module, "_POLL", 0.05)
-    with contextlib.suppress(LockedError), Lock(layout, wait=5, stale_after=0.3):
-        pass
-    monkeypatch.undo()
+    with Lock(layout, wait=5, stale_after=0.3) as lock:
+        monkeypatch.undo()
+        assert lock.is_held()
     assert not os.path.exists(layout.lock)
 
 
