@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ampmpi.database import FingerprintDatabase
 from ampmpi.fingerprinting.adoption import settle_owner
 from ampmpi.fingerprinting.compute import FINGERPRINTS, PRIMES, Done, Share, compute
+from ampmpi.fingerprinting.dead import find_dead
 from ampmpi.fingerprinting.dealing import deal_images
 from ampmpi.fingerprinting.finalize import compress_together
 from ampmpi.fingerprinting.inflight import (
@@ -21,7 +22,6 @@ from ampmpi.fingerprinting.inflight import (
     InFlight,
     Job,
     collect_crashes,
-    find_dead,
     forget,
     read_markers,
 )
@@ -237,7 +237,7 @@ class _Job:
             return Counter()
         directory = self.databases[FINGERPRINTS].layout.temporaries
         markers = agree(self.comm, lambda: read_markers(directory))
-        dead = find_dead(markers, self.identity, self.comm)
+        dead = find_dead(directory, markers, self.identity, self.comm)
         if self.comm.rank != 0:
             return Counter()
         found = collect_crashes(directory, dead)

@@ -15,7 +15,7 @@ from ampmpi import FingerprintDatabase, Gaussian, fingerprint, hash_image
 from ampmpi.database import owner
 from ampmpi.database.owner import Owner
 from ampmpi.errors import DescriptorMismatchError, ImageFileError, InputError
-from ampmpi.fingerprinting import inflight
+from ampmpi.fingerprinting import dead, inflight
 from ampmpi.parallel.comm import SerialCommunicator
 
 pytestmark = pytest.mark.mpi
@@ -98,7 +98,7 @@ def test_same_entries_whatever_the_files(comm, shared_path, form):
 
 def test_each_rank_judges_those_of_its_host(comm, shared_path, monkeypatch):
     host = f"host{comm.rank // 2}"
-    for module in (owner, inflight):
+    for module in (owner, dead):
         monkeypatch.setattr(module, "hostname", lambda: host)
     key = f"{comm.rank:032x}"
     marker = inflight.InFlight(str(shared_path), comm.rank, inflight.Job(f"{comm.rank:016x}"))
@@ -109,9 +109,9 @@ def test_each_rank_judges_those_of_its_host(comm, shared_path, monkeypatch):
         before.rename(before.with_name(before.name.replace(f"-{start}-r", f"-{start + 1}-r")))
     comm.barrier()
     markers = comm.bcast(inflight.read_markers(str(shared_path)))
-    dead = inflight.find_dead(markers, inflight.Job("f" * 16), comm)
+    found = dead.find_dead(str(shared_path), markers, inflight.Job("f" * 16), comm)
     expected = [f"{rank:032x}" for rank in range(0, comm.size, 2)] if comm.rank == 0 else []
-    assert sorted(marker.key for marker in dead) == expected
+    assert sorted(marker.key for marker in found) == expected
     comm.barrier()
     marker.end()
 
