@@ -334,6 +334,35 @@ def test_image_that_outlasts_its_jobs_is_not_set_aside(tmp_path, ranks):
 
 
 @pytest.mark.parametrize(
+    "between",
+    [
+        ["b.traj", "--label", "x", "--derivatives"],  # other images
+        ["a.traj", "--label", "x"],  # the same, but not what crashes
+        ["b.traj", "--label", "x", "--derivatives", "--retry"],
+    ],
+)
+def test_crashes_are_counted_over_other_jobs(tmp_path, between):
+    images = [bulk("Cu", a=3.6 + 0.001 * i) for i in range(6)]
+    write(tmp_path / "a.traj", images[:4])
+    write(tmp_path / "b.traj", images[4:])
+    bad = images[2].cell.cellpar()[0]
+    kill = f"if abs(atoms.cell.cellpar()[0] - {bad}) < 1e-9: os.kill(os.getpid(), signal.SIGKILL)"
+    command = ["fingerprint", "a.traj", "--label", "x", "--derivatives"]
+    for _ in range(2):
+        assert finish(trouble(kill, command, 0, tmp_path)).code == -signal.SIGKILL
+        result = run(["fingerprint", *between], 0, tmp_path)
+        assert result.code == 0, result
+    third = finish(trouble(kill, command, 0, tmp_path))
+    assert third.code == 3, third
+    assert "a.traj, image 2: 2 ranks crashed" in third.err
+    cured = run([*command, "--retry"], 0, tmp_path)
+    assert cured.code == 0
+    assert run(command, 0, tmp_path).code == 0
+    for kind in ("fingerprints", "fingerprint-primes"):
+        assert list((tmp_path / f"x-{kind}.ampdb" / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("variables", "sentence"),
     [
         ({"PMI_SIZE": "4", "PMI_RANK": "0"}, "started 4 ranks, but MPI sees only one"),
