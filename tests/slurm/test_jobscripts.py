@@ -108,18 +108,27 @@ def test_a_script_printed_for_the_user(folder: Folder, cluster: Cluster):
     assert len(loose) == N_IMAGES  # with a dblabel nothing is compressed at the end
 
 
-@pytest.mark.parametrize("ending", ["success", "failure", "cancelled"])
+@pytest.mark.parametrize("ending", ["success", "failure", "cancelled", "time-out"])
 def test_compress_after_a_job_however_it_ended(folder: Folder, cluster: Cluster, ending: str):
     fault = "1:4:raise" if ending == "failure" else ""
-    folder.watch(seconds=0.0 if ending == "success" else 0.3, fault=fault)
+    pace = {"success": 0.0, "time-out": 4.0}
+    folder.watch(seconds=pace.get(ending, 0.3), fault=fault)
     arguments = ("images.traj", "--label", "amp", "--dblabel", "amp", "--derivatives")
-    first = folder.submit("fingerprint", arguments=arguments)
+    first = folder.submit("fingerprint", "--signal=URG@1", arguments=arguments)
     second = folder.submit("compress", f"--dependency=afterany:{first}")
-    if ending == "cancelled":
+    if ending in ("cancelled", "time-out"):
         until(lambda: folder.n_calls() > 8, 60, "images are computed")
+    if ending == "cancelled":
         cluster.run("scancel", str(first))
+    if ending == "time-out":
+        cluster.end_time(first)
     state = folder.wait(first)
-    wanted = {"success": "COMPLETED", "failure": "FAILED", "cancelled": "CANCELLED"}
+    wanted = {
+        "success": "COMPLETED",
+        "failure": "FAILED",
+        "cancelled": "CANCELLED",
+        "time-out": "TIMEOUT",
+    }
     assert state.name == wanted[ending], folder.log(first)
     loose = folder.loose()
     assert loose > 0
