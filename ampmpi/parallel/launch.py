@@ -14,7 +14,7 @@ import platform
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -134,10 +134,15 @@ def ranks_promised(environ: Mapping[str, str] = os.environ) -> int:
     ``mpirun`` on several nodes it counts the launcher's daemons.
     """
     for names in (SIZES[:2], ("SLURM_STEP_NUM_TASKS",)):
-        said = [int(environ[name]) for name in names if environ.get(name, "").isdigit()]
+        said = _said(names, environ)
         if said:
             return max(said)
     return 1
+
+
+def _said(names: Sequence[str], environ: Mapping[str, str]) -> list[int]:
+    """Return the numbers that variables hold, as far as they are set."""
+    return [int(environ[name]) for name in names if environ.get(name, "").isdigit()]
 
 
 def under_launcher(environ: Mapping[str, str] = os.environ) -> bool:
@@ -179,17 +184,22 @@ def check_launcher(vendor: str, environ: Mapping[str, str] = os.environ) -> None
 
 
 def check_ranks(size: int, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise `LaunchError` when the launcher started several ranks that do not see each other.
+    """Raise `LaunchError` when the launcher started more ranks than see each other.
 
     A launcher of another MPI than mpi4py's starts N jobs of one rank each, which
-    would all do the whole work.
+    would all do the whole work. Where several launchers have spoken, one was
+    started under the other, and the one that said least counts. Slurm's own count
+    says nothing of a job of several ranks: an ``mpirun -n 2`` may be all of it. An
+    ``mpirun`` that ``srun`` starts several times cannot be told from one.
     """
-    promised = ranks_promised(environ)
-    if size == 1 and promised > 1:
+    said = _said(SIZES[:2], environ)
+    promised = min(said) if said else ranks_promised(environ)
+    if size < promised and (said or size == 1):
         raise LaunchError(
-            f"the launcher started {promised} ranks, but MPI sees only one: start the job with "
-            "the mpirun of the MPI that mpi4py uses, or with srun --mpi=… as that MPI needs; "
-            "'ampmpi doctor' tells which MPI it is"
+            f"the launcher started {promised} ranks, but MPI sees only "
+            f"{'one' if size == 1 else size}: start the job with the mpirun of the MPI that "
+            "mpi4py uses, or with srun --mpi=… as that MPI needs; 'ampmpi doctor' tells which "
+            "MPI it is"
         )
 
 
