@@ -106,6 +106,8 @@ def compute(
     DatabaseError
         An entry cannot be written.
     """
+    if stopping.asked():
+        return
     before = perf_counter()
     listed = zip(
         share.keys, share.what, images.read_many(share.indices, share.locators), strict=True

@@ -2,9 +2,10 @@
 
 Each rank keeps a small file in the database's ``tmp/`` that names the image it
 is working on and its job, and removes it when it ends in any orderly way. A
-file whose owner is dead therefore names an image on which a rank crashed, ran
-out of memory, or was killed. The next job renames it to ``crashed-KEY-…``; an
-image with two of those is set aside.
+signal that asks it to stop is noted at the file's end the moment it comes. A
+file whose owner is dead and was not asked to stop therefore names an image on
+which a rank crashed, ran out of memory, or was killed. The next job renames it
+to ``crashed-KEY-…``; an image with two of those is set aside.
 """
 
 from __future__ import annotations
@@ -13,26 +14,21 @@ import contextlib
 import os
 import re
 import secrets
-import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from ampmpi.database.atomic import database_error, temporary_name, temporary_owner
-from ampmpi.database.owner import Owner, hostname
+from ampmpi.database.owner import Owner
 from ampmpi.parallel import launch
-from ampmpi.parallel.comm import Communicator
 
 CRASHES = 2
 """After so many crashes an image is set aside."""
 
-STILL = 600.0
-"""Seconds after which a rank of which nothing else is known counts as dead if it stood still."""
-
 _CRASHED = re.compile(r"crashed-([0-9a-f]{32})-[0-9a-f]{12}")
-_CONTENT = re.compile(r"([0-9a-f]{32}| {32})(?:\n([0-9a-f]{16}) (\d+) (.*)\n)?")
+_CONTENT = re.compile(r"([0-9a-f]{32}| {32})(?:\n([0-9a-f]{16}) (\d+) (.*)\n)?([\x01-\x1f]*)")
 
 
 @dataclass(frozen=True)
@@ -86,11 +82,13 @@ class InFlight:
         name = temporary_name("inflight", rank).removesuffix(".tmp") + ".image"
         self.path = f"{directory}/{name}"
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NONBLOCK
             self._file = os.open(self.path, flags, 0o666)
         except OSError as error:
             raise database_error(error, "write", self.path) from error
         self._write(f"{'':32}\n{job.nonce} {job.restart} {job.batch}\n")
+        os.lseek(self._file, 0, os.SEEK_END)  # where signals go; naming an image leaves it there
+        launch.write_signals_to(self._file)
 
     def start(self, key: str) -> None:
         """Say which image comes now."""
@@ -102,6 +100,7 @@ class InFlight:
 
     def end(self) -> None:
         """Remove the file."""
+        launch.stop_writing_signals(self._file)
         with contextlib.suppress(OSError):
             Path(self.path).unlink()
         with contextlib.suppress(OSError):
@@ -119,18 +118,22 @@ class Marker:
     owner : Owner
         The process that made it.
     key : str or None
-        The image that it was computing.
+        The image that it was computing; None as well once it was asked to stop,
+        since what ends it then is no crash.
     job : Job or None
         Its job.
-    still : float
-        Seconds since it began with that image.
+    changed : tuple of (int, int)
+        Time in nanoseconds and size of the file at its last change.
+    mine : bool
+        Whether the file belongs to the user of this process.
     """
 
     name: str
     owner: Owner
     key: str | None
     job: Job | None
-    still: float
+    changed: tuple[int, int]
+    mine: bool
 
 
 def read_markers(directory: str) -> list[Marker]:
@@ -141,48 +144,17 @@ def read_markers(directory: str) -> list[Marker]:
         if owner is None or not name.endswith(".image"):
             continue
         with contextlib.suppress(OSError), open(f"{directory}/{name}", "rb") as file:
-            text = file.read(400).decode("utf-8", "replace")
-            still = time.time() - os.fstat(file.fileno()).st_mtime
+            text = file.read(4096).decode("utf-8", "replace")
+            status = os.fstat(file.fileno())
             content = _CONTENT.fullmatch(text)
             key = job = None
             if content is not None:
-                key = content[1].strip() or None
+                asked = any(ord(byte) in launch.WARNINGS for byte in content[5])
+                key = None if asked else content[1].strip() or None
                 job = Job(content[2], int(content[3]), content[4]) if content[2] else None
-            found.append(Marker(name, owner, key, job, still))
+            changed = status.st_mtime_ns, status.st_size
+            found.append(Marker(name, owner, key, job, changed, status.st_uid == os.geteuid()))
     return found
-
-
-def find_dead(markers: Sequence[Marker], me: Job, comm: Communicator) -> list[Marker]:
-    """Return on rank 0 the markers of ranks that are dead; every rank calls this.
-
-    Whether a process lives is known on its own host, so each is asked for by a
-    rank there. Of a process on a host where this job has no rank it is known
-    when this job is a restart of its job, and when another rank of its job is
-    dead, since a job ends as a whole. What remains is dead when it stands still.
-    """
-    if not markers:
-        return []
-    host = hostname()
-    verdicts: dict[str, bool] = {}
-    if comm.allgather(host).index(host) == comm.rank:
-        for marker in markers:
-            dead = marker.owner.is_dead() if marker.owner.host == host else None
-            if dead is not None:
-                verdicts[marker.name] = dead
-    parts = comm.gather(verdicts)
-    if parts is None:
-        return []
-    known = {name: dead for part in parts for name, dead in part.items()}
-    ended = {marker.job for marker in markers if known.get(marker.name)} - {None}
-
-    def is_dead(marker: Marker) -> bool:
-        if marker.name in known:
-            return known[marker.name]
-        if marker.job in ended or (marker.job is not None and me.is_restart_of(marker.job)):
-            return True
-        return marker.still > STILL
-
-    return [marker for marker in markers if is_dead(marker)]
 
 
 def collect_crashes(directory: str, dead: Iterable[Marker]) -> Counter[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -12,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
+from ampmpi.database.index import digests_of
 from ampmpi.fingerprinting.adoption import settle_owner
 from ampmpi.fingerprinting.compute import FINGERPRINTS, PRIMES, Done, Share, compute
+from ampmpi.fingerprinting.dead import find_dead
 from ampmpi.fingerprinting.dealing import deal_images
 from ampmpi.fingerprinting.finalize import compress_together
 from ampmpi.fingerprinting.inflight import (
-    CRASHES,
     InFlight,
     Job,
     collect_crashes,
-    find_dead,
     forget,
     read_markers,
 )
-from ampmpi.fingerprinting.inventory import Inventory, first_of_each, take_inventory
+from ampmpi.fingerprinting.inventory import Inventory, first_of_each, present, take_inventory
 from ampmpi.fingerprinting.misses import Misses, find_misses
 from ampmpi.fingerprinting.planning import predict
 from ampmpi.fingerprinting.summary import FailedImage, Plan, Summary
@@ -139,6 +140,13 @@ def default_descriptor() -> Gaussian:
     return Gaussian()
 
 
+def among(keys: Iterable[str], digests: NDArray[np.bytes_]) -> set[str]:
+    """Return which keys are among digests, which are in ascending order."""
+    listed = sorted(keys)
+    there = present(digests_of(listed), digests)
+    return {key for key, found in zip(listed, there.tolist(), strict=True) if found}
+
+
 class _Job:
     """One run; its steps share the ranks, the databases and the notes."""
 
@@ -177,7 +185,7 @@ class _Job:
         misses = find_misses(
             inventory.digests[first], self.databases, self.comm, self.options.verify
         )
-        crashes = self.crashes()
+        crashes = self.crashes(inventory.digests[first])
         shares, aside = deal_images(inventory, first, misses.what, crashes, self.comm)
         done, seconds = Done(), 0.0
         plan: tuple[Plan, ...] = ()
@@ -186,9 +194,7 @@ class _Job:
         elif self.comm.bcast(bool(misses.what.any())):
             done, seconds = self.compute(shares, inventory, descriptor)
         if crashes:
-            database = self.databases[FINGERPRINTS]
-            undone = {key for key, count in crashes.items() if count >= CRASHES}
-            forget(database.layout.temporaries, crashes.keys() - undone)
+            forget(self.markers, self.done_of(crashes))
         return self.summarize(inventory, first, times, misses, aside, done, seconds, plan)
 
     def open_databases(self, prefix: str, derivatives: bool) -> None:
@@ -231,20 +237,40 @@ class _Job:
                 return other
         return resolved
 
-    def crashes(self) -> Counter[str]:
+    @property
+    def markers(self) -> str:
+        """Where ranks say what they compute.
+
+        With derivatives that is another folder than without: an image that takes
+        too much memory with them may do without.
+        """
+        return self.databases[max(self.databases)].layout.temporaries
+
+    def crashes(self, digests: NDArray[np.bytes_]) -> Counter[str]:
         """Return on rank 0 how often a rank died on each image that was not done since."""
         if self.options.dry_run:
             return Counter()
-        directory = self.databases[FINGERPRINTS].layout.temporaries
-        markers = agree(self.comm, lambda: read_markers(directory))
-        dead = find_dead(markers, self.identity, self.comm)
+        markers = agree(self.comm, lambda: read_markers(self.markers))
+        dead = find_dead(self.markers, markers, self.identity, self.comm)
         if self.comm.rank != 0:
             return Counter()
-        found = collect_crashes(directory, dead)
-        if self.options.retry:
-            forget(directory, found)
-            return Counter()
+        found = collect_crashes(self.markers, dead)
+        if self.options.retry and found:
+            again = among(found, np.sort(digests))
+            forget(self.markers, again)
+            found = Counter({key: n for key, n in found.items() if key not in again})
         return found
+
+    def done_of(self, crashes: Counter[str]) -> set[str]:
+        """Return which of the images on which ranks died are in all the job's databases.
+
+        The other ones may be those of another job.
+        """
+        keys = set(crashes)
+        for database in self.databases.values():
+            keys = among(keys, database.digests())
+            database.close()  # the archive's index takes memory
+        return keys
 
     def compute(
         self, shares: list[Share], inventory: Inventory, descriptor: Gaussian
@@ -255,8 +281,7 @@ class _Job:
         comm.barrier()
         started = perf_counter()
         done = Done()
-        directory = self.databases[FINGERPRINTS].layout.temporaries
-        marker = InFlight(directory, comm.rank, self.identity)
+        marker = InFlight(self.markers, comm.rank, self.identity)
         what = "computing" if comm.size == 1 else f"computing, rank 0 of {comm.size}"
         try:
             with self.log.progress(sum(len(share.indices) for share in shares), what) as progress:

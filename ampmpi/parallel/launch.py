@@ -13,7 +13,8 @@ import os
 import platform
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -82,6 +83,50 @@ stop = StopRequest()
 """The one of this process; nothing is caught until ``stop.install()``."""
 
 
+def write_signals_to(descriptor: int) -> None:
+    """Let each signal's number be written to a file the moment it comes, as one byte.
+
+    Python's own handler in C writes it, also while machine code runs that does not
+    come back to Python for long. Where no warning is caught, as in a script that
+    uses the package, it ends the process as before, after that machine code.
+    Nothing is done outside of the main thread, nor where something else, such as an
+    event loop, has signals written to a file of its own.
+
+    Parameters
+    ----------
+    descriptor : int
+        The open file, which does not block.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    if before != -1:
+        signal.set_wakeup_fd(before)
+        return
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def stop_writing_signals(descriptor: int) -> None:
+    """Undo `write_signals_to`, before the file is closed."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.set_wakeup_fd(-1)
+    if before != descriptor:
+        signal.set_wakeup_fd(before)
+        return
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        if signal.getsignal(number) is _end:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Let a signal do what it does to a process that does not catch it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+
+
 def ranks_promised(environ: Mapping[str, str] = os.environ) -> int:
     """Return the number of ranks that the launcher says it started; 1 without one.
 
@@ -89,10 +134,15 @@ def ranks_promised(environ: Mapping[str, str] = os.environ) -> int:
     ``mpirun`` on several nodes it counts the launcher's daemons.
     """
     for names in (SIZES[:2], ("SLURM_STEP_NUM_TASKS",)):
-        said = [int(environ[name]) for name in names if environ.get(name, "").isdigit()]
+        said = _said(names, environ)
         if said:
             return max(said)
     return 1
+
+
+def _said(names: Sequence[str], environ: Mapping[str, str]) -> list[int]:
+    """Return the numbers that variables hold, as far as they are set."""
+    return [int(environ[name]) for name in names if environ.get(name, "").isdigit()]
 
 
 def under_launcher(environ: Mapping[str, str] = os.environ) -> bool:
@@ -134,17 +184,22 @@ def check_launcher(vendor: str, environ: Mapping[str, str] = os.environ) -> None
 
 
 def check_ranks(size: int, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise `LaunchError` when the launcher started several ranks that do not see each other.
+    """Raise `LaunchError` when the launcher started more ranks than see each other.
 
     A launcher of another MPI than mpi4py's starts N jobs of one rank each, which
-    would all do the whole work.
+    would all do the whole work. Where several launchers have spoken, one was
+    started under the other, and the one that said least counts. Slurm's own count
+    says nothing of a job of several ranks: an ``mpirun -n 2`` may be all of it. An
+    ``mpirun`` that ``srun`` starts several times cannot be told from one.
     """
-    promised = ranks_promised(environ)
-    if size == 1 and promised > 1:
+    said = _said(SIZES[:2], environ)
+    promised = min(said) if said else ranks_promised(environ)
+    if size < promised and (said or size == 1):
         raise LaunchError(
-            f"the launcher started {promised} ranks, but MPI sees only one: start the job with "
-            "the mpirun of the MPI that mpi4py uses, or with srun --mpi=… as that MPI needs; "
-            "'ampmpi doctor' tells which MPI it is"
+            f"the launcher started {promised} ranks, but MPI sees only "
+            f"{'one' if size == 1 else size}: start the job with the mpirun of the MPI that "
+            "mpi4py uses, or with srun --mpi=… as that MPI needs; 'ampmpi doctor' tells which "
+            "MPI it is"
         )
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import bulk
 from ase.db import connect
 from ase.io import iread, write
+from ase.neighborlist import neighbor_list
 from conftest import make_images
 
 from ampmpi import FingerprintDatabase, Gaussian, fingerprint, hash_image
 from ampmpi.database import owner
 from ampmpi.database.owner import Owner
 from ampmpi.errors import DescriptorMismatchError, ImageFileError, InputError
-from ampmpi.fingerprinting import inflight
+from ampmpi.fingerprinting import dead, inflight
 from ampmpi.parallel.comm import SerialCommunicator
 
 pytestmark = pytest.mark.mpi
@@ -98,7 +103,7 @@ def test_same_entries_whatever_the_files(comm, shared_path, form):
 
 def test_each_rank_judges_those_of_its_host(comm, shared_path, monkeypatch):
     host = f"host{comm.rank // 2}"
-    for module in (owner, inflight):
+    for module in (owner, dead):
         monkeypatch.setattr(module, "hostname", lambda: host)
     key = f"{comm.rank:032x}"
     marker = inflight.InFlight(str(shared_path), comm.rank, inflight.Job(f"{comm.rank:016x}"))
@@ -109,11 +114,75 @@ def test_each_rank_judges_those_of_its_host(comm, shared_path, monkeypatch):
         before.rename(before.with_name(before.name.replace(f"-{start}-r", f"-{start + 1}-r")))
     comm.barrier()
     markers = comm.bcast(inflight.read_markers(str(shared_path)))
-    dead = inflight.find_dead(markers, inflight.Job("f" * 16), comm)
+    found = dead.find_dead(str(shared_path), markers, inflight.Job("f" * 16), comm)
     expected = [f"{rank:032x}" for rank in range(0, comm.size, 2)] if comm.rank == 0 else []
-    assert sorted(marker.key for marker in dead) == expected
+    assert sorted(marker.key for marker in found) == expected
     comm.barrier()
     marker.end()
+
+
+def uneven_images(n: int) -> list:
+    """Copper in pieces of 1 to 820 atoms, whose costs differ by a factor of 1,000."""
+    rng = np.random.default_rng(3)
+    found = []
+    for size in [1, 820, *np.exp(rng.uniform(0.0, np.log(820.0), n - 2)).astype(int).tolist()]:
+        if size < 10:
+            atoms = Atoms(f"Cu{size}", 2.6 * np.arange(size)[:, None] * [1.0, 0.1, 0.0])
+        else:
+            atoms = bulk("Cu", a=rng.uniform(3.5, 3.9)) * (size // 9, 3, 3)
+        atoms.positions += rng.normal(0.0, 0.03, (len(atoms), 3))
+        found.append(atoms)
+    return [found[i] for i in rng.permutation(n).tolist()]
+
+
+def work(atoms: Atoms) -> float:
+    """Return how much there is to do, from the neighbours that each atom really has."""
+    near = np.bincount(neighbor_list("i", atoms, 6.5), minlength=len(atoms)).astype(float)
+    return 25.0 + float(np.sum(0.5 + 0.1 * near + 0.0035 * near**2))
+
+
+def test_the_load_is_even(comm, shared_path, monkeypatch):
+    """By a clock that counts work, so that a busy machine does not matter."""
+    clock = [0.0]
+    module = importlib.import_module("ampmpi.fingerprinting.compute")
+    images = uneven_images(80)
+    mine = {hash_image(image): work(image) for image in images[comm.rank :: comm.size]}
+    works = {key: value for part in comm.allgather(mine) for key, value in part.items()}
+    assert max(works.values()) > 1000 * min(works.values())
+    original = Gaussian.fingerprint
+
+    def fingerprint_slowly(self, atoms):
+        clock[0] += works.get(hash_image(atoms), 0.0)
+        return original(self, atoms)
+
+    monkeypatch.setattr(Gaussian, "fingerprint", fingerprint_slowly)
+    monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
+    descriptor = Gaussian().resolve(["Cu"])
+    clock[0] = 0.0
+    summary = fingerprint(images, descriptor, label=shared_path / "x", comm=comm, compress=False)
+    busy = comm.allgather(clock[0])
+    mean = sum(works.values()) / comm.size
+    assert sum(busy) == pytest.approx(sum(works.values()))
+    assert summary.computed == len(images)
+    assert summary.slowest == pytest.approx(max(busy) / mean)
+    assert summary.slowest - 1.0 <= max(0.05, max(works.values()) / mean)
+
+
+def test_predicted_costs_are_those_measured(comm):
+    """Processor time is compared, which another process does not take, within a wide margin."""
+    descriptor = Gaussian().resolve(["Cu"])
+    ratios = []
+    for atoms in sorted(uneven_images(40), key=len)[-20::3]:
+        descriptor.fingerprint(atoms)
+        times = []
+        for _ in range(5):
+            start = time.process_time()
+            descriptor.fingerprint(atoms)
+            times.append(time.process_time() - start)
+        ratios.append(min(times) / descriptor.predict_cost(atoms))
+    ratios = np.array(ratios) / np.median(ratios)
+    assert np.all((ratios > 1 / 4) & (ratios < 4)), ratios
+    comm.barrier()
 
 
 def test_fewer_images_than_ranks(comm, shared_path):

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,14 @@ pytestmark = [pytest.mark.mpi, pytest.mark.starts_jobs]
 TROUBLE = """
 import os, signal, sys, time
 from ampmpi.descriptor import Gaussian
-original = Gaussian.fingerprint
-def fingerprint(self, atoms):
-    {trouble}
-    return original(self, atoms)
-Gaussian.fingerprint = fingerprint
-with open("pid" + os.environ["PMI_RANK"], "w") as file:
+def troubled(original):
+    def call(self, atoms):
+        {trouble}
+        return original(self, atoms)
+    return call
+for name in ("fingerprint", "calculate"):
+    setattr(Gaussian, name, troubled(getattr(Gaussian, name)))
+with open("pid" + os.environ.get("PMI_RANK", "0"), "w") as file:
     file.write(str(os.getpid()))
 from ampmpi.cli.main import ampmpi
 ampmpi()
@@ -211,11 +214,15 @@ def many_images(path: Path, n: int) -> None:
     write(path, [bulk("Cu", a=3.6 + 0.001 * i) for i in range(n)])
 
 
-def wait_for_entries(path: Path, n: int) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     limit = time.monotonic() + 120
-    while len(list(path.glob("loose/*"))) < n:
+    while not condition():
         assert time.monotonic() < limit
         time.sleep(0.02)
+
+
+def wait_for_entries(path: Path, n: int) -> None:
+    wait_until(lambda: len(list(path.glob("loose/*"))) >= n)
 
 
 def kill_last(path: Path, number: int) -> None:
@@ -292,6 +299,67 @@ def test_image_that_kills_ranks_is_set_aside(tmp_path):
     cured = run([*command, "--retry"], 2, tmp_path)
     assert cured.code == 0
     assert len(entries(tmp_path / "x-fingerprints.ampdb")) == 12
+
+
+IN_IT = "open('in it', 'w').close(); time.sleep(60)"
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_image_that_outlasts_its_jobs_is_not_set_aside(tmp_path, ranks):
+    """Time that is up is no crash: the job is asked to stop, and killed some time later."""
+    command = ["fingerprint", "a.traj", "--label", "x"]
+    many_images(tmp_path / "a.traj", 1)
+    slow = f"if len(atoms) == 1 and atoms.symbols[0] == 'Cu': {IN_IT}"
+    for _ in range(2):
+        process = trouble(slow, command, ranks, tmp_path)
+        wait_until((tmp_path / "in it").exists)
+        (tmp_path / "in it").unlink()
+        pids = [int(path.read_text()) for path in tmp_path.glob("pid*")]
+        (marker,) = (
+            path
+            for path in (tmp_path / "x-fingerprints.ampdb" / "tmp").glob("*.image")
+            if path.read_bytes()[:1] != b" "
+        )
+        size = marker.stat().st_size
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        wait_until(lambda marker=marker, size=size: marker.stat().st_size > size)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert finish(process, 30).code != 0
+    third = run(command, ranks, tmp_path)
+    assert third.code == 0, third
+    assert "0 found, 1 computed, 0 failed" in third.out
+    assert list((tmp_path / "x-fingerprints.ampdb" / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        ["b.traj", "--label", "x", "--derivatives"],  # other images
+        ["a.traj", "--label", "x"],  # the same, but not what crashes
+        ["b.traj", "--label", "x", "--derivatives", "--retry"],
+    ],
+)
+def test_crashes_are_counted_over_other_jobs(tmp_path, between):
+    images = [bulk("Cu", a=3.6 + 0.001 * i) for i in range(6)]
+    write(tmp_path / "a.traj", images[:4])
+    write(tmp_path / "b.traj", images[4:])
+    bad = images[2].cell.cellpar()[0]
+    kill = f"if abs(atoms.cell.cellpar()[0] - {bad}) < 1e-9: os.kill(os.getpid(), signal.SIGKILL)"
+    command = ["fingerprint", "a.traj", "--label", "x", "--derivatives"]
+    for _ in range(2):
+        assert finish(trouble(kill, command, 0, tmp_path)).code == -signal.SIGKILL
+        result = run(["fingerprint", *between], 0, tmp_path)
+        assert result.code == 0, result
+    third = finish(trouble(kill, command, 0, tmp_path))
+    assert third.code == 3, third
+    assert "a.traj, image 2: 2 ranks crashed" in third.err
+    cured = run([*command, "--retry"], 0, tmp_path)
+    assert cured.code == 0
+    assert run(command, 0, tmp_path).code == 0
+    for kind in ("fingerprints", "fingerprint-primes"):
+        assert list((tmp_path / f"x-{kind}.ampdb" / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize(

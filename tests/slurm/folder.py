@@ -94,6 +94,20 @@ class Folder:
         counts = Counter(key for file in self.calls.iterdir() for key in file.read_text().split())
         return sum(counts.values()) - len(counts)
 
+    def begun_again(self) -> dict[tuple[int, int, int], int]:
+        """Of each rank of each run of a job, how many of its images were begun once more later."""
+        runs: dict[tuple[int, int, int], list[str]] = {
+            tuple(map(int, file.name.split("."))): file.read_text().split()
+            for file in self.calls.iterdir()
+        }
+        again = {}
+        later: set[str] = set()
+        for run in sorted(runs, reverse=True):
+            again[run] = sum(key in later for key in runs[run])
+            again[run] += len(runs[run]) - len(set(runs[run]))
+            later.update(runs[run])
+        return dict(sorted(again.items()))
+
     def n_calls(self) -> int:
         return sum(len(file.read_text().split()) for file in self.calls.iterdir())
 

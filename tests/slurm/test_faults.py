@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
@@ -9,6 +10,7 @@ from cluster import Cluster, until
 from folder import N_IMAGES, Folder, images
 
 from ampmpi import hash_image
+from ampmpi.fingerprinting.inflight import read_markers
 
 RANKS = 4
 SHARED = ("images.traj", "--label", "amp", "--dblabel", "amp", "--derivatives")
@@ -87,7 +89,7 @@ def test_scancel(launcher: str, folder: Folder, cluster: Cluster, expected: dict
     assert folder.wait(job, 15).name == "CANCELLED"
     assert cluster.state(job).restarts == 0
     finish(folder, expected)
-    assert folder.computed_twice() <= RANKS
+    assert max(folder.begun_again().values()) <= 1
 
 
 def test_a_node_set_down(launcher: str, folder: Folder, cluster: Cluster, expected: dict):
@@ -96,7 +98,7 @@ def test_a_node_set_down(launcher: str, folder: Folder, cluster: Cluster, expect
     assert folder.wait(job, 15).name == "NODE_FAIL"
     cluster.run("scontrol", "update", "nodename=n2", "state=resume")
     finish(folder, expected)
-    assert folder.computed_twice() <= RANKS
+    assert max(folder.begun_again().values()) <= 1
 
 
 def test_a_node_that_loses_power(launcher: str, folder: Folder, cluster: Cluster, expected: dict):
@@ -108,7 +110,7 @@ def test_a_node_that_loses_power(launcher: str, folder: Folder, cluster: Cluster
         cluster.start_node("n2")
     cluster.wait_idle()
     finish(folder, expected)
-    assert folder.computed_twice() <= RANKS
+    assert max(folder.begun_again().values()) <= 1
 
 
 @pytest.mark.parametrize(("kind", "said"), [("kill", ""), ("raise", "a fault of the test")])
@@ -123,7 +125,7 @@ def test_a_rank_that_breaks(
     assert state.exit_code not in (0, 75)
     assert said in folder.log(job)
     finish(folder, expected)
-    assert folder.computed_twice() <= RANKS
+    assert max(folder.begun_again().values()) <= 1
 
 
 def test_an_image_that_kills_its_rank_twice_is_set_aside(folder: Folder, expected: dict):
@@ -140,17 +142,81 @@ def test_an_image_that_kills_its_rank_twice_is_set_aside(folder: Folder, expecte
         assert entries == {key: e for key, e in expected[kind].items() if key != poison}
 
 
-def test_jobs_cut_off_in_an_image_do_not_set_it_aside(
+def test_an_image_that_outlasts_its_jobs_is_not_set_aside(
     folder: Folder, cluster: Cluster, expected: dict
 ):
-    folder.env(launcher="srun")
+    """With one image the second job is cut off in the same one as the first."""
+    one = ("images.traj@0", *SHARED[1:])
     for n_jobs in (1, 2):
-        folder.watch(seconds=40.0)
-        job = folder.submit("fingerprint", arguments=SHARED)
-        until(lambda n=n_jobs: folder.n_calls() == n * RANKS, 60, "every rank is in an image")
+        folder.watch(seconds=60.0)
+        job = folder.submit("fingerprint", "--nodes=1", "--ntasks-per-node=1", arguments=one)
+        until(lambda n=n_jobs: folder.n_calls() == n, 60, f"in the image\n{folder.log(job)}")
         cluster.run("scancel", str(job))  # KILL comes five seconds later
         assert folder.wait(job, 15).name == "CANCELLED"
     finish(folder, expected)
+
+
+def crashed(folder: Folder) -> int:
+    """How many crashes are on record."""
+    return len(list(folder.path.glob("*.ampdb/tmp/crashed-*")))
+
+
+def crash(folder: Folder) -> str:
+    """Let an image kill its rank on nodes 1 and 2; return its hash."""
+    poison = hash_image(images()[7])
+    folder.watch(poison=poison)
+    job = folder.submit("fingerprint", "--nodelist=n1,n2", arguments=SHARED)
+    assert folder.wait(job, 60).name == "FAILED", folder.log(job)
+    return poison
+
+
+def test_a_crash_on_other_nodes_is_counted_at_once(folder: Folder, cluster: Cluster):
+    """Of ranks on nodes where a job has none, SLURM knows that their job has ended."""
+    crash(folder)
+    options = ("--nodes=1", "--ntasks-per-node=1", "--nodelist=n3")
+    job = folder.submit("fingerprint", *options, arguments=SHARED)
+    assert folder.wait(job, 60).name == "FAILED", folder.log(job)
+    assert crashed(folder) == 1  # the second one is that rank's marker
+    third = folder.submit("fingerprint", *options, arguments=SHARED)
+    assert folder.wait(third).exit_code == 3, folder.log(third)
+    assert "images.traj, image 7: 2 ranks crashed" in folder.log(third)
+
+
+def test_a_job_that_runs_elsewhere_has_not_crashed(
+    folder: Folder, cluster: Cluster, expected: dict
+):
+    folder.watch(seconds=40.0)
+    options = ("--nodes=1", "--ntasks-per-node=1")
+    slow = folder.submit("fingerprint", *options, "--nodelist=n1", arguments=SHARED)
+    until(lambda: folder.n_calls() == 1, 60, f"in an image\n{folder.log(slow)}")
+    (marker,) = folder.path.glob("*.ampdb/tmp/*.image")
+    eleven_minutes_ago = time.time() - 660
+    os.utime(marker, (eleven_minutes_ago,) * 2)
+    folder.watch()
+    folder.completed(folder.submit("fingerprint", "--nodelist=n2,n3", arguments=SHARED))
+    assert crashed(folder) == 0
+    assert marker.exists()
+    assert cluster.state(slow).name == "RUNNING"
+    assert folder.database() == expected
+
+
+def test_slurm_that_does_not_answer(folder: Folder, cluster: Cluster):
+    """Then the ranks of the job before have to stand still for some time; nothing is guessed."""
+    (folder.path / "bin").mkdir()
+    stub = folder.path / "bin" / "scontrol"
+    stub.write_text(f"#!/bin/sh\ntouch {folder.path}/asked\nexit 1\n")
+    stub.chmod(0o755)
+    poison = crash(folder)
+    folder.env(PATH=f'"{folder.path}/bin:$PATH"')
+    folder.watch()
+    job = folder.submit("fingerprint", "--nodelist=n3", "--nodes=1", arguments=SHARED)
+    folder.completed(job)
+    assert (folder.path / "asked").exists()
+    assert crashed(folder) == 0
+    (marker,) = folder.path.glob("*.ampdb/tmp/*.image")
+    assert poison in marker.read_text()
+    (seen,) = folder.path.glob("*.ampdb/tmp/inflight.json")
+    assert marker.name in seen.read_text()
 
 
 def test_walltime(folder: Folder, cluster: Cluster, expected: dict):
@@ -163,3 +229,21 @@ def test_walltime(folder: Folder, cluster: Cluster, expected: dict):
     folder.completed(job, 240)
     assert folder.computed_twice() == 0
     assert folder.database() == expected
+
+
+def test_walltime_without_a_warning(
+    launcher: str, folder: Folder, cluster: Cluster, expected: dict
+):
+    """Every rank is killed in an image, which is no crash."""
+    folder.watch(seconds=90.0)
+    job = folder.submit("fingerprint", "--signal=URG@1", arguments=SHARED)
+    until(lambda: folder.n_calls() == RANKS, 60, f"images are computed\n{folder.log(job)}")
+    cluster.end_time(job)
+    assert folder.wait(job, 60).name == "TIMEOUT"
+    markers = [
+        marker for path in folder.path.glob("*.ampdb/tmp") for marker in read_markers(str(path))
+    ]
+    assert len(markers) == RANKS
+    assert [marker.key for marker in markers] == [None] * RANKS
+    finish(folder, expected)
+    assert list(folder.begun_again().values()) == [1] * RANKS + [0] * RANKS

@@ -3,52 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 
 import pytest
 from cluster import Cluster, until
 from folder import N_IMAGES, Folder
-
-OPENMPI = {
-    "MPI4PY_LIBMPI": "libmpi.so.40",
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    # All nodes are one machine, where Open MPI leaves the loopback out unless it is told.
-    "OMPI_MCA_btl_tcp_if_include": "lo",
-    "OMPI_MCA_oob_tcp_if_include": "lo",
-}
-MPICH_SRUN = {"launcher": "srun"}
-MPICH_MPIRUN = {"launcher": "mpirun"}
-OPENMPI_SRUN = {"launcher": "srun", "mpi": "pmix", **OPENMPI}
-OPENMPI_MPIRUN = {"launcher": "mpirun.openmpi", **OPENMPI}
-WAYS = {
-    "mpich-srun": MPICH_SRUN,
-    "mpich-mpirun": MPICH_MPIRUN,
-    "openmpi-srun": OPENMPI_SRUN,
-    "openmpi-mpirun": OPENMPI_MPIRUN,
-}
-
-
-@pytest.fixture(params=list(WAYS))
-def way(request: pytest.FixtureRequest, folder: Folder, cluster: Cluster) -> Iterator[str]:
-    """Each MPI with each launcher, set in the site's env.sh."""
-    settings = dict(WAYS[request.param])
-    if request.param.startswith("openmpi"):
-        openmpi = shutil.which("mpirun.openmpi")
-        if openmpi is None:
-            pytest.skip("no Open MPI: install openmpi-bin")
-        if "srun" in request.param:
-            tried = cluster.run("srun", "--mpi=pmix", "--ntasks=1", "true")
-            if tried:
-                pytest.skip("SLURM finds no PMIx library: install libpmix-dev")
-        # As a module would: its mpirun first on the PATH.
-        (folder.path / "bin").mkdir()
-        (folder.path / "bin" / "mpirun").symlink_to(openmpi)
-        settings["launcher"] = settings["launcher"].partition(".")[0]
-        settings["PATH"] = f'"{folder.path}/bin:$PATH"'
-    folder.env(**settings)
-    return request.param
 
 
 def test_fingerprint(way: str, folder: Folder, expected: dict):
@@ -77,6 +35,19 @@ def test_doctor_sees_the_whole_job(way: str, folder: Folder, cluster: Cluster):
     assert re.search(r"^Threads: +OMP_NUM_THREADS=1", said, re.M), said
     vendor = "Open MPI" if way.startswith("openmpi") else "MPICH"
     assert re.search(rf"^MPI: +{vendor} \d", said, re.M), said
+
+
+def test_some_of_the_tasks_are_enough(folder: Folder, cluster: Cluster):
+    """Fewer ranks than the job has tasks are no wrong launch."""
+    ways = ("mpirun -n 2", "srun --mpi=pmi2 -n 2")
+    (folder.path / "doctor.sh").write_text(
+        "#!/bin/bash\n" + "".join(f"{way} ampmpi doctor || exit\n" for way in ways)
+    )
+    job = cluster.submit(
+        "--nodes=2", "--ntasks-per-node=2", "--output=doctor-%j.log", "doctor.sh", cwd=folder.path
+    )
+    folder.completed(job)
+    assert len(re.findall(r"^Ranks: +2: ", folder.log(job), re.M)) == len(ways), folder.log(job)
 
 
 def test_arguments_given_to_sbatch(folder: Folder):
@@ -108,18 +79,27 @@ def test_a_script_printed_for_the_user(folder: Folder, cluster: Cluster):
     assert len(loose) == N_IMAGES  # with a dblabel nothing is compressed at the end
 
 
-@pytest.mark.parametrize("ending", ["success", "failure", "cancelled"])
+@pytest.mark.parametrize("ending", ["success", "failure", "cancelled", "time-out"])
 def test_compress_after_a_job_however_it_ended(folder: Folder, cluster: Cluster, ending: str):
     fault = "1:4:raise" if ending == "failure" else ""
-    folder.watch(seconds=0.0 if ending == "success" else 0.3, fault=fault)
+    pace = {"success": 0.0, "time-out": 4.0}
+    folder.watch(seconds=pace.get(ending, 0.3), fault=fault)
     arguments = ("images.traj", "--label", "amp", "--dblabel", "amp", "--derivatives")
-    first = folder.submit("fingerprint", arguments=arguments)
+    first = folder.submit("fingerprint", "--signal=URG@1", arguments=arguments)
     second = folder.submit("compress", f"--dependency=afterany:{first}")
-    if ending == "cancelled":
+    if ending in ("cancelled", "time-out"):
         until(lambda: folder.n_calls() > 8, 60, "images are computed")
+    if ending == "cancelled":
         cluster.run("scancel", str(first))
+    if ending == "time-out":
+        cluster.end_time(first)
     state = folder.wait(first)
-    wanted = {"success": "COMPLETED", "failure": "FAILED", "cancelled": "CANCELLED"}
+    wanted = {
+        "success": "COMPLETED",
+        "failure": "FAILED",
+        "cancelled": "CANCELLED",
+        "time-out": "TIMEOUT",
+    }
     assert state.name == wanted[ending], folder.log(first)
     loose = folder.loose()
     assert loose > 0

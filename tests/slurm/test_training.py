@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from cluster import Cluster, until
 from folder import Folder
 
@@ -15,9 +14,7 @@ EASY = ("--hidden", "3", "--energy-rmse", "0.5", "--force-rmse", "5")
 HARD = ("--hidden", "3,3", "--energy-rmse", "1e-9", "--max-steps", "1000000")
 
 
-@pytest.mark.parametrize("launcher", ["srun", "mpirun"])
-def test_train(launcher: str, folder: Folder):
-    folder.env(launcher=launcher)
+def test_train(way: str, folder: Folder):
     job = folder.submit(
         "train", "--nodes=2", "--ntasks-per-node=2", arguments=("images.traj", *EASY)
     )

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import gc
-import os
-import time
 import tracemalloc
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from ase.build import bulk
 
-from ampmpi.database.atomic import Owner, temporary_name
 from ampmpi.database.index import digests_of
 from ampmpi.entries import Fingerprint, FingerprintPrimes
-from ampmpi.errors import DatabaseError
 from ampmpi.fingerprinting import inventory
 from ampmpi.fingerprinting.adoption import difference, needed_of
 from ampmpi.fingerprinting.dealing import deal_images
-from ampmpi.fingerprinting.inflight import (
-    STILL,
-    InFlight,
-    Job,
-    collect_crashes,
-    find_dead,
-    forget,
-    read_markers,
-)
 from ampmpi.fingerprinting.inventory import Inventory, first_of_each, present
 from ampmpi.fingerprinting.summary import Plan, Summary
 from ampmpi.images import ImageList, ImageRef
@@ -113,110 +99,6 @@ def test_no_digest_is_taken_for_another():
     for key in pairs:
         expected = [other == key for other in pairs]
         assert present(digests_of(pairs), digests_of([key])).tolist() == expected
-
-
-ME = Job("f" * 16, restart=1, batch="c.42")
-OTHER = Job("0" * 16)
-
-
-def crashes_in(directory, me: Job = ME, comm=None) -> dict[str, int]:
-    dead = find_dead(read_markers(str(directory)), me, comm or SerialCommunicator())
-    return dict(collect_crashes(str(directory), dead))
-
-
-def marker_of_a_dead_rank(
-    directory, key: str, host: str | None = None, age: float = 0.0, job: Job = OTHER
-) -> str:
-    marker = InFlight(str(directory), 0, job)
-    if key:
-        marker.start(key)
-    os.close(marker._file)
-    me, path = Owner.me(), Path(marker.path)
-    name = path.name.replace(f"-{me.pid}-{me.start}-", f"-{me.pid}-{me.start + 1}-")
-    if host is not None:
-        name = name.replace(f"-{me.host}-", f"-{host}-")
-    path = path.rename(directory / name)
-    os.utime(path, (time.time() - age,) * 2)
-    return name
-
-
-def test_marker_of_a_living_rank_is_left_alone(tmp_path):
-    marker = InFlight(str(tmp_path), 3, Job("0" * 16, restart=0, batch="c.42"))
-    for key in (None, *KEYS[:2]):
-        if key is not None:
-            marker.start(key)
-        os.utime(marker.path, (0, 0))
-        assert crashes_in(tmp_path) == {}
-        (found,) = read_markers(str(tmp_path))
-        assert (found.key, found.job) == (key, Job("0" * 16, 0, "c.42"))
-    marker.end()
-    assert not list(tmp_path.iterdir())
-
-
-def test_crashes_are_counted_over_jobs_and_forgotten_when_done(tmp_path):
-    marker_of_a_dead_rank(tmp_path, KEYS[0])
-    marker_of_a_dead_rank(tmp_path, KEYS[1])
-    marker_of_a_dead_rank(tmp_path, "")
-    assert crashes_in(tmp_path) == {KEYS[0]: 1, KEYS[1]: 1}
-    assert len(list(tmp_path.iterdir())) == 2
-    marker_of_a_dead_rank(tmp_path, KEYS[0])
-    assert crashes_in(tmp_path) == {KEYS[0]: 2, KEYS[1]: 1}
-    forget(str(tmp_path), [KEYS[0]])
-    assert crashes_in(tmp_path) == {KEYS[1]: 1}
-
-
-def test_rank_of_which_nothing_is_known_is_dead_when_it_stands_still(tmp_path):
-    marker_of_a_dead_rank(tmp_path, KEYS[0], host="elsewhere")
-    assert crashes_in(tmp_path) == {}
-    marker_of_a_dead_rank(tmp_path, KEYS[1], host="elsewhere", age=STILL + 60)
-    assert crashes_in(tmp_path) == {KEYS[1]: 1}
-
-
-@pytest.mark.parametrize(
-    ("batch", "restart", "dead"),
-    [("c.42", 0, True), ("c.42", 1, False), ("c.42", 2, False), ("c.4", 0, False), ("", 0, False)],
-)
-def test_ranks_of_the_run_before_are_dead(tmp_path, batch, restart, dead):
-    job = Job("0" * 16, restart, batch)
-    marker_of_a_dead_rank(tmp_path, KEYS[0], host="elsewhere", job=job)
-    assert crashes_in(tmp_path) == ({KEYS[0]: 1} if dead else {})
-
-
-def test_job_with_a_dead_rank_is_dead(tmp_path):
-    first, second = Job("1" * 16), Job("2" * 16)
-    marker_of_a_dead_rank(tmp_path, KEYS[0], host="elsewhere", job=first)
-    marker_of_a_dead_rank(tmp_path, KEYS[1], host="elsewhere", job=second)
-    marker_of_a_dead_rank(tmp_path, KEYS[3], job=first)
-    assert crashes_in(tmp_path) == {KEYS[0]: 1, KEYS[3]: 1}
-
-
-def test_ranks_are_judged_on_their_own_host(tmp_path):
-    gone = marker_of_a_dead_rank(tmp_path, KEYS[0], host="elsewhere")
-    busy = marker_of_a_dead_rank(tmp_path, KEYS[1], host="elsewhere", age=2 * STILL)
-
-    class TwoHosts(SerialCommunicator):
-        size = 2
-
-        def allgather(self, obj):
-            return [obj, "elsewhere"]
-
-        def gather(self, obj, root=0):
-            return [obj, {gone: True, busy: False}]
-
-    assert crashes_in(tmp_path, comm=TwoHosts()) == {KEYS[0]: 1}
-
-
-def test_other_files_are_left_alone(tmp_path):
-    names = ["notes.image", "crashed-x", temporary_name("put"), ".nfs0001"]
-    for name in names:
-        (tmp_path / name).touch()
-    assert crashes_in(tmp_path) == {}
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
-
-
-def test_database_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(DatabaseError, match="cannot write"):
-        InFlight(str(tmp_path / "missing"), 0, ME)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,35 @@ def test_ranks_that_a_launcher_promises(environ, ranks):
         launch.check_ranks(1, environ)
 
 
+@pytest.mark.parametrize(
+    ("environ", "size"),
+    [
+        ({"PMI_SIZE": "4", "SLURM_STEP_NUM_TASKS": "2"}, 4),  # mpirun on two nodes
+        ({"PMI_SIZE": "2", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, 2),  # mpirun -n 2
+        ({"PMI_SIZE": "2", "SLURM_STEP_NUM_TASKS": "4"}, 2),  # the same in srun -n 4 --pty bash
+        ({"PMI_SIZE": "4", "OMPI_COMM_WORLD_SIZE": "2", "SLURM_STEP_NUM_TASKS": "4"}, 2),
+        ({"PMI_SIZE": "4", "OMPI_COMM_WORLD_SIZE": "1"}, 1),
+        ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "4"}, 2),  # a launcher that says nothing
+        ({"PMI_SIZE": "1"}, 4),
+    ],
+)
+def test_launches_that_are_right(environ, size):
+    launch.check_ranks(size, environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "size", "said"),
+    [
+        ({"PMI_SIZE": "4"}, 2, "started 4 ranks, but MPI sees only 2"),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "SLURM_STEP_NUM_TASKS": "2"}, 3, "MPI sees only 3"),
+        ({"PMI_SIZE": "8", "OMPI_COMM_WORLD_SIZE": "4"}, 2, "started 4 ranks"),
+    ],
+)
+def test_launches_in_which_some_ranks_do_not_see_the_others(environ, size, said):
+    with pytest.raises(LaunchError, match=said):
+        launch.check_ranks(size, environ)
+
+
 def test_runs_of_a_batch_job():
     environ = {"SLURM_JOB_ID": "42", "SLURM_CLUSTER_NAME": "big one\n"}
     assert launch.batch_job({"SLURM_RESTART_COUNT": "3"}) == ("", 0)
