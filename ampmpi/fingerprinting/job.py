@@ -192,7 +192,10 @@ class _Job:
         return self.summarize(inventory, first, times, misses, aside, done, seconds, plan)
 
     def open_databases(self, prefix: str, derivatives: bool) -> None:
-        """Open the databases of the job, which need not exist yet."""
+        """Open the databases of the job, which need not exist yet.
+
+        Where they could not be written it is said now, not after all images are read.
+        """
         names = {FINGERPRINTS: f"{prefix}-fingerprints.ampdb"}
         if derivatives:
             names[PRIMES] = f"{prefix}-fingerprint-primes.ampdb"
@@ -201,7 +204,12 @@ class _Job:
         def open_all() -> dict[int, FingerprintDatabase]:
             return {kind: FingerprintDatabase(name, rank) for kind, name in names.items()}
 
-        agree_alone(self.comm, open_all)
+        def try_all() -> None:
+            for database in open_all().values():
+                if not self.options.dry_run:
+                    database.layout.probe()
+
+        agree_alone(self.comm, try_all)
         self.databases = open_all()
 
     def make_databases(self) -> None:
