@@ -67,7 +67,6 @@ def needed_of(n_entries: int) -> int:
 def settle_owner(
     databases: Mapping[int, FingerprintDatabase],
     inventory: Inventory,
-    first: NDArray[np.int64],
     descriptor: Gaussian,
     comm: Communicator,
     *,
@@ -96,7 +95,7 @@ def settle_owner(
         claim = partial(database.claim, descriptor.parameters, descriptor.digest)
         if agree(comm, partial(claim, adopt=adopt)):
             continue
-        listed = agree_alone(comm, partial(_candidates, database, inventory, first))
+        listed = agree_alone(comm, partial(_candidates, database, inventory))
         candidates = comm.bcast(listed)
         assert candidates is not None
         warm_up(comm)
@@ -119,16 +118,14 @@ def _check_owner(database: FingerprintDatabase, descriptor: Gaussian) -> None:
         )
 
 
-def _candidates(
-    database: FingerprintDatabase, inventory: Inventory, first: NDArray[np.int64]
-) -> Candidates:
+def _candidates(database: FingerprintDatabase, inventory: Inventory) -> Candidates:
     """List the images that are in a database."""
     keys = database.digests()
-    there = first[present(inventory.digests[first], keys)]
+    there = present(inventory.digests, keys)
     raw = inventory.digests[there].tobytes()
     where = None if inventory.locators is None else inventory.locators[there]
     hexes = [raw[i : i + 16].hex() for i in range(0, len(raw), 16)]
-    return Candidates(there, hexes, where, needed_of(len(keys)))
+    return Candidates(inventory.numbers[there], hexes, where, needed_of(len(keys)))
 
 
 @dataclass

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.fingerprinting.adoption import settle_owner
@@ -25,7 +24,7 @@ from ampmpi.fingerprinting.inflight import (
     forget,
     read_markers,
 )
-from ampmpi.fingerprinting.inventory import Inventory, first_of_each, take_inventory
+from ampmpi.fingerprinting.inventory import Inventory, take_inventory
 from ampmpi.fingerprinting.misses import Misses, find_misses
 from ampmpi.fingerprinting.planning import predict
 from ampmpi.fingerprinting.summary import FailedImage, Plan, Summary
@@ -167,18 +166,13 @@ class _Job:
 
     def work(self, inventory: Inventory, descriptor: Gaussian) -> Summary:
         """Do what is missing."""
-        usable = np.ones(len(inventory.digests), dtype=bool)
-        usable[list(inventory.failed)] = False
-        first, times = first_of_each(inventory.digests, usable)
         self.notes += settle_owner(
-            self.databases, inventory, first, descriptor, self.comm,
+            self.databases, inventory, descriptor, self.comm,
             adopt=self.options.adopt, dry_run=self.options.dry_run,
         )  # fmt: skip
-        misses = find_misses(
-            inventory.digests[first], self.databases, self.comm, self.options.verify
-        )
+        misses = find_misses(inventory.digests, self.databases, self.comm, self.options.verify)
         crashes = self.crashes()
-        shares, aside = deal_images(inventory, first, misses.what, crashes, self.comm)
+        shares, aside = deal_images(inventory, misses.what, crashes, self.comm)
         done, seconds = Done(), 0.0
         plan: tuple[Plan, ...] = ()
         if self.options.dry_run:
@@ -189,7 +183,7 @@ class _Job:
             database = self.databases[FINGERPRINTS]
             undone = {key for key, count in crashes.items() if count >= CRASHES}
             forget(database.layout.temporaries, crashes.keys() - undone)
-        return self.summarize(inventory, first, times, misses, aside, done, seconds, plan)
+        return self.summarize(inventory, misses, aside, done, seconds, plan)
 
     def open_databases(self, prefix: str, derivatives: bool) -> None:
         """Open the databases of the job, which need not exist yet.
@@ -281,8 +275,6 @@ class _Job:
     def summarize(
         self,
         inventory: Inventory,
-        first: NDArray[np.int64],
-        times: NDArray[np.int32],
         misses: Misses,
         aside: dict[int, str],
         done: Done,
@@ -298,16 +290,15 @@ class _Job:
             failed = {**inventory.failed, **aside}
             for one in everyone:
                 failed.update(one.failed)
-            repeated = times > 1
             busy = [one.busy for one in everyone]
             n_unusable = len(inventory.failed)
             return Summary(
                 images=len(images),
-                duplicates=len(images) - n_unusable - len(first),
+                duplicates=len(images) - n_unusable - len(inventory.numbers),
                 repeated=tuple(
                     (images.ref(index), count)
                     for index, count in zip(
-                        first[repeated].tolist(), times[repeated].tolist(), strict=True
+                        inventory.repeated.tolist(), inventory.times.tolist(), strict=True
                     )
                 ),
                 found=int(np.count_nonzero(misses.what == 0)),
