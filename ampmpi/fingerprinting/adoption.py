@@ -43,9 +43,9 @@ class Candidates:
 
     Attributes
     ----------
-    indices : (n,) int64 array
+    indices : (n,) int array
         The images.
-    keys : list of str
+    digests : (n,) array of 16 bytes
         Their hashes.
     locators : (n,) int64 array or None
         Where each is in its file.
@@ -53,8 +53,8 @@ class Candidates:
         How many have to be compared.
     """
 
-    indices: NDArray[np.int64]
-    keys: list[str]
+    indices: NDArray[np.integer]
+    digests: NDArray[np.bytes_]
     locators: NDArray[np.int64] | None
     needed: int
 
@@ -122,10 +122,10 @@ def _candidates(database: FingerprintDatabase, inventory: Inventory) -> Candidat
     """List the images that are in a database."""
     keys = database.digests()
     there = present(inventory.digests, keys)
-    raw = inventory.digests[there].tobytes()
     where = None if inventory.locators is None else inventory.locators[there]
-    hexes = [raw[i : i + 16].hex() for i in range(0, len(raw), 16)]
-    return Candidates(inventory.numbers[there], hexes, where, needed_of(len(keys)))
+    return Candidates(
+        inventory.numbers[there], inventory.digests[there], where, needed_of(len(keys))
+    )
 
 
 @dataclass
@@ -154,7 +154,7 @@ def compare(
     DatabaseError
         Too few of the job's images are in the database.
     """
-    total = len(candidates.keys)
+    total = len(candidates.indices)
     if total < candidates.needed:
         raise share(
             DatabaseError(
@@ -203,7 +203,7 @@ def _compare_some(
             if set(image.symbols) <= covered:
                 continue
             covered |= set(image.symbols)
-        key = candidates.keys[position]
+        key = candidates.digests[position : position + 1].tobytes().hex()
         try:
             stored = database[key]
             ((_, ours),) = entries_of(image, descriptor, what)
