@@ -5,14 +5,16 @@ with primes, and prints the speed-up from the first to the last image, and the s
 
 ``python benchmarks/scaling.py model`` measures on this machine what one image, one entry and one
 item of rank 0's bookkeeping cost, and feeds a discrete-event model with it: ranks compute the
-images that the job's own dealing gives them, and queue for the file system's metadata service
-with each entry. The table says what 16 to 4,096 ranks make of 10⁴ to 10⁷ images, and on what they
-spend the time that they do not compute.
+images that the job's own dealing gives them, and queue for the file system with each image's
+entries: first for its metadata service, then for its bandwidth, which all share. The table says
+what 16 to 4,096 ranks make of 10⁴ to 10⁷ images, and on what they spend the time that they do not
+compute; below it how long a later job takes to find all of that, still loose, and a compress.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -23,16 +25,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from ase import Atoms
+
 RANKS = (16, 64, 256, 1024, 4096)
 IMAGES = (10_000, 100_000, 1_000_000, 10_000_000)
 RANKS_PER_NODE = 64
+MEMORY = Path("/dev/shm")
 BIN = Path(sys.executable).parent
 
 
@@ -42,25 +49,29 @@ class Costs:
 
     Attributes
     ----------
+    entries : int
+        Files of an image: its fingerprint, and its primes if they are wanted.
     compute : float
-        Fingerprint and primes of one image, encoding included.
+        One image's entries, encoding included.
     read, digest : float
         Reading one image from a .traj file, and hashing it.
     book : float
         What rank 0 does for each image before the computing starts: look for duplicates and
         misses, and deal.
     list_one : float
-        One name of a database's listing.
+        One name of the listing of a database's loose entries.
     imports : float
         Start-up of one process, files cached.
     opens : int
         Files that a start-up looks for or opens.
     entry_bytes, archive_bytes : float
-        Both entries of one image, loose and archived.
+        The entries of one image, loose and archived.
     deflate, copy : float
-        Compressing one image's entries; writing them to the archive and reading them back.
+        Compressing one image's entries; what else a compress does with them, the disk's and the
+        metadata's time left out.
     """
 
+    entries: int
     compute: float
     read: float
     digest: float
@@ -99,9 +110,11 @@ class FileSystem:
     bandwidth: float
 
 
-OPERATIONS_PER_ENTRY = (
-    4  # create, write and close, rename, each of them a metadata operation or two
-)
+# What a metadata server sees of one entry, by strace: an attribute that comes with the answer to an
+# open is asked for nowhere else. Data go to other servers.
+PUT = 3  # create, close, rename
+READ = 2  # open, close
+REMOVE = 2  # lstat, unlink, by the rank that writes the archive
 
 
 # ---- the model ----
@@ -114,11 +127,12 @@ def run_ranks(
     latency: float,
     service: float,
     servers: int,
-) -> tuple[float, float]:
-    """Let ranks compute images one after the other, and queue with each entry for a server.
+    transfer: float,
+) -> tuple[float, float, float]:
+    """Let ranks compute images one after the other, and queue with each for servers and the line.
 
     Events are taken in the order of time from a heap of ranks, so that requests are served first
-    come, first served.
+    come, first served. Data go over one line that all ranks share, after the metadata.
 
     Parameters
     ----------
@@ -127,14 +141,18 @@ def run_ranks(
     starts : (n_ranks + 1,) int array
         Where each rank's images start.
     latency, service : float
-        Of one entry, s.
+        Of the metadata of one image's entries, s.
     servers : int
-        Entries that are served at once.
+        Images that are served at once.
+    transfer : float
+        Time of the line for one image's entries, s.
 
     Returns
     -------
     last, mean : float
         When the last rank ends, and when ranks end on average, s.
+    waited : float
+        How long a rank spent on the line and waiting for it, on average, s.
     """
     n_ranks = len(starts) - 1
     heap_time = np.empty(n_ranks)
@@ -159,13 +177,18 @@ def run_ranks(
         heap_time[child] = when
         heap_rank[child] = rank
     free = np.zeros(servers)
+    line = 0.0
+    waited = 0.0
     while size > 0:
         now = heap_time[0]
         rank = heap_rank[0]
         server = np.argmin(free) if servers > 1 else 0
         begin = max(now, free[server])
         free[server] = begin + service
-        done = begin + service + latency
+        written = begin + service + latency
+        line = max(line, written) + transfer
+        done = line
+        waited += done - written
         following[rank] += 1
         if following[rank] == starts[rank + 1]:
             last = max(last, done)
@@ -190,7 +213,7 @@ def run_ranks(
         if size > 0:
             heap_time[parent] = when
             heap_rank[parent] = rank
-    return last, total / n_ranks
+    return last, total / n_ranks, waited / n_ranks
 
 
 def spread(n_images: int, mean: float, seed: int = 0) -> NDArray[np.float64]:
@@ -202,7 +225,11 @@ def spread(n_images: int, mean: float, seed: int = 0) -> NDArray[np.float64]:
 def simulate(
     n_ranks: int, n_images: int, costs: Costs, files: FileSystem, error: float = 0.15
 ) -> dict[str, float]:
-    """Return the seconds of each phase of a job.
+    """Return the seconds of each phase of a job, and of what may follow it.
+
+    ``again`` is a later job's look at entries that are all there and loose: rank 0 lists them, all
+    ranks read them back. ``compress`` is the end of a job without dblabel: all ranks read and
+    deflate, rank 0 writes and removes.
 
     Parameters
     ----------
@@ -217,6 +244,7 @@ def simulate(
 
     share = n_images / n_ranks
     nodes = max(1, n_ranks // RANKS_PER_NODE)
+    operation = files.latency + files.service
     phases = {}
     # One node's ranks share its cache of names and files.
     phases["start"] = costs.imports + nodes * costs.opens * files.service / files.servers
@@ -228,18 +256,26 @@ def simulate(
     order = np.argsort(owner, kind="stable")
     starts = np.searchsorted(owner[order], np.arange(n_ranks + 1))
     actual = (predicted * noise)[order]
-    entry = 2 * OPERATIONS_PER_ENTRY
-    last, mean = run_ranks(
-        actual, starts, entry * files.latency, entry * files.service, files.servers
-    )
+    puts = costs.entries * PUT
+    last, mean, waited = run_ranks(
+        actual, starts, puts * files.latency, puts * files.service, files.servers,
+        costs.entry_bytes / files.bandwidth,
+    )  # fmt: skip
     ideal = actual.sum() / n_ranks
     phases["compute"] = ideal
-    phases["files"] = mean - ideal
+    phases["metadata"] = mean - ideal - waited
+    phases["bandwidth"] = waited
     phases["uneven"] = last - mean
-    phases["compress"] = (
-        share * costs.deflate
-        + n_images * max(costs.copy, 2 * costs.archive_bytes / files.bandwidth)
-        + n_images * 2 * (files.service / files.servers + files.latency / 8)
+    served = n_images * costs.entries * files.service / files.servers
+    moved = n_images * costs.entry_bytes / files.bandwidth
+    reading = share * costs.entries * READ * operation
+    phases["again"] = n_images * costs.entries * costs.list_one + max(reading, READ * served, moved)
+    phases["compress"] = max(
+        reading
+        + share * costs.deflate
+        + n_images * (costs.copy + costs.entries * REMOVE * operation),
+        (READ + REMOVE) * served,
+        moved + 2 * n_images * costs.archive_bytes / files.bandwidth,
     )
     return phases
 
@@ -257,59 +293,64 @@ def best(function: Callable[[], object], repeats: int = 5) -> float:
     return min(times)
 
 
-def crystals(n_images: int, seed: int = 0) -> list:
-    """Return crystals of 32 atoms of two elements, no two alike."""
+def crystals(n_images: int, seed: int = 0, cells: int = 2) -> list:
+    """Return crystals of 4 `cells`³ atoms of two elements, no two alike."""
     from ase.build import bulk
 
     found = []
     for i in range(n_images):
-        atoms = bulk("Cu", cubic=True).repeat((2, 2, 2))
+        atoms = bulk("Cu", cubic=True).repeat(cells)
         atoms.symbols[::4] = "Pt"
         atoms.rattle(0.05, seed=seed + i)
         found.append(atoms)
     return found
 
 
-def measure(folder: Path) -> Costs:
+def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
     """Measure the costs of one image and of one item of bookkeeping."""
     from ase.io import read, write
 
     from ampmpi import FingerprintDatabase, Gaussian, hash_image
     from ampmpi.database.entry import encode
     from ampmpi.database.writer import deflate_entry
+    from ampmpi.fingerprinting.inventory import first_of_each, present
     from ampmpi.parallel.schedule import deal
 
-    images = crystals(40)
+    images = crystals(10, cells=cells)
     descriptor = Gaussian(cutoff=6.5, elements=["Cu", "Pt"]).resolve(["Cu", "Pt"])
-    descriptor.calculate(images[0])
-    compute = best(lambda: [list(map(encode, descriptor.calculate(a))) for a in images[:10]]) / 10
-    data = b"".join(map(encode, descriptor.calculate(images[0])))
+
+    def calculate(atoms: Atoms) -> list[bytes]:
+        if derivatives:
+            return [encode(entry) for entry in descriptor.calculate(atoms)]
+        return [encode(descriptor.fingerprint(atoms))]
+
+    entries = calculate(images[0])
+    compute = best(lambda: list(map(calculate, images))) / len(images)
+    data = b"".join(entries)
     write(folder / "images.traj", images)
     reading = best(lambda: read(folder / "images.traj", ":")) / len(images)
     digest = best(lambda: [hash_image(a) for a in images]) / len(images)
     n = 200_000
     digests = np.random.default_rng(0).integers(0, 2**63, (n, 2)).view("S16").ravel()
-    book = best(lambda: (np.unique(digests, return_index=True), deal(spread(n, 1.0), 256)), 3) / n
+    usable, stored, guesses = np.ones(n, bool), np.sort(digests), spread(n, 1.0)
+
+    def keep_books() -> None:
+        first_of_each(digests, usable)
+        present(digests, stored)
+        deal(guesses, 256)
+
+    book = best(keep_books, 3) / n
     database = FingerprintDatabase.create(folder / "x-fingerprints.ampdb")
     entry = descriptor.fingerprint(images[0])
     keys = [f"{i:032x}" for i in range(2000)]
     for key in keys:
         database.put(key, entry)
-    list_one = best(lambda: database.missing(keys)) / len(keys)
+    list_one = best(database.digests) / len(keys)
     packed = deflate_entry("0" * 32, data).raw
-    archive = folder / "archive"
-
-    def copy() -> None:
-        with open(archive, "wb") as file:
-            for _ in range(100):
-                file.write(packed)
-            file.flush()
-            os.fsync(file.fileno())
-        archive.read_bytes()
-
     program = "import ampmpi.cli.fingerprint, ampmpi.descriptor.gaussian, ase.io, mpi4py"
     imports = best(lambda: subprocess.run([sys.executable, "-c", program], check=True), 3)
     return Costs(
+        entries=len(entries),
         compute=compute,
         read=reading,
         digest=digest,
@@ -320,8 +361,30 @@ def measure(folder: Path) -> Costs:
         entry_bytes=len(data),
         deflate=best(lambda: deflate_entry("0" * 32, data)),
         archive_bytes=len(packed),
-        copy=best(copy) / 100,
+        copy=sum(map(measure_copy, entries)),
     )
+
+
+def measure_copy(entry: bytes) -> float:
+    """Return what an entry costs the rank that writes the archive, its disk left out, s."""
+    from ampmpi import FingerprintDatabase
+    from ampmpi.database.compress import compress, deflate_loose
+
+    n = max(5, min(1000, 50_000_000 // len(entry)))
+    keys = [f"{i:032x}" for i in range(n)]
+    kind = "fingerprints" if b" fingerprint" in entry[:64] else "fingerprint-primes"
+    times = []
+    for _ in range(3):
+        with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
+            path = Path(scratch, f"x-{kind}.ampdb")
+            with FingerprintDatabase.create(path) as database:
+                for key in keys:
+                    database.put_bytes(key, entry)
+            chunks = list(deflate_loose(path, keys))
+            start = time.perf_counter()
+            compress(path, chunks=iter(chunks))
+            times.append((time.perf_counter() - start) / n)
+    return min(times)
 
 
 def count_opens(program: str) -> int:
@@ -338,60 +401,66 @@ def count_opens(program: str) -> int:
 
 
 def measure_files(folder: Path) -> FileSystem:
-    """Measure one metadata operation and the bandwidth of the file system here."""
+    """Measure one metadata operation, and the bandwidth of the disk behind its cache."""
     data = b"\0" * 4096
-    n = 500
+    n, names = 500, itertools.count()
 
     def put() -> None:
-        for i in range(n):
+        for _ in range(n):
             with open(folder / "t", "wb") as file:
                 file.write(data)
-            (folder / "t").rename(folder / f"e{i % 50}")
+            (folder / "t").rename(folder / f"e{next(names)}")
 
-    operation = best(put, 3) / n / OPERATIONS_PER_ENTRY
+    operation = best(put, 3) / n / PUT
     block = os.urandom(1 << 24)
-    seconds = best(lambda: (folder / "big").write_bytes(block))
-    return FileSystem(
-        "this machine's disk", 0.0, operation, os.cpu_count() or 1, (1 << 24) / seconds
-    )
+    n_blocks = 32
+
+    def fill() -> None:
+        with open(folder / "big", "wb") as file:
+            for _ in range(n_blocks):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+
+    bandwidth = n_blocks * len(block) / best(fill, 3)
+    return FileSystem("this machine's disk", 0.0, operation, os.cpu_count() or 1, bandwidth)
 
 
 def table(costs: Costs, files: FileSystem, max_images: int) -> str:
     """Return a table of jobs: seconds to the last image, efficiency, and the largest loss.
 
-    The last line is the compression that follows where there is no dblabel.
+    The last lines are what may follow, with the largest number of ranks.
     """
     lines = [
         f"{files.name}: {files.latency * 1e3:.2g} ms per operation, "
         f"{files.servers / files.service:,.0f} operations/s, {files.bandwidth / 1e9:.2g} GB/s",
         "ranks".rjust(7) + "".join(f"{n:>30,}" for n in IMAGES if n <= max_images),
     ]
-    last = {}
+    later: dict[str, list[str]] = {"again": [], "compress": []}
     for n_ranks in RANKS:
         cells = []
         for n_images in IMAGES:
             if n_images > max_images:
                 continue
             phases = simulate(n_ranks, n_images, costs, files)
-            last[n_images] = phases.pop("compress")
+            for name, found in later.items():
+                seconds = phases.pop(name)
+                if n_ranks == RANKS[-1]:
+                    found.append(f"{seconds:,.0f} s".rjust(30))
             total = sum(phases.values())
             ideal = phases.pop("compute")
             loss = max(phases, key=phases.__getitem__)
             cells.append(f"{total:,.0f} s {100 * ideal / total:3.0f} % ({loss})".rjust(30))
         lines.append(f"{n_ranks:7,}" + "".join(cells))
-    lines.append(
-        "  after" + "".join(f"{seconds:,.0f} s compress".rjust(30) for seconds in last.values())
-    )
+    lines += [f"{name:>8s}"[:8] + "".join(found)[1:] for name, found in later.items()]
     return "\n".join(lines)
 
 
 def model(arguments: argparse.Namespace) -> None:
     """Measure, simulate, and print the tables."""
     with tempfile.TemporaryDirectory(dir=arguments.dir) as scratch:
-        costs = measure(Path(scratch))
+        costs = measure(Path(scratch), arguments.cells, not arguments.fingerprints_only)
         here = measure_files(Path(scratch))
-    if arguments.compute is not None:
-        costs = replace(costs, compute=arguments.compute)
     print(json.dumps(asdict(costs), indent=2))
     systems = [
         here,
@@ -462,7 +531,10 @@ def main() -> None:
     kind.set_defaults(run=strong)
     kind = kinds.add_parser("model", help="16 to 4,096 ranks in a discrete-event model")
     kind.add_argument("--max-images", type=int, default=IMAGES[-1])
-    kind.add_argument("--compute", type=float, help="seconds per image, instead of those measured")
+    kind.add_argument(
+        "--cells", type=int, default=2, help="images are of N x N x N cells of 4 atoms"
+    )
+    kind.add_argument("--fingerprints-only", action="store_true", help="without derivatives")
     kind.set_defaults(run=model)
     kind = kinds.add_parser("one", help="what `strong` starts")
     kind.add_argument("label")

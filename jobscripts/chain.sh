@@ -9,20 +9,29 @@ dblabel=amp # prefix of the databases that all jobs share
 fingerprint=(--derivatives) # further options of `ampmpi fingerprint`
 train=() # further options of `ampmpi train`
 array=0-3 # members of the committee: $dblabel-0.amp, $dblabel-1.amp, …
-resources=(--nodes 2 --ntasks-per-node 2 --time 01:00:00) # of each MPI job
+resources=(--nodes 2 --ntasks-per-node 2) # of each MPI job
+time=01:00:00 # of each job
 site=() # of every job: --partition, --account
 
 # ---- From here on nothing needs a change. ----
 set -e -o pipefail
-# shellcheck source=jobscripts/env.example.sh
+# shellcheck source=/dev/null
 if [ -r env.sh ]; then . ./env.sh; fi
-job() { ampmpi jobscript "$@"; }
-send() { sbatch --parsable "$@" | cut -d ';' -f 1; }
+job() { ampmpi jobscript "$1" --time "$time" "${site[@]}" "${@:2}"; }
+send() { sbatch --parsable "${@:2}" <<<"$1" | cut -d ';' -f 1; }
 
-first=$(job fingerprint "${resources[@]}" "${site[@]}" -- "${images[@]}" \
-    --label "$dblabel" --dblabel "$dblabel" "${fingerprint[@]}" | send)
-second=$(job committee "${resources[@]}" "${site[@]}" --array "$array" --label "$dblabel" -- \
-    "${images[@]}" --dblabel "$dblabel" "${train[@]}" |
-    send --dependency="afterok:$first" --kill-on-invalid-dep=yes)
-third=$(job compress "${site[@]}" | send --dependency="afterany:$first:$second")
+# All scripts are made before the first is submitted, and of a chain that breaks nothing is left.
+fingerprinting=$(job fingerprint "${resources[@]}" -- "${images[@]}" \
+    --label "$dblabel" --dblabel "$dblabel" "${fingerprint[@]}")
+training=$(job committee "${resources[@]}" --array "$array" --label "$dblabel" -- \
+    "${images[@]}" --dblabel "$dblabel" "${train[@]}")
+compressing=$(job compress -- --wait 1800 --label "$dblabel")
+
+submitted=()
+trap 'if [ ${#submitted[@]} -gt 0 ]; then scancel "${submitted[@]}"; fi' ERR
+first=$(send "$fingerprinting")
+submitted+=("$first")
+second=$(send "$training" --dependency="afterok:$first" --kill-on-invalid-dep=yes)
+submitted+=("$second")
+third=$(send "$compressing" --dependency="afterany:$first:$second")
 echo "fingerprint $first, trainings $second, compress $third"

@@ -15,7 +15,7 @@ arguments=(--wait 1800 --recursive .) # every database in or below this folder
 if [ $# -gt 0 ]; then arguments=("$@"); fi
 
 # ---- From here on nothing needs a change. ----
-# shellcheck source=jobscripts/env.example.sh
+# shellcheck source=/dev/null
 if [ -r env.sh ]; then . ./env.sh || exit 7; fi
 if ! command -v amp-compress >/dev/null; then
     echo "ampmpi is not on the PATH: load its module or environment in $PWD/env.sh" >&2

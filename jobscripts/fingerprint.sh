@@ -31,7 +31,7 @@ warn() {
 trap warn USR1
 trap stopped=1 TERM
 
-# shellcheck source=jobscripts/env.example.sh
+# shellcheck source=/dev/null
 if [ -r env.sh ]; then . ./env.sh || exit 7; fi
 if ! command -v ampmpi >/dev/null; then
     echo "ampmpi is not on the PATH: load its module or environment in $PWD/env.sh" >&2

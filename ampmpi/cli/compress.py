@@ -14,12 +14,23 @@ from ampmpi.database.compress import CompressReport, compress
 from ampmpi.database.database import FingerprintDatabase
 from ampmpi.database.layout import SUFFIX, is_database, require_database
 from ampmpi.database.lock import Lock
-from ampmpi.errors import AmpmpiError, InputError
+from ampmpi.errors import AmpmpiError, DatabaseError, InputError
 from ampmpi.parallel.log import Log, counted
 
 
+def _some(
+    context: click.Context, parameter: click.Parameter, paths: tuple[str, ...]
+) -> tuple[str, ...]:
+    """See that there is something to compress; labels, being eager, are known before paths."""
+    if not (paths or context.params["labels"]):
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return paths
+
+
 @click.command("compress")
-@click.argument("paths", nargs=-1, required=True, metavar="FILE...")
+@click.argument("paths", nargs=-1, metavar="FILE...", callback=_some)
+@click.option("--label", "labels", multiple=True, metavar="LABEL", is_eager=True,
+              help="The databases of a job's label or dblabel.")  # fmt: skip
 @click.option("-r", "--recursive", is_flag=True, help="Every .ampdb in or below directories.")
 @click.option("-d", "--delete", is_flag=True, help="Delete the databases found (with -r).")
 @click.option("--yes", is_flag=True, help="Delete without asking.")
@@ -34,6 +45,7 @@ from ampmpi.parallel.log import Log, counted
 def command(
     context: click.Context,
     paths: tuple[str, ...],
+    labels: tuple[str, ...],
     recursive: bool,
     delete: bool,
     yes: bool,
@@ -48,11 +60,13 @@ def command(
     FILE is an .ampdb; with -r it is a directory. It is safe beside jobs that
     read or write the same database, and beside other compressions.
     """
-    if delete and not recursive:
+    if delete and (labels or not recursive):
         raise InputError("--delete needs --recursive: name a directory with -r")
     databases = list(_below(paths)) if recursive else list(paths)
-    if not databases and not quiet:
-        click.echo(f"There is no {SUFFIX} in or below: {', '.join(paths)}")
+    if recursive and paths and not databases:
+        # No error, as it is none for Amp's amp-compress.
+        complain(f"there is no {SUFFIX} in or below {', '.join(paths)}: nothing was done")
+    databases += [path for label in labels for path in _of(label)]
     if delete and not dry_run and databases and not yes:
         _ask(databases)
     total, code = CompressReport("Total"), 0
@@ -73,6 +87,15 @@ def command(
     if len(databases) > 1 and not (delete or dry_run or quiet):
         click.echo(_line(total))
     context.exit(code)
+
+
+def _of(label: str) -> list[str]:
+    """Return the databases that jobs with a label have made."""
+    names = [f"{label}-{kind}{SUFFIX}" for kind in ("fingerprints", "fingerprint-primes")]
+    found = [name for name in names if is_database(name)]
+    if not found:
+        raise DatabaseError(f"there is neither {names[0]} nor {names[1]}: check --label")
+    return found
 
 
 def _below(paths: tuple[str, ...]) -> Iterator[str]:

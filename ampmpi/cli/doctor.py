@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from ..errors import LaunchError
+from ..errors import DatabaseError, LaunchError
 from ..parallel.about import MPILibrary, RankSurroundings, mpi_library, surroundings
 from ..parallel.comm import Communicator, SerialCommunicator, world
 from ..parallel.launch import speaks, under_launcher
@@ -31,10 +31,12 @@ SLOW_FILE = 0.02
 
 @click.command()
 @click.argument("path", default=".", type=click.Path(path_type=Path))
-def command(path: Path) -> None:
+@click.pass_context
+def command(context: click.Context, path: Path) -> None:
     """Check MPI, threads, caches and the file system of PATH, a database or a folder.
 
-    Run it as the job will run: `srun --mpi=pmi2 ampmpi doctor`, `mpirun ampmpi doctor`.
+    Run it as the job will run: `srun --mpi=pmi2 ampmpi doctor`, `mpirun ampmpi doctor`. It ends
+    with code 4 where no file can be written in PATH, and with 7 where ranks do not see each other.
     """
     wrong: LaunchError | None = None
     comm: Communicator = SerialCommunicator()
@@ -55,9 +57,10 @@ def command(path: Path) -> None:
             click.echo(f"  → {hint}")
         if not advice and wrong is None:
             click.echo("Nothing to mend.")
-    comm.barrier()
+    usable = comm.bcast(comm.rank != 0 or is_writable(nearest_folder(path)))
     if wrong is not None:
         raise wrong
+    context.exit(0 if usable else DatabaseError.exit_code)
 
 
 Report = tuple[list[tuple[str, str]], list[str]]

@@ -17,6 +17,7 @@ import click
 
 from ..errors import InputError
 
+PLAIN = re.compile(r"[A-Za-z0-9_@%+:./-]+")
 PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 DIRECTIVE = re.compile(r"^#SBATCH --([a-z-]+)(?:[= ].*)?$")
 
@@ -28,9 +29,21 @@ def templates() -> Path:
     return installed if installed.is_dir() else package.parent / "jobscripts"
 
 
+def quote(word: str) -> str:
+    """Quote a word for bash, for sbatch's own reading of ``#SBATCH`` lines, and for shellcheck.
+
+    Double quotes and backslashes mean the same to the first two. The third suspects commas and
+    equals signs in arrays, and dollars in single quotes.
+    """
+    if PLAIN.fullmatch(word):
+        return word
+    escaped = re.sub(r'([\\$`"])', r"\\\1", word)
+    return f'"{escaped}"'
+
+
 def fill(
     template: str,
-    directives: Mapping[str, str],
+    directives: Mapping[str, str | None],
     settings: Mapping[str, str | Sequence[str]],
 ) -> str:
     """Fill in a job script.
@@ -40,15 +53,15 @@ def fill(
     template : str
         The script.
     directives : mapping
-        Options of ``sbatch`` by their long name, without dashes. One that the script has is
-        changed, any other is added below the last.
+        Options of ``sbatch`` by their long name, without dashes; None for one that takes no
+        value. One that the script has is changed, any other is added below the last.
     settings : mapping
         Shell variables at the top of the script; a sequence becomes an array.
 
     Returns
     -------
     str
-        The script, with every value quoted for the shell.
+        The script, with every value quoted.
     """
     lines = template.splitlines()
     left = dict(directives)
@@ -59,10 +72,10 @@ def fill(
             last = i
             name = found[1]
             if name in left:
-                lines[i] = f"#SBATCH --{name}={left.pop(name)}"
-    lines[last + 1 : last + 1] = [f"#SBATCH --{name}={value}" for name, value in left.items()]
+                lines[i] = _directive(name, left.pop(name))
+    lines[last + 1 : last + 1] = [_directive(name, value) for name, value in left.items()]
     for name, value in settings.items():
-        text = shlex.quote(value) if isinstance(value, str) else f"({shlex.join(value)})"
+        text = quote(value) if isinstance(value, str) else f"({' '.join(map(quote, value))})"
         for i, line in enumerate(lines):
             if line.startswith(f"{name}="):
                 comment = line.rpartition(" # ")[2] if " # " in line else ""
@@ -71,6 +84,10 @@ def fill(
         else:
             raise AssertionError(f"the template has no setting {name}")
     return "\n".join(lines) + "\n"
+
+
+def _directive(name: str, value: str | None) -> str:
+    return f"#SBATCH --{name}" + ("" if value is None else f"={quote(value)}")
 
 
 def command_of(kind: str) -> click.Command:
@@ -85,19 +102,50 @@ def _check(kind: str, arguments: Iterable[str]) -> None:
     try:
         command_of(kind).make_context(name, list(arguments))
     except click.UsageError as error:
-        raise InputError(f"{name} would refuse this: {error.format_message()}") from None
+        hint = ""
+        if isinstance(error, click.NoSuchOption):
+            ours = {option for each in click.get_current_context().command.params
+                    for option in each.opts}  # fmt: skip
+            if error.option_name in ours:
+                hint = f" Options of jobscript, as {error.option_name}, go before the images or --."
+        raise InputError(f"{name} would refuse this: {error.format_message()}{hint}") from None
 
 
-def _directives(given: Mapping[str, Any], more: Sequence[str]) -> dict[str, str]:
-    directives = {
+def _check_committee(arguments: Sequence[str], label: str) -> None:
+    """Refuse arguments that the members of a committee would refuse or overwrite."""
+    _refuse(arguments, ("--label", "--seed"), "each member of a committee gets its own")
+    _check("train", (*arguments, "--label", f"{label}-0", "--seed", "0"))
+
+
+def _refuse(arguments: Iterable[str], options: Sequence[str], why: str) -> None:
+    for word in arguments:
+        if word.partition("=")[0] in options:
+            raise InputError(f"{word.partition('=')[0]} cannot be given here: {why}")
+
+
+def _words(option: str, text: str) -> list[str]:
+    """Split an option's value as the shell would."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(
+            f"{option} {text}: {error}: quote it twice, as in {option} \"--descriptor 'a b.toml'\""
+        ) from None
+
+
+def _directives(given: Mapping[str, Any], more: Sequence[str]) -> dict[str, str | None]:
+    directives: dict[str, str | None] = {
         name.replace("_", "-"): str(value) for name, value in given.items() if value is not None
     }
     for each in more:
         name, equals, value = each.lstrip("-").partition("=")
-        if not equals or not re.fullmatch(r"[a-z-]+", name) or not value:
-            raise InputError(f"--sbatch {each}: give it as NAME=VALUE, as in constraint=skylake")
-        directives[name] = value
-    if any("\n" in value for value in directives.values()):
+        if not re.fullmatch(r"[a-z][a-z-]+", name) or (equals and not value):
+            raise InputError(
+                f"--sbatch {each}: give it as NAME or NAME=VALUE, as in exclusive or "
+                "constraint=skylake"
+            )
+        directives[name] = value if equals else None
+    if any("\n" in value for value in directives.values() if value):
         raise InputError("an option of sbatch holds a line break")
     return directives
 
@@ -117,7 +165,12 @@ def _options(*options: Callable[[Function], Function]) -> Callable[[Function], F
 _site = _options(
     click.option("--partition", help="Partition."),
     click.option("--account", help="Account to charge."),
-    click.option("--sbatch", multiple=True, metavar="NAME=VALUE", help="Any option of sbatch."),
+    click.option(
+        "--sbatch",
+        multiple=True,
+        metavar="NAME[=VALUE]",
+        help="Any option of sbatch, by its long name.",
+    ),
 )
 _time = click.option("--time", help="Walltime, as sbatch takes it.  [script: 01:00:00]")
 _parallel = _options(
@@ -150,15 +203,16 @@ def _print(
 
 @click.group()
 def command() -> None:
-    r"""Print a SLURM job script filled in for your files.
+    """Print a SLURM job script filled in for your files.
 
     \b
-        ampmpi jobscript fingerprint --nodes 4 --ntasks-per-node 32 --time 04:00:00 \
+        ampmpi jobscript fingerprint --nodes 4 --ntasks-per-node 32 \\
+            --time 04:00:00 \\
             -- images.traj --label amp --derivatives > job.sh
         sbatch job.sh
 
     What follows -- goes to the job's own command, as it is.
-    """
+    """  # noqa: D301  (click looks for the backspace itself)
 
 
 def _parallel_job(
@@ -200,11 +254,8 @@ def committee(
     arguments: tuple[str, ...], label: str, sbatch: tuple[str, ...], **given: Any
 ) -> None:
     """Train a committee, one job for each member; ARGUMENTS as for `ampmpi train`."""
-    for own in ("--label", "--seed"):
-        if any(word.partition("=")[0] == own for word in arguments):
-            raise InputError(f"{own} after --: each member of a committee gets its own")
     if arguments:
-        _check("train", (*arguments, "--label", f"{label}-0", "--seed", "0"))
+        _check_committee(arguments, label)
     _parallel_job("committee", sbatch, {"arguments": arguments, "label": label}, given)
 
 
@@ -246,7 +297,16 @@ def chain(
     Run what this prints on the login node, with bash.
     """
     _directives({}, sbatch)
-    parallel = {"nodes": 2, "ntasks_per_node": 2, "time": "01:00:00"}
+    further = [_words(f"--{name}", text or "")
+               for name, text in (("fingerprint", fingerprint), ("train", train))]  # fmt: skip
+    for words in further:
+        _refuse(words, ("--label", "--dblabel"), "all jobs of a chain share one --dblabel")
+    prefix = dblabel or "amp"
+    common = [*(images or ["images.traj"]), "--dblabel", prefix]
+    _check("fingerprint", [*common, "--label", prefix, *further[0]])
+    _check_committee([*common, *further[1]], prefix)
+    time = given.pop("time")
+    parallel = {"nodes": 2, "ntasks_per_node": 2}
     parallel |= {name: value for name, value in given.items() if value is not None}
     everywhere = [("--partition", partition), ("--account", account)]
     everywhere += [("--sbatch", value) for value in sbatch]
@@ -254,9 +314,10 @@ def chain(
         "images": images,
         "dblabel": dblabel,
         "array": array,
-        "fingerprint": None if fingerprint is None else shlex.split(fingerprint),
-        "train": None if train is None else shlex.split(train),
+        "fingerprint": None if fingerprint is None else further[0],
+        "train": None if train is None else further[1],
         "resources": _flags((f"--{name}".replace("_", "-"), v) for name, v in parallel.items()),
+        "time": time,
         "site": _flags(everywhere),
     }
     _print("chain", {}, (), settings)

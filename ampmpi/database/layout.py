@@ -20,10 +20,12 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+from ampmpi.database.atomic import database_error
 from ampmpi.errors import DatabaseError
 
 SUFFIX = ".ampdb"
@@ -128,9 +130,33 @@ class Layout:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise DatabaseError(
-                    f"the database {self.root} cannot be created: {error.strerror or error}"
-                ) from error
+                raise self._cannot_create(error) from error
+
+    def probe(self) -> None:
+        """See that the database can be made or written to; nothing of that is left behind.
+
+        Raises
+        ------
+        DatabaseError
+            It cannot, and why.
+        """
+        there = (each for each in (self.temporaries, self.root) if os.path.isdir(each))
+        folder = next(there, os.path.dirname(self.root) or ".")
+        try:
+            os.rmdir(tempfile.mkdtemp(prefix=".ampmpi-probe-", dir=folder))
+        except OSError as error:
+            if os.path.isdir(self.root):
+                raise database_error(error, "write to the database", self.root) from error
+            raise self._cannot_create(error) from error
+
+    def _cannot_create(self, error: OSError) -> DatabaseError:
+        folder = os.path.dirname(self.root) or "."
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)) and not os.path.isdir(folder):
+            return DatabaseError(
+                f"cannot create the database {self.root}: there is no folder {folder}: make it "
+                "first, or choose another place"
+            )
+        return database_error(error, "create the database", self.root)
 
 
 def database_path(path: str | os.PathLike[str]) -> str:

@@ -43,9 +43,9 @@ class Candidates:
 
     Attributes
     ----------
-    indices : (n,) int64 array
+    indices : (n,) int array
         The images.
-    keys : list of str
+    digests : (n,) array of 16 bytes
         Their hashes.
     locators : (n,) int64 array or None
         Where each is in its file.
@@ -53,8 +53,8 @@ class Candidates:
         How many have to be compared.
     """
 
-    indices: NDArray[np.int64]
-    keys: list[str]
+    indices: NDArray[np.integer]
+    digests: NDArray[np.bytes_]
     locators: NDArray[np.int64] | None
     needed: int
 
@@ -67,7 +67,6 @@ def needed_of(n_entries: int) -> int:
 def settle_owner(
     databases: Mapping[int, FingerprintDatabase],
     inventory: Inventory,
-    first: NDArray[np.int64],
     descriptor: Gaussian,
     comm: Communicator,
     *,
@@ -96,7 +95,7 @@ def settle_owner(
         claim = partial(database.claim, descriptor.parameters, descriptor.digest)
         if agree(comm, partial(claim, adopt=adopt)):
             continue
-        listed = agree_alone(comm, partial(_candidates, database, inventory, first))
+        listed = agree_alone(comm, partial(_candidates, database, inventory))
         candidates = comm.bcast(listed)
         assert candidates is not None
         warm_up(comm)
@@ -119,16 +118,14 @@ def _check_owner(database: FingerprintDatabase, descriptor: Gaussian) -> None:
         )
 
 
-def _candidates(
-    database: FingerprintDatabase, inventory: Inventory, first: NDArray[np.int64]
-) -> Candidates:
+def _candidates(database: FingerprintDatabase, inventory: Inventory) -> Candidates:
     """List the images that are in a database."""
     keys = database.digests()
-    there = first[present(inventory.digests[first], keys)]
-    raw = inventory.digests[there].tobytes()
+    there = present(inventory.digests, keys)
     where = None if inventory.locators is None else inventory.locators[there]
-    hexes = [raw[i : i + 16].hex() for i in range(0, len(raw), 16)]
-    return Candidates(there, hexes, where, needed_of(len(keys)))
+    return Candidates(
+        inventory.numbers[there], inventory.digests[there], where, needed_of(len(keys))
+    )
 
 
 @dataclass
@@ -157,7 +154,7 @@ def compare(
     DatabaseError
         Too few of the job's images are in the database.
     """
-    total = len(candidates.keys)
+    total = len(candidates.indices)
     if total < candidates.needed:
         raise share(
             DatabaseError(
@@ -206,7 +203,7 @@ def _compare_some(
             if set(image.symbols) <= covered:
                 continue
             covered |= set(image.symbols)
-        key = candidates.keys[position]
+        key = candidates.digests[position : position + 1].tobytes().hex()
         try:
             stored = database[key]
             ((_, ours),) = entries_of(image, descriptor, what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 from ampmpi.database.index import digests_of
 from ampmpi.fingerprinting.compute import Share
 from ampmpi.fingerprinting.inflight import CRASHES
-from ampmpi.fingerprinting.inventory import DIGEST, Inventory, present
+from ampmpi.fingerprinting.inventory import Inventory, present
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.schedule import deal
+from ampmpi.parallel.schedule import by_rank, deal, index_dtype
 
 ASIDE = (
     f"{CRASHES} ranks crashed, ran out of memory or were killed while computing it: "
@@ -22,7 +23,6 @@ ASIDE = (
 
 def deal_images(
     inventory: Inventory,
-    first: NDArray[np.int64],
     what: NDArray[np.uint8],
     crashes: Counter[str],
     comm: Communicator,
@@ -35,11 +35,9 @@ def deal_images(
     Parameters
     ----------
     inventory : Inventory
-        All images.
-    first : (n,) int64 array
-        The different ones.
+        The images.
     what : (n,) uint8 array
-        What each of these lacks.
+        What each of them lacks.
     crashes : Counter
         How often a rank died on an image, by its hash.
     comm : Communicator
@@ -52,48 +50,51 @@ def deal_images(
     aside : dict of int to str
         On rank 0, the images that are set aside, and why.
     """
-    missing = np.flatnonzero(what)
+    missing = np.flatnonzero(what).astype(index_dtype(len(what)), copy=False)
     late, aside = missing[:0], dict[int, str]()
     if crashes:
-        digests = inventory.digests[first[missing]]
+        digests = inventory.digests[missing]
         suspect = present(digests, digests_of(sorted(crashes)))
         bad = present(digests, digests_of(sorted(k for k, n in crashes.items() if n >= CRASHES)))
-        aside = {int(index): ASIDE for index in first[missing[bad]]}
+        aside = {int(index): ASIDE for index in inventory.numbers[missing[bad]]}
         late = missing[suspect & ~bad]
         missing = missing[~suspect]
         del digests
     loads = np.zeros(comm.size)
-    loads[-1] = inventory.costs[first[late]].sum(dtype=np.float64)
-    owners = deal(
-        inventory.costs[first[missing]], comm.size, loads, inventory.homes[first[missing]]
-    )
-    last = np.full(len(late), comm.size - 1, dtype=np.int32)
+    loads[-1] = inventory.costs[late].sum(dtype=np.float64)
+    costs, homes = inventory.costs, inventory.homes
+    if len(missing) < len(costs):
+        costs, homes = costs[missing], homes[missing]
+    owners = deal(costs, comm.size, loads, homes)
+    del costs, homes
+    last = np.full(len(late), comm.size - 1, dtype=owners.dtype)
     return [
-        _scatter(comm, inventory, first, what, missing, owners),
-        _scatter(comm, inventory, first, what, late, last),
+        _scatter(comm, inventory, what, missing, owners),
+        _scatter(comm, inventory, what, late, last),
     ], aside
 
 
 def _scatter(
     comm: Communicator,
     inventory: Inventory,
-    first: NDArray[np.int64],
     what: NDArray[np.uint8],
-    chosen: NDArray[np.int64],
-    owners: NDArray[np.int32],
+    chosen: NDArray[Any],
+    owners: NDArray[Any],
 ) -> Share:
-    """Give each rank its share, column by column, so that rank 0 holds no second copy of all."""
-    order = chosen[np.argsort(owners, kind="stable")]
-    counts = np.bincount(owners, minlength=comm.size).tolist()
-    where = first[order]
-    has_locators = comm.bcast(inventory.locators is not None)
-    indices = comm.scatter_rows(where, counts)
-    kinds = comm.scatter_rows(what[order], counts)
-    rows = inventory.digests[where].view(np.uint8).reshape(-1, DIGEST.itemsize)
-    digests = comm.scatter_rows(rows, counts)
-    locators = None
-    if has_locators:
-        at = None if inventory.locators is None else inventory.locators[where]
-        locators = comm.scatter_rows(at, counts).tolist()
-    keys = [row.tobytes().hex() for row in digests]
-    return Share(indices.tolist(), keys, kinds.tolist(), locators)
+    """Give each rank its share, one after the other, so that rank 0 holds no second copy of all."""
+    order, ends = by_rank(owners, comm.size)
+    starts = [0, *ends.tolist()]
+
+    def part(rank: int) -> tuple[NDArray[Any], ...]:
+        mine = chosen[order[starts[rank] : starts[rank + 1]]]
+        kinds = what[mine]
+        if (kinds == kinds[:1]).all():
+            kinds = kinds[:1]  # one stands for all
+        columns = (inventory.numbers[mine], inventory.digests[mine], kinds)
+        return columns if inventory.locators is None else (*columns, inventory.locators[mine])
+
+    indices, digests, kinds, *locators = comm.scatter_each(part)
+    text = digests.tobytes().hex()
+    keys = [text[start : start + 32] for start in range(0, len(text), 32)]
+    where = locators[0].tolist() if locators else None
+    return Share(indices.tolist(), keys, np.resize(kinds, len(keys)).tolist(), where)

@@ -15,7 +15,7 @@ from ampmpi.images.imageset import file_names, image_list
 from ampmpi.images.kept import KeptImages
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, raise_first, share
-from ampmpi.parallel.schedule import chunks, readers
+from ampmpi.parallel.schedule import ROWS, chunks, index_dtype, rank_dtype
 from ampmpi.parallel.stopping import Stopping
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
 
 DIGEST = np.dtype("S16")
-ROWS = 1 << 16
-"""Number of rows that are handled at a time where that saves memory."""
 
 
 @dataclass
@@ -53,7 +51,7 @@ class Seen:
 
 @dataclass
 class Inventory:
-    """The images of a job. The arrays are there on rank 0 only.
+    """The images of a job, each once. The arrays are there on rank 0 only.
 
     Attributes
     ----------
@@ -61,24 +59,33 @@ class Inventory:
         The set, to read from.
     symbols : tuple of str
         The elements in it, in alphabetical order.
-    digests : (n_images,) array of 16 bytes
-        Hash of each image, as a string of bytes.
-    costs : (n_images,) float32 array
+    numbers : (n,) int array
+        Numbers in the set of the images that can be read and are no duplicates, ascending.
+    digests : (n,) array of 16 bytes
+        Hash of each of these, as a string of bytes.
+    costs : (n,) float32 array
         Predicted cost of each.
-    homes : (n_images,) int32 array
+    homes : (n,) int array
         The rank that has read each.
-    locators : (n_images,) int64 array or None
+    locators : (n,) int64 array or None
         Where each is in its file; None for images in memory.
+    repeated : (n_repeated,) int array
+        Numbers of those that come more than once, ascending.
+    times : (n_repeated,) int32 array
+        How often these come.
     failed : dict of int to str
         Images that cannot be read, and why.
     """
 
     images: Images
     symbols: tuple[str, ...]
+    numbers: NDArray[Any]
     digests: NDArray[np.bytes_]
     costs: NDArray[np.float32]
-    homes: NDArray[np.int32]
+    homes: NDArray[Any]
     locators: NDArray[np.int64] | None
+    repeated: NDArray[Any]
+    times: NDArray[np.int32]
     failed: dict[int, str]
 
 
@@ -223,10 +230,9 @@ def _scatter_locators(
         assert locators is not None
         return locators
     if locators is None:
-        return comm.scatter_rows(None, None)
-    owners = readers(n_images, comm.size)
-    counts = np.bincount(owners, minlength=comm.size).tolist()
-    return comm.scatter_rows(locators[np.argsort(owners, kind="stable")], counts)
+        return comm.scatter_each(lambda _: np.empty(0, np.int64))
+    where = locators
+    return comm.scatter_each(lambda rank: where[chunks(n_images, rank, comm.size)])
 
 
 def _gather(
@@ -238,34 +244,64 @@ def _gather(
     from ase.data import chemical_symbols
 
     # One column after the other, so that no more than one is there twice.
-    indices = comm.gather_rows(np.array(seen.indices, dtype=np.int64))
+    n_images = len(images)
+    indices = np.array(seen.indices, dtype=index_dtype(n_images))
+    is_planned = np.array_equal(indices, chunks(n_images, comm.rank, comm.size))
+    everyone = comm.gather(None if is_planned else indices)
     rows = np.frombuffer(b"".join(seen.digests), np.uint8).reshape(-1, DIGEST.itemsize)
-    digests = _placed(comm.gather_rows(rows), indices)
-    costs = _placed(comm.gather_rows(np.array(seen.costs, dtype=np.float32)), indices)
     numbers = set[int]().union(*comm.allgather(seen.numbers))
-    failures = comm.gather(seen.failed)
     symbols = tuple(sorted(chemical_symbols[number] for number in numbers))
-    counts = comm.gather(len(seen.indices))
-    if failures is None or counts is None:
-        nothing = np.empty(0, np.int32)
-        return Inventory(images, symbols, digests.view(DIGEST).ravel(), costs, nothing, None, {})
-    homes = _placed(np.repeat(np.arange(comm.size, dtype=np.int32), counts), indices)
-    failed = {index: reason for part in failures for index, reason in part.items()}
-    return Inventory(images, symbols, digests.view(DIGEST).ravel(), costs, homes, locators, failed)
+    failures = comm.gather(seen.failed)
+    order, homes = _places(everyone, n_images, comm.size)
+    digests = _placed(comm.gather_rows(rows), order).view(DIGEST).ravel()
+    costs = _placed(comm.gather_rows(np.array(seen.costs, dtype=np.float32)), order)
+    del order
+    failed = {index: reason for part in failures or () for index, reason in part.items()}
+    usable = np.ones(len(digests), dtype=bool)
+    usable[list(failed)] = False
+    first, repeated, times = first_of_each(digests, usable)
+    return Inventory(
+        images, symbols, first, _only(digests, first), _only(costs, first), _only(homes, first),
+        None if locators is None else _only(locators, first), repeated, times, failed,
+    )  # fmt: skip
 
 
-def _placed(rows: NDArray[Any] | None, indices: NDArray[np.int64] | None) -> NDArray[Any]:
+def _places(
+    everyone: list[NDArray[Any] | None] | None, n_images: int, size: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the images in the order in which they are gathered, and which rank has each.
+
+    Ranks that have read what `chunks` gives them need not tell.
+    """
+    homes = np.empty(n_images if everyone is not None else 0, rank_dtype(size))
+    parts = []
+    for rank, given in enumerate(everyone or ()):
+        parts.append(chunks(n_images, rank, size) if given is None else given)
+        homes[parts[-1]] = rank
+    return np.concatenate(parts) if parts else np.empty(0, index_dtype(n_images)), homes
+
+
+def _placed(rows: NDArray[Any] | None, indices: NDArray[Any]) -> NDArray[Any]:
     """Return rows in the order of the images; nothing where there are none."""
-    if rows is None or indices is None:
-        return np.empty(0, np.uint8)
+    if rows is None:
+        return np.empty((0, DIGEST.itemsize), np.uint8)
     placed = np.empty_like(rows)
     placed[indices] = rows
     return placed
 
 
+def _only(rows: NDArray[Any], chosen: NDArray[Any]) -> NDArray[Any]:
+    """Move chosen rows, in ascending order, to the front, and return these; in place."""
+    if len(chosen) < len(rows):
+        for start in range(0, len(chosen), ROWS):
+            some = rows[chosen[start : start + ROWS]]
+            rows[start : start + len(some)] = some
+    return rows[: len(chosen)]
+
+
 def first_of_each(
     digests: NDArray[np.bytes_], usable: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
     """Find equal images.
 
     Parameters
@@ -277,31 +313,30 @@ def first_of_each(
 
     Returns
     -------
-    first : (n_different,) int64 array
+    first : (n_different,) int array
         Number of the first image of each hash, ascending.
-    times : (n_different,) int32 array
+    repeated : (n_repeated,) int array
+        Those of them whose hash comes more than once, ascending.
+    times : (n_repeated,) int32 array
         How often it comes.
     """
-    order = np.argsort(digests, kind="stable")
+    dtype = index_dtype(len(digests))
+    order = np.argsort(digests, kind="stable").astype(dtype, copy=False)
     if not usable.all():
         order = order[usable[order]]
-    is_first = np.ones(len(order), dtype=bool)
+    is_new = np.ones(len(order) + 1, dtype=bool)  # the last for the end
     for start in range(1, len(order), ROWS):
         run = digests[order[start - 1 : start + ROWS]]
-        is_first[start : start + ROWS] = run[1:] != run[:-1]
-    starts = np.flatnonzero(is_first)
-    heads = order[starts]
-    del order, is_first
-    n_usable = int(np.count_nonzero(usable))
-    counts = np.empty(len(starts), dtype=np.int32)
-    np.subtract(starts[1:], starts[:-1], out=counts[:-1], casting="same_kind")
-    counts[-1:] = n_usable - starts[-1:]
-    del starts
-    times = np.zeros(len(digests), dtype=np.int32)
-    times[heads] = counts
-    del heads, counts
-    first = np.flatnonzero(times)
-    return first, times[first]
+        is_new[start : start + len(run) - 1] = run[1:] != run[:-1]
+    is_first = np.zeros(len(digests), dtype=bool)
+    is_first[order[is_new[:-1]]] = True
+    heads = np.flatnonzero(is_new[:-1] & ~is_new[1:])
+    ends = np.flatnonzero(~is_new[:-1] & is_new[1:])
+    repeated, times = order[heads], (ends - heads + 1).astype(np.int32)
+    del order, is_new, heads, ends
+    ascending = np.argsort(repeated)
+    first = np.flatnonzero(is_first).astype(dtype, copy=False)
+    return first, repeated[ascending], times[ascending]
 
 
 def present(digests: NDArray[np.bytes_], keys: NDArray[np.bytes_]) -> NDArray[np.bool_]:

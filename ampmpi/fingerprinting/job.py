@@ -26,7 +26,7 @@ from ampmpi.fingerprinting.inflight import (
     forget,
     read_markers,
 )
-from ampmpi.fingerprinting.inventory import Inventory, first_of_each, present, take_inventory
+from ampmpi.fingerprinting.inventory import Inventory, present, take_inventory
 from ampmpi.fingerprinting.misses import Misses, find_misses
 from ampmpi.fingerprinting.planning import predict
 from ampmpi.fingerprinting.summary import FailedImage, Plan, Summary
@@ -175,18 +175,13 @@ class _Job:
 
     def work(self, inventory: Inventory, descriptor: Gaussian) -> Summary:
         """Do what is missing."""
-        usable = np.ones(len(inventory.digests), dtype=bool)
-        usable[list(inventory.failed)] = False
-        first, times = first_of_each(inventory.digests, usable)
         self.notes += settle_owner(
-            self.databases, inventory, first, descriptor, self.comm,
+            self.databases, inventory, descriptor, self.comm,
             adopt=self.options.adopt, dry_run=self.options.dry_run,
         )  # fmt: skip
-        misses = find_misses(
-            inventory.digests[first], self.databases, self.comm, self.options.verify
-        )
-        crashes = self.crashes(inventory.digests[first])
-        shares, aside = deal_images(inventory, first, misses.what, crashes, self.comm)
+        misses = find_misses(inventory.digests, self.databases, self.comm, self.options.verify)
+        crashes = self.crashes(inventory.digests)
+        shares, aside = deal_images(inventory, misses.what, crashes, self.comm)
         done, seconds = Done(), 0.0
         plan: tuple[Plan, ...] = ()
         if self.options.dry_run:
@@ -195,10 +190,13 @@ class _Job:
             done, seconds = self.compute(shares, inventory, descriptor)
         if crashes:
             forget(self.markers, self.done_of(crashes))
-        return self.summarize(inventory, first, times, misses, aside, done, seconds, plan)
+        return self.summarize(inventory, misses, aside, done, seconds, plan)
 
     def open_databases(self, prefix: str, derivatives: bool) -> None:
-        """Open the databases of the job, which need not exist yet."""
+        """Open the databases of the job, which need not exist yet.
+
+        Where they could not be written it is said now, not after all images are read.
+        """
         names = {FINGERPRINTS: f"{prefix}-fingerprints.ampdb"}
         if derivatives:
             names[PRIMES] = f"{prefix}-fingerprint-primes.ampdb"
@@ -207,7 +205,12 @@ class _Job:
         def open_all() -> dict[int, FingerprintDatabase]:
             return {kind: FingerprintDatabase(name, rank) for kind, name in names.items()}
 
-        agree_alone(self.comm, open_all)
+        def try_all() -> None:
+            for database in open_all().values():
+                if not self.options.dry_run:
+                    database.layout.probe()
+
+        agree_alone(self.comm, try_all)
         self.databases = open_all()
 
     def make_databases(self) -> None:
@@ -298,8 +301,6 @@ class _Job:
     def summarize(
         self,
         inventory: Inventory,
-        first: NDArray[np.int64],
-        times: NDArray[np.int32],
         misses: Misses,
         aside: dict[int, str],
         done: Done,
@@ -315,16 +316,15 @@ class _Job:
             failed = {**inventory.failed, **aside}
             for one in everyone:
                 failed.update(one.failed)
-            repeated = times > 1
             busy = [one.busy for one in everyone]
             n_unusable = len(inventory.failed)
             return Summary(
                 images=len(images),
-                duplicates=len(images) - n_unusable - len(first),
+                duplicates=len(images) - n_unusable - len(inventory.numbers),
                 repeated=tuple(
                     (images.ref(index), count)
                     for index, count in zip(
-                        first[repeated].tolist(), times[repeated].tolist(), strict=True
+                        inventory.repeated.tolist(), inventory.times.tolist(), strict=True
                     )
                 ),
                 found=int(np.count_nonzero(misses.what == 0)),

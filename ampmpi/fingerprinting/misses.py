@@ -64,8 +64,8 @@ def find_misses(
     """
     misses = Misses(np.zeros(len(digests), dtype=np.uint8))
     for kind, database in databases.items():
-        doubtful = agree_alone(comm, partial(_list, digests, kind, database, misses, verify))
-        damaged = _damaged(doubtful, database, comm)
+        listing = partial(_list, digests, kind, database, misses, verify)
+        damaged = _damaged(agree_alone(comm, listing), database, comm)
         if comm.rank == 0 and damaged:
             misses.what[present(digests, digests_of(sorted(damaged)))] |= kind
         misses.damaged.update(damaged)
@@ -83,8 +83,8 @@ def _list(
     there = present(digests, database.digests())
     misses.what[~there] |= kind
     if not verify:
-        there &= present(digests, loose.digests(database.layout))
         database.close()  # the archive's index takes memory
+        there &= present(digests, loose.digests(database.layout))
     return digests[there]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -49,6 +49,12 @@ class Communicator(Protocol):
         self, rows: NDArray[Any] | None, counts: Sequence[int] | None, root: int = 0
     ) -> NDArray[Any]:
         """Return this rank's ``counts[rank]`` rows of `root`'s array."""
+
+    def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
+        """Return this rank's object, which `root` makes as it comes to it: it holds one at a time.
+
+        `part` is asked on `root` only.
+        """
 
     def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the sum of every rank's array of the same shape."""
@@ -111,6 +117,9 @@ class SerialCommunicator:
     ) -> NDArray[Any]:
         assert rows is not None
         return rows
+
+    def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
+        return part(0)
 
     def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.array(array, dtype=np.float64)
@@ -205,6 +214,14 @@ class MPICommunicator:
         finally:
             row.Free()
         return mine
+
+    def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
+        if self.rank != root:
+            return self._comm.recv(source=root)  # type: ignore[no-any-return]
+        for target in range(self.size):
+            if target != root:
+                self._comm.send(part(target), target)
+        return part(root)
 
     def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
         array = np.ascontiguousarray(array, dtype=np.float64)

@@ -30,6 +30,19 @@ def test_sum_is_the_same_on_all_ranks(comm):
     np.testing.assert_array_equal(total, [[ranks, comm.size], [comm.size / 2, -ranks]])
 
 
+def test_each_rank_gets_what_was_made_for_it(comm):
+    made = []
+
+    def part(rank: int) -> tuple[int, np.ndarray]:
+        made.append(rank)
+        return rank, np.full(1000 * rank, rank)
+
+    rank, mine = comm.scatter_each(part)
+    assert rank == comm.rank
+    assert mine.tolist() == [rank] * (1000 * rank)
+    assert sorted(made) == (list(range(comm.size)) if comm.rank == 0 else [])
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32])
 def test_rows_come_back_in_order(comm, dtype):
     counts = [(3 * rank) % 4 for rank in range(comm.size)]

@@ -65,7 +65,8 @@ def test_arguments_given_to_sbatch(folder: Folder):
 def test_a_script_printed_for_the_user(folder: Folder, cluster: Cluster):
     script = cluster.run(
         "ampmpi", "jobscript", "fingerprint", "--nodes", "3", "--ntasks-per-node", "1", "--time",
-        "00:05:00", "--sbatch", "comment=mine", "--", "images.traj", "--label", "amp", "--dblabel",
+        "00:05:00", "--sbatch", 'comment=a "b" #c', "--sbatch", "no-requeue", "--sbatch",
+        "exclusive", "--", "images.traj", "--label", "amp", "--dblabel",
         "shared",
     )  # fmt: skip
     (folder.path / "job.sh").write_text(script)
@@ -73,7 +74,9 @@ def test_a_script_printed_for_the_user(folder: Folder, cluster: Cluster):
     about = cluster.run("scontrol", "show", "job", str(job))
     assert "NumNodes=3" in about
     assert "TimeLimit=00:05:00" in about
-    assert "Comment=mine" in about
+    assert 'Comment=a "b" #c' in about
+    assert "Requeue=0" in about
+    assert "OverSubscribe=NO" in about
     folder.completed(job)
     loose = list((folder.path / "shared-fingerprints.ampdb" / "loose").iterdir())
     assert len(loose) == N_IMAGES  # with a dblabel nothing is compressed at the end

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from cluster import Cluster, until
 from folder import Folder
 
-from ampmpi import Amp
+from ampmpi import Amp, FingerprintDatabase
 from ampmpi.cli.jobscript import templates
 
 EASY = ("--hidden", "3", "--energy-rmse", "0.5", "--force-rmse", "5")
@@ -46,9 +47,14 @@ def test_a_training_that_is_warned_goes_on_where_it_stopped(folder: Folder, clus
 
 
 def test_chain(folder: Folder, cluster: Cluster, expected: dict):
+    shared = folder.path / "on scratch" / "cupt"
+    shared.parent.mkdir()
+    with FingerprintDatabase.create(f"{shared}-2-fingerprints.ampdb") as stranger:
+        stranger.put("0" * 32, next(iter(expected["fingerprints"].values())))
     script = cluster.run(
         "ampmpi", "jobscript", "chain", "--nodes", "2", "--ntasks-per-node", "2", "--time",
-        "00:05:00", "--array", "0-1", "--train", " ".join(EASY), "images.traj",
+        "00:05:00", "--array", "0-1", "--train", " ".join(EASY), "--dblabel", str(shared),
+        "images.traj",
     )  # fmt: skip
     (folder.path / "chain.sh").write_text(script)
     said = cluster.run("bash", "chain.sh", cwd=folder.path)
@@ -59,11 +65,12 @@ def test_chain(folder: Folder, cluster: Cluster, expected: dict):
     folder.completed(first)
     for member in (0, 1):
         assert cluster.state(f"{second}_{member}").name == "COMPLETED", folder.log(second)
-        assert Amp.load(str(folder.path / f"amp-{member}.amp")) is not None
-    weights = [(folder.path / f"amp-{member}.amp").read_text() for member in (0, 1)]
+        assert Amp.load(f"{shared}-{member}.amp") is not None
+    weights = [Path(f"{shared}-{member}.amp").read_text() for member in (0, 1)]
     assert weights[0] != weights[1]
-    assert folder.loose() == 0
-    assert folder.database() == expected
+    assert folder.loose("on scratch/cupt") == 0
+    assert folder.database("on scratch/cupt") == expected
+    assert stranger.info().loose == 1  # of others nothing is touched
 
 
 def test_a_chain_whose_first_job_fails(folder: Folder, cluster: Cluster):
@@ -72,6 +79,8 @@ def test_a_chain_whose_first_job_fails(folder: Folder, cluster: Cluster):
     said = cluster.run("bash", "chain.sh", cwd=folder.path)
     first, second, third = map(int, re.findall(r"\d+", said))
     assert folder.wait(first).exit_code == 2
-    folder.completed(third)  # the trainings were dropped, or it would wait for ever
+    state = folder.wait(third)  # the trainings were dropped, or it would wait for ever
+    assert (state.name, state.exit_code) == ("FAILED", 4)  # there is no database to compress
+    assert "there is neither amp-fingerprints.ampdb nor" in folder.log(third)
     assert cluster.state(f"{second}_0").name == "CANCELLED"
     assert "missing.traj" in folder.log(first)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
+
 import pytest
 from ase.build import bulk
 from ase.io import write
 from click.testing import CliRunner
 
+from ampmpi import fingerprint
 from ampmpi.cli.fingerprint import command
 from ampmpi.cli.group import COMMANDS, group
 from ampmpi.database import FingerprintDatabase
-from ampmpi.errors import DescriptorError, ImageError, InputError
+from ampmpi.errors import DatabaseError, DescriptorError, ImageError, InputError
 
 
 @pytest.fixture
@@ -58,6 +63,29 @@ def test_descriptor_from_a_file(folder):
     (folder / "d.toml").write_text("cutof = 4.0\n")
     wrong = CliRunner().invoke(command, ["a.traj", "--label", "x", "--descriptor", "d.toml"])
     assert isinstance(wrong.exception, DescriptorError)
+
+
+def test_a_database_that_cannot_be_made_is_told_before_images_are_read(folder):
+    (folder / "file").touch()
+    for name in ("missing", "file"):
+        with pytest.raises(DatabaseError, match=f"no folder {folder}/{name}: make it first"):
+            fingerprint("no such images", label=folder / name / "x")
+    with pytest.raises(InputError, match="no such images"):
+        fingerprint("no such images", label="x")
+    assert not list(folder.glob("*.ampdb"))
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_read_only_place_is_told_before_images_are_read(folder, monkeypatch, exists):
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    if exists:
+        FingerprintDatabase.create("x-fingerprints.ampdb")
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(DatabaseError, match="read-only: choose another place for the database"):
+        fingerprint("no such images", label="x")
+    fingerprint("a.traj", label="y", dry_run=True)  # writes nothing
 
 
 def test_images_that_failed_are_listed(folder):

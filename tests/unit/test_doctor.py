@@ -134,6 +134,7 @@ def test_the_command_says_all(tmp_path):
 def test_a_folder_that_cannot_be_written():
     _, hints = doctor.describe_folder(Path("/proc/x.ampdb"))
     assert any("no file can be written in /proc" in hint for hint in hints)
+    assert CliRunner().invoke(doctor.command, ["/proc/x.ampdb"]).exit_code == 4
 
 
 def test_ranks_bound_to_cores_of_their_own_are_not_crowded():

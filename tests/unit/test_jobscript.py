@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -58,6 +61,22 @@ def test_without_options_the_template_is_printed_as_shipped(kind):
     assert printed(kind) == shipped("env.example" if kind == "env" else kind)
 
 
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("exclusive", "--exclusive"),
+        ("hold", "--hold"),
+        ("no-requeue", "--no-requeue"),
+        ("comment=a b", '--comment="a b"'),
+        ('comment=a "b" #c', r'--comment="a \"b\" #c"'),
+        ("gres=gpu:2", "--gres=gpu:2"),
+    ],
+)
+def test_any_option_of_sbatch(given, line):
+    """Values are quoted as sbatch reads them; tests/slurm submits some of these."""
+    assert f"#SBATCH {line}" in printed("fingerprint", "--sbatch", given).splitlines()
+
+
 def test_options_become_directives_and_nothing_else_changes():
     script = printed(
         "fingerprint", "--nodes", "4", "--ntasks-per-node", "32", "--time", "04:00:00",
@@ -81,7 +100,10 @@ def test_directives_stay_in_one_block_at_the_top():
 
 
 def test_arguments_reach_the_command_as_they_were_given():
-    words = ["a b.traj", "it's.xyz@0:5", "$HOME/*.traj", "--label", "x;y", "--derivatives"]
+    words = [
+        "a b.traj", "it's.xyz@0:5", "$HOME/*.traj", "--label", "x;y", "--derivatives", "5,5",
+        'a"b', "a\\b\\", "`ls`", "$(ls)", "~", "ä!", "a=b", "",
+    ]  # fmt: skip
     script = printed("fingerprint", "--", *words)
     assert after_bash(script, '"${arguments[@]}"') == words
 
@@ -107,14 +129,16 @@ def test_launcher_mpi_and_restarts(kind):
 def test_chain_passes_on_what_it_was_given():
     script = printed(
         "chain", "--nodes", "8", "--launcher", "mpirun", "--partition", "long", "--sbatch",
-        "qos=low", "--dblabel", "d", "--array", "0-9", "--train", "--hidden '10 10'", "a b.traj",
+        "qos=low", "--dblabel", "d", "--array", "0-9", "--train", "--hidden '10 10'",
+        "--time", "02:00:00", "a b.traj",
     )  # fmt: skip
     assert after_bash(script, '"${images[@]}" "$dblabel" "$array" "${train[@]}"') == [
         "a b.traj", "d", "0-9", "--hidden", "10 10",
     ]  # fmt: skip
     assert after_bash(script, '"${resources[@]}"') == [
-        "--nodes", "8", "--ntasks-per-node", "2", "--time", "01:00:00", "--launcher", "mpirun",
+        "--nodes", "8", "--ntasks-per-node", "2", "--launcher", "mpirun",
     ]  # fmt: skip
+    assert after_bash(script, '"$time"') == ["02:00:00"]
     assert after_bash(script, '"${site[@]}"') == ["--partition", "long", "--sbatch", "qos=low"]
 
 
@@ -125,7 +149,15 @@ def test_chain_passes_on_what_it_was_given():
         (["fingerprint", "--", "a.traj"], "--label"),
         (["train", "--", "--label", "x"], "IMAGES"),
         (["committee", "--", "a.traj", "--seed=1"], "each member"),
-        (["fingerprint", "--sbatch", "exclusive"], "NAME=VALUE"),
+        (["committee", "--", "a.traj", "--label", "x"], "each member"),
+        (["fingerprint", "--sbatch", "constraint="], "NAME=VALUE"),
+        (["fingerprint", "--sbatch", "a b"], "NAME=VALUE"),
+        (["fingerprint", "a.traj", "--nodes", "4"], "--nodes, go before"),
+        (["chain", "--train", "--hidden 5 --bogus", "a.traj"], "train would refuse.*--bogus"),
+        (["chain", "--fingerprint", "--bogus", "a.traj"], "fingerprint would refuse.*--bogus"),
+        (["chain", "--fingerprint", "it's", "a.traj"], "--fingerprint it's: No closing quotation"),
+        (["chain", "--train", "--seed 3", "a.traj"], "each member"),
+        (["chain", "--fingerprint", "--dblabel x", "a.traj"], "share one --dblabel"),
         (["fingerprint", "--time", "1:00\n#SBATCH --x"], "line break"),
     ],
 )
@@ -171,10 +203,88 @@ def test_scripts_are_short_and_parse(kind, tmp_path):
     subprocess.run(["bash", "-n", file], check=True)
 
 
+ODD = ("a b.traj", "$HOME/$(x)/`y`.traj", "it's.traj", "é~!.traj", "--label", "a=b")
+ODD_JOBS = {
+    "fingerprint": ("--partition", "a b", "--sbatch", 'comment=a "b" #c', "--", *ODD),
+    "train": ("--", *ODD, "--hidden", "5,5"),
+    "committee": ("--label", "$x,y", "--", *ODD[:4], "--hidden", "5,5"),
+    "compress": ("--sbatch", "exclusive", "--", *ODD),
+    "chain": ("--train", "--hidden 5,5", "--array", "0,2", "--sbatch", "qos=a b", *ODD[:4]),
+}
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck")
-@pytest.mark.parametrize("kind", KINDS)
-def test_shellcheck(kind, tmp_path):
-    file = tmp_path / f"{kind}.sh"
-    file.write_text(printed(kind))
-    done = subprocess.run(["shellcheck", "--exclude=SC1091", file], capture_output=True, text=True)
+@pytest.mark.parametrize("arguments", [*([kind] for kind in KINDS), *ODD_JOBS.items()], ids=str)
+def test_shellcheck(arguments, tmp_path):
+    """Whoever keeps scripts clean can keep these, wherever they lie and whatever is filled in."""
+    if isinstance(arguments, tuple):
+        arguments = [arguments[0], *arguments[1]]
+    file = tmp_path / "job.sh"
+    file.write_text(printed(*arguments))
+    done = subprocess.run(
+        ["shellcheck", file.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
+
+
+START = "from ampmpi.cli.main import ampmpi; ampmpi()"
+FAKE = """#!/bin/bash
+echo "$(basename "$0") $*" >>calls
+if [ "$(basename "$0")" = sbatch ]; then
+    cat >>scripts
+    if [ "$(grep -c ^sbatch calls)" -gt "$ALLOWED" ]; then exit 1; fi
+    grep -c ^sbatch calls
+fi
+"""
+
+
+def run_chain(folder: Path, script: str, allowed: int) -> tuple[int, list[str], str]:
+    """Run a chain; return its code, the calls of sbatch and scancel, and the jobs' scripts."""
+    (folder / "bin").mkdir()
+    for name in ("sbatch", "scancel"):
+        (folder / "bin" / name).write_text(FAKE)
+        (folder / "bin" / name).chmod(0o755)
+    ampmpi = folder / "bin" / "ampmpi"
+    ampmpi.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{START}" "$@"\n')
+    ampmpi.chmod(0o755)
+    (folder / "chain.sh").write_text(script)
+    done = subprocess.run(
+        ["bash", "chain.sh"], cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "ALLOWED": str(allowed)},
+    )  # fmt: skip
+    texts = [(folder / name).read_text() if (folder / name).exists() else ""
+             for name in ("calls", "scripts")]  # fmt: skip
+    return done.returncode, texts[0].splitlines(), texts[1]
+
+
+def test_a_chain_compresses_the_databases_that_it_shares(tmp_path):
+    script = printed("chain", "--dblabel", "/scratch/x y/cupt", "--time", "02:00:00", "a.traj")
+    code, calls, scripts = run_chain(tmp_path, script, 3)
+    assert code == 0
+    assert [call.split()[0] for call in calls] == ["sbatch"] * 3
+    assert 'arguments=(--wait 1800 --label "/scratch/x y/cupt")' in scripts
+    assert scripts.count("#SBATCH --time=02:00:00") == 3
+
+
+def test_a_chain_is_submitted_whole_or_not_at_all(tmp_path):
+    (tmp_path / "a").mkdir()
+    script = printed("chain", "a.traj").replace("train=()", "train=(--bogus)")
+    code, calls, _ = run_chain(tmp_path / "a", script, 3)
+    assert code != 0
+    assert calls == []
+    (tmp_path / "b").mkdir()
+    code, calls, _ = run_chain(tmp_path / "b", printed("chain", "a.traj"), 2)
+    assert code != 0
+    assert calls[-1] == "scancel 1 2"
+
+
+def test_the_example_in_the_help_is_as_it_was_written():
+    lines = CliRunner().invoke(command, ["--help"]).output.splitlines()
+    start = next(i for i, line in enumerate(lines) if "ampmpi jobscript" in line)
+    assert [line.strip() for line in lines[start : start + 4]] == [
+        "ampmpi jobscript fingerprint --nodes 4 --ntasks-per-node 32 \\",
+        "--time 04:00:00 \\",
+        "-- images.traj --label amp --derivatives > job.sh",
+        "sbatch job.sh",
+    ]
+    assert "\\b" not in "".join(lines)

@@ -163,6 +163,19 @@ def test_compress_below_a_directory(tmp_path):
     for words in ("Total", "9 entries archived", "before", "after", "6 inodes freed"):
         assert words in last
     assert run(compress_cli.command, "-r", tmp_path / "no.ampdb").exit_code != 0
+    (tmp_path / "empty").mkdir()
+    done = run(compress_cli.command, "-q", "-r", tmp_path / "empty")
+    assert (done.exit_code, "warning: there is no .ampdb" in done.output) == (0, True), done.output
+
+
+def test_compress_by_label(tmp_path):
+    mine, other = (make(tmp_path / f"{name}-fingerprints", KEYS[:3]) for name in ("a", "a-2"))
+    done = run(compress_cli.command, "--label", tmp_path / "a")
+    assert (done.exit_code, "3 entries archived" in done.output) == (0, True), done.output
+    assert (mine.info().loose, other.info().loose) == (0, 3)
+    with pytest.raises(DatabaseError, match="there is neither"):
+        run(compress_cli.command, "--label", tmp_path / "b", catch_exceptions=False)
+    assert run(compress_cli.command).exit_code == 2
 
 
 def test_delete_asks(tmp_path):

@@ -12,14 +12,15 @@ from ase.build import bulk
 
 from ampmpi.database.index import digests_of
 from ampmpi.entries import Fingerprint, FingerprintPrimes
-from ampmpi.fingerprinting import inventory
+from ampmpi.fingerprinting import inventory, misses
 from ampmpi.fingerprinting.adoption import difference, needed_of
 from ampmpi.fingerprinting.dealing import deal_images
-from ampmpi.fingerprinting.inventory import Inventory, first_of_each, present
+from ampmpi.fingerprinting.inventory import Seen, first_of_each, present
+from ampmpi.fingerprinting.misses import find_misses
 from ampmpi.fingerprinting.summary import Plan, Summary
 from ampmpi.images import ImageList, ImageRef
 from ampmpi.parallel.comm import SerialCommunicator
-from ampmpi.parallel.schedule import readers
+from ampmpi.parallel.schedule import chunks
 
 KEYS = [f"{number:032x}" for number in (7, 3, 7, 1, 3, 7, 256, 0)]
 
@@ -27,9 +28,10 @@ KEYS = [f"{number:032x}" for number in (7, 3, 7, 1, 3, 7, 256, 0)]
 def test_first_of_equal_images():
     usable = np.ones(len(KEYS), dtype=bool)
     usable[0] = False
-    first, times = first_of_each(digests_of(KEYS), usable)
+    first, repeated, times = first_of_each(digests_of(KEYS), usable)
     assert first.tolist() == [1, 2, 3, 6, 7]
-    assert times.tolist() == [2, 2, 1, 1, 1]
+    assert repeated.tolist() == [1, 2]
+    assert times.tolist() == [2, 2]
 
 
 def test_many_images_are_handled_piece_by_piece(monkeypatch):
@@ -41,9 +43,13 @@ def test_many_images_are_handled_piece_by_piece(monkeypatch):
         expected: dict[str, list[int]] = {}
         for index in np.flatnonzero(usable).tolist():
             expected.setdefault(keys[index], []).append(index)
-        first, times = first_of_each(digests_of(keys), usable)
+        first, repeated, times = first_of_each(digests_of(keys), usable)
         assert first.tolist() == sorted(found[0] for found in expected.values())
-        assert times.tolist() == [len(expected[keys[index]]) for index in first]
+        several = {found[0]: len(found) for found in expected.values() if len(found) > 1}
+        assert dict(zip(repeated.tolist(), times.tolist(), strict=True)) == several
+        assert repeated.tolist() == sorted(several)
+        rows = np.arange(n_images) * 10
+        assert inventory._only(rows, first).tolist() == (first * 10).tolist()
         stored = sorted({f"{number:032x}" for number in range(0, 60, 3)})
         there = present(digests_of(keys), digests_of(stored))
         assert there.tolist() == [key in stored for key in keys]
@@ -60,31 +66,90 @@ def grown(function) -> int:
         tracemalloc.stop()
 
 
-def test_memory_of_rank_0_per_image():
-    n_images, rng = 200_000, np.random.default_rng(0)
+class RankZero(SerialCommunicator):
+    """Rank 0 of many: what the others send is made up, what they receive is thrown away."""
+
+    size = 64
+
+    def __init__(self, digests: np.ndarray, costs: np.ndarray) -> None:
+        self.columns = {2: digests.view(np.uint8).reshape(-1, 16), 1: costs}
+        self.received = self.sent = 0
+
+    def gather(self, obj, root=0):
+        return [obj, *[type(obj)() if obj is not None else None for _ in range(self.size - 1)]]
+
+    def gather_rows(self, rows, root=0):
+        parts = [chunks(len(self.columns[1]), rank, self.size) for rank in range(self.size)]
+        whole = self.columns[rows.ndim][np.concatenate(parts)]
+        self.received += whole.nbytes
+        return whole
+
+    def scatter_rows(self, rows, counts, root=0):
+        self.sent += rows.nbytes
+        return rows[: counts[0]]
+
+    def scatter_each(self, part, root=0):
+        for rank in range(1, self.size):
+            made = part(rank)
+            columns = made if isinstance(made, tuple) else (made,)
+            self.sent += sum(column.nbytes for column in columns)
+        return part(0)
+
+
+class Stored:
+    """A database that holds these digests, loose."""
+
+    layout = None
+
+    def __init__(self, digests: np.ndarray) -> None:
+        self._digests, self.corrupt = digests, {}
+
+    def digests(self, *_: object) -> np.ndarray:
+        listed = bytearray()  # grows as in `loose.digests`
+        for start in range(0, len(self._digests), 100):
+            listed += self._digests[start : start + 100].tobytes()
+        found = np.frombuffer(listed, "S16")
+        found.sort()
+        return found
+
+    def missing(self, keys, check: bool) -> set[str]:
+        return set()
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("part_stored", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("part_alike", [0.0, 0.5])
+def test_start_up_on_rank_0_takes_64_bytes_an_image(part_stored, part_alike, monkeypatch):
+    """The peak of all that is there at once, from the survey to the dealing; and all messages."""
+    n_images, rng = 400_000, np.random.default_rng(0)
     digests = rng.integers(0, 256, (n_images, 16), dtype=np.uint8).view("S16").ravel()
+    alike = rng.random(n_images) < part_alike
+    digests[alike] = digests[rng.integers(0, n_images, alike.sum())]
     costs = rng.uniform(1.0, 1000.0, n_images).astype(np.float32)
-    homes = readers(n_images, 64)
-    stored = np.sort(digests)
-    first = np.arange(n_images)
-    found = Inventory(ImageList([]), ("Cu",), digests, costs, homes, np.arange(n_images), {})
+    stored = Stored(digests[rng.random(n_images) < part_stored])
+    monkeypatch.setattr(misses.loose, "digests", stored.digests)
+    comm = RankZero(digests, costs)
+    mine = chunks(n_images, 0, comm.size)
+    n_mine = 0
 
-    class Many(SerialCommunicator):
-        size = 64
+    def start_up() -> None:
+        nonlocal n_mine
+        locators = np.arange(n_images)
+        inventory._scatter_locators(locators, n_images, comm)
+        seen = Seen(mine.tolist(), [digests[i].ljust(16, b"\0") for i in mine],
+                    costs[mine].tolist(), {}, {29})  # fmt: skip
+        found = inventory._gather(ImageList(range(n_images)), locators, comm, seen)
+        del locators, seen
+        lacking = find_misses(found.digests, {1: stored, 2: stored}, comm, False)
+        shares, _ = deal_images(found, lacking.what, Counter(), comm)
+        n_mine = len(shares[0].indices)
 
-        def scatter_rows(self, rows, counts, root=0):
-            return rows[: counts[0]]
-
-    def deal_all():
-        deal_images(found, first, np.ones(n_images, np.uint8), Counter(), Many())
-
-    steps = {
-        "equal images": lambda: first_of_each(digests, np.ones(n_images, bool)),
-        "what is there": lambda: present(digests, stored),
-        "dealing": deal_all,
-    }
-    for what, step in steps.items():
-        assert grown(step) <= 64 * n_images, what
+    assert grown(start_up) <= 64 * n_images
+    assert comm.received <= 64 * n_images
+    assert comm.sent <= 64 * n_images
+    assert n_mine <= n_images // 32
 
 
 def test_what_is_present():

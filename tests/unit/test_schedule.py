@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ampmpi.parallel.schedule import block, chunks, deal, readers
+from ampmpi.parallel.schedule import block, by_rank, chunks, deal
+
+
+def readers(n_items: int, size: int) -> np.ndarray:
+    """The rank that reads each item."""
+    found = np.empty(n_items, np.uint16)
+    for rank in range(size):
+        found[chunks(n_items, rank, size)] = rank
+    return found
 
 
 @given(st.integers(0, 1000), st.integers(1, 50))
@@ -106,3 +114,10 @@ def test_chunks_cover_everything_once(n_items, size):
     assert sorted(np.concatenate(shares).tolist()) == list(range(n_items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 16
     assert n_items < size or min(map(len, shares)) > 0
+
+
+@given(st.lists(st.integers(0, 4), max_size=50))
+def test_items_by_rank(owners):
+    order, ends = by_rank(np.array(owners, dtype=np.uint16), 5)
+    shares = [share.tolist() for share in np.split(order, ends[:-1])]
+    assert shares == [[i for i, owner in enumerate(owners) if owner == rank] for rank in range(5)]
