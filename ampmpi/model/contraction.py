@@ -7,7 +7,6 @@ once for the forces, once for the loss's derivative with respect to dE/dG.
 from __future__ import annotations
 
 import numba
-import numpy as np
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
@@ -64,13 +63,3 @@ def force_terms(  # type: ignore[no-untyped-def]  # pragma: no cover
             z = w * residuals[m, 2]
             for f in range(n_features):
                 back[n, f] -= x * primes[p, 0, f] + y * primes[p, 1, f] + z * primes[p, 2, f]
-
-
-def warm_up() -> None:
-    """Compile the kernel, or load it from the cache, for the types that `Batch` has."""
-    ends = np.array([0, 1], dtype=np.int64)
-    first = np.zeros(1, dtype=np.int32)
-    row, vector = np.zeros((1, 1)), np.zeros((1, 3))
-    primes, weight = np.zeros((1, 3, 1)), np.zeros(1)
-    written = vector.copy(), row.copy()
-    force_terms(ends, first, first, primes, row, vector, weight, *written)
