@@ -22,10 +22,10 @@ from ampmpi.errors import (
 )
 from ampmpi.fingerprinting.compute import entries_of
 from ampmpi.fingerprinting.inventory import Inventory, present
-from ampmpi.fingerprinting.warmup import warm_up
 from ampmpi.images import Images
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, agree_alone, raise_first, share
+from ampmpi.parallel.kernels import warm_up
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -98,7 +98,7 @@ def settle_owner(
         listed = agree_alone(comm, partial(_candidates, database, inventory))
         candidates = comm.bcast(listed)
         assert candidates is not None
-        warm_up(comm)
+        warm_up(comm, "ampmpi.descriptor")
         n_agree = compare(candidates, inventory.images, descriptor, database, kind, comm)
         agree(comm, partial(claim, adopt=True))
         notes.append(

@@ -30,10 +30,10 @@ from ampmpi.fingerprinting.inventory import Inventory, present, take_inventory
 from ampmpi.fingerprinting.misses import Misses, find_misses
 from ampmpi.fingerprinting.planning import predict
 from ampmpi.fingerprinting.summary import FailedImage, Plan, Summary
-from ampmpi.fingerprinting.warmup import warm_up
 from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, as_communicator
 from ampmpi.parallel.failure import abort_on_error, agree, agree_alone, install_excepthook
+from ampmpi.parallel.kernels import warm_up
 from ampmpi.parallel.log import Log
 from ampmpi.parallel.stopping import Stopping
 
@@ -280,7 +280,7 @@ class _Job:
     ) -> tuple[Done, float]:
         """Compute every rank's shares; return what this rank did and how long all took."""
         comm = self.comm
-        warm_up(comm)
+        warm_up(comm, "ampmpi.descriptor")
         comm.barrier()
         started = perf_counter()
         done = Done()

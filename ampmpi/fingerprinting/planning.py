@@ -13,9 +13,9 @@ from ampmpi.database.entry import encode
 from ampmpi.errors import ImageError
 from ampmpi.fingerprinting.compute import Share, entries_of
 from ampmpi.fingerprinting.summary import Plan
-from ampmpi.fingerprinting.warmup import warm_up
 from ampmpi.images import Images
 from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.kernels import warm_up
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -34,7 +34,7 @@ def predict(
     comm: Communicator,
 ) -> tuple[Plan, ...]:
     """Compute a few images of each rank's share and predict the size of all."""
-    warm_up(comm)
+    warm_up(comm, "ampmpi.descriptor")
     kinds = list(databases)
     missing = np.array([sum(bool(what & kind) for what in share.what) for kind in kinds])
     sizes, counts = np.zeros(len(kinds)), np.zeros(len(kinds))

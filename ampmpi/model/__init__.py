@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from ampmpi.model.neuralnetwork import NeuralNetwork
 from ampmpi.model.settings import LossFunction, Regressor
+from ampmpi.model.warmup import warm_up
 
-__all__ = ["LossFunction", "NeuralNetwork", "Regressor"]
+__all__ = ["LossFunction", "NeuralNetwork", "Regressor", "warm_up"]

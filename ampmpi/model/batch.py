@@ -1,4 +1,7 @@
-"""Images as arrays for training: features, derivatives, energies and forces, atoms in rows."""
+"""Images as arrays for training: features, derivatives, energies and forces, atoms in rows.
+
+The atoms of one element are neighbours, so that its network takes them as they lie.
+"""
 
 from __future__ import annotations
 
@@ -55,9 +58,11 @@ class Batch:
     ----------
     keys : tuple of str, length n_images
         Hashes of the images.
-    atom_start, pair_start : (n_images + 1,) int64 arrays
-        Where the rows of each image's atoms and pairs start.
-    rows : mapping of str to int64 array
+    n_atoms : (n_images,) int64 array
+        Number of atoms of each image.
+    image : (n_atoms,) int64 array
+        Which image each atom is of.
+    rows : mapping of str to slice
         Per element the rows of its atoms.
     features : mapping of str to (n_atoms of the element, n_features) float array
         Features, as the descriptor gives them.
@@ -70,6 +75,8 @@ class Batch:
     force_weights : (n_atoms,) float array
         Weight of the squared length of each atom's force error: such that
         their sum is each image's mean squared component times its weight.
+    pair_start : (n_images + 1,) int64 array
+        Where the pairs of each image start.
     moved, centres : (n_pairs,) int32 arrays
         Rows of the atoms m and n of dG_n/dR_m.
     primes : (n_pairs, 3, max_features) float array, 1/Å, or None
@@ -77,8 +84,9 @@ class Batch:
     """
 
     keys: tuple[str, ...]
-    atom_start: NDArray[np.int64]
-    rows: Mapping[str, NDArray[np.int64]]
+    n_atoms: NDArray[np.int64]
+    image: NDArray[np.int64]
+    rows: Mapping[str, slice]
     features: Mapping[str, Array]
     energies: Array
     weights: Array
@@ -95,11 +103,6 @@ class Batch:
         """Number of images."""
         return len(self.keys)
 
-    @property
-    def n_atoms(self) -> NDArray[np.int64]:
-        """Number of atoms of each image."""
-        return np.diff(self.atom_start)
-
     def fprange(self) -> dict[str, Array]:
         """Smallest and largest value of each feature, by element: (n_features, 2) arrays."""
         return {
@@ -114,7 +117,7 @@ class Batch:
             self,
             weights=weights,
             energy_weights=self.energy_weights * ratio,
-            force_weights=self.force_weights * np.repeat(ratio, self.n_atoms),
+            force_weights=self.force_weights * ratio[self.image],
         )
 
     def composition(self, elements: Sequence[str]) -> Array:
@@ -122,7 +125,7 @@ class Batch:
         counts = np.zeros((self.n_images, len(elements)))
         for e, element in enumerate(elements):
             if element in self.rows:
-                image = np.searchsorted(self.atom_start, self.rows[element], side="right") - 1
+                image = self.image[self.rows[element]]
                 counts[:, e] = np.bincount(image, minlength=self.n_images)
         return counts
 
@@ -131,30 +134,34 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
     """Lay samples out as one batch; with forces when every sample has derivatives and forces."""
     n_atoms = np.array([len(sample.fingerprint.symbols) for sample in samples], dtype=np.int64)
     atom_start = np.concatenate([[0], np.cumsum(n_atoms)])
-    symbols = np.array([s for sample in samples for s in sample.fingerprint.symbols], dtype=object)
-    rows, features = _by_element(samples, symbols, atom_start)
+    symbols = np.array([s for sample in samples for s in sample.fingerprint.symbols])
+    order = np.argsort(symbols, kind="stable")
+    row_of = np.argsort(order)
+    image = np.repeat(np.arange(len(samples)), n_atoms)
+    rows, features = _by_element(samples, symbols, order)
 
     weights = np.array([sample.weight for sample in samples], dtype=float)
     only = np.array([sample.only_atom for sample in samples], dtype=np.int64)
-    force_weights = np.repeat(np.where(only < 0, weights / (3.0 * n_atoms), 0.0), n_atoms)
+    force_weights = np.where(only < 0, weights / (3.0 * n_atoms), 0.0)[image]
     alone = np.flatnonzero(only >= 0)
     force_weights[atom_start[alone] + only[alone]] = weights[alone] / 3.0
 
     with_forces = all(s.primes is not None and s.forces is not None for s in samples)
     primes_of = [s.primes for s in samples if s.primes is not None] if with_forces else []
     n_pairs = [len(primes.pairs) for primes in primes_of] if with_forces else [0] * len(samples)
-    moved, centres, primes = _stack_primes(primes_of, atom_start)
+    moved, centres, primes = _stack_primes(primes_of, atom_start, row_of)
     forces = [s.forces for s in samples if s.forces is not None] if with_forces else []
     return Batch(
         keys=tuple(sample.key for sample in samples),
-        atom_start=atom_start,
+        n_atoms=n_atoms,
+        image=image[order],
         rows=rows,
         features=features,
         energies=np.array([sample.energy for sample in samples], dtype=float),
         weights=weights,
         energy_weights=np.where(only < 0, weights, 0.0),
-        forces=np.concatenate(forces) if with_forces else None,
-        force_weights=force_weights,
+        forces=np.concatenate(forces)[order] if with_forces else None,
+        force_weights=force_weights[order],
         pair_start=np.concatenate([[0], np.cumsum(n_pairs)]).astype(np.int64),
         moved=moved,
         centres=centres,
@@ -178,9 +185,9 @@ def make_batches(samples: Iterable[Sample], batch_atoms: int = BATCH_ATOMS) -> I
 
 
 def _by_element(
-    samples: Sequence[Sample], symbols: NDArray[np.object_], atom_start: NDArray[np.int64]
-) -> tuple[dict[str, NDArray[np.int64]], dict[str, Array]]:
-    """Rows and features of each element."""
+    samples: Sequence[Sample], symbols: NDArray[np.str_], order: NDArray[np.int64]
+) -> tuple[dict[str, slice], dict[str, Array]]:
+    """Rows and features of each element; `order` sorts the atoms by element."""
     n_features: dict[str, int] = {}
     for sample in samples:
         for element, n in sample.fingerprint.n_features.items():
@@ -189,22 +196,29 @@ def _by_element(
                     f"fingerprint {sample.key} has {n} features for {element} where others have "
                     f"{n_features[element]}: they come from different descriptors"
                 )
-    rows = {
-        element: np.flatnonzero(symbols == element) for element in sorted(set(symbols.tolist()))
-    }
     width = max(n_features.values(), default=0)
     values = np.zeros((len(symbols), width))
-    for i, sample in enumerate(samples):
+    start = 0
+    for sample in samples:
         block = sample.fingerprint.values
-        values[atom_start[i] : atom_start[i + 1], : block.shape[1]] = block
+        values[start : start + len(block), : block.shape[1]] = block
+        start += len(block)
+    values = values[order]
+    elements, first, counts = np.unique(symbols[order], return_index=True, return_counts=True)
+    rows = {
+        str(element): slice(int(a), int(a + n))
+        for element, a, n in zip(elements, first, counts, strict=True)
+    }
     return rows, {
-        element: np.ascontiguousarray(values[index, : n_features[element]])
-        for element, index in rows.items()
+        element: np.ascontiguousarray(values[block, : n_features[element]])
+        for element, block in rows.items()
     }
 
 
 def _stack_primes(
-    blocks: Sequence[FingerprintPrimes], atom_start: NDArray[np.int64]
+    blocks: Sequence[FingerprintPrimes],
+    atom_start: NDArray[np.int64],
+    row_of: NDArray[np.int64],
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], Array]:
     """Join the pairs of images; the atoms become rows of the batch."""
     if not blocks:
@@ -217,8 +231,8 @@ def _stack_primes(
     start = 0
     for block, first in zip(blocks, atom_start, strict=False):
         stop = start + len(block.pairs)
-        moved[start:stop] = block.pairs[:, 0] + first
-        centres[start:stop] = block.pairs[:, 1] + first
+        moved[start:stop] = row_of[block.pairs[:, 0] + first]
+        centres[start:stop] = row_of[block.pairs[:, 1] + first]
         primes[start:stop, :, : block.values.shape[2]] = block.values
         start = stop
     return moved, centres, primes

@@ -7,12 +7,11 @@ once for the forces, once for the loss's derivative with respect to dE/dG.
 from __future__ import annotations
 
 import numba
-import numpy as np
 
 
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 def force_terms(  # type: ignore[no-untyped-def]  # pragma: no cover
-    atom_start, pair_start, moved, centres, primes, dE_dG, reference, atom_weight, residuals, back
+    pair_start, moved, centres, primes, dE_dG, reference, atom_weight, residuals, back
 ):
     """Compute the force residuals of each image and the loss's derivative with respect to dE/dG.
 
@@ -22,8 +21,8 @@ def force_terms(  # type: ignore[no-untyped-def]  # pragma: no cover
 
     Parameters
     ----------
-    atom_start, pair_start : (n_images + 1,) int arrays
-        Where the atoms and pairs of each image start.
+    pair_start : (n_images + 1,) int array
+        Where the pairs of each image start.
     moved, centres : (n_pairs,) int arrays
         Rows of the atoms m and n.
     primes : (n_pairs, 3, n_features) float array, 1/Å
@@ -40,36 +39,27 @@ def force_terms(  # type: ignore[no-untyped-def]  # pragma: no cover
         Written.
     """
     n_features = primes.shape[2]
-    for i in range(atom_start.shape[0] - 1):
-        for a in range(atom_start[i], atom_start[i + 1]):
-            for d in range(3):
-                residuals[a, d] = -reference[a, d]
+    for a in range(residuals.shape[0]):
+        for d in range(3):
+            residuals[a, d] = -reference[a, d]
+        for f in range(n_features):
+            back[a, f] = 0.0
+    for i in range(pair_start.shape[0] - 1):
+        for p in range(pair_start[i], pair_start[i + 1]):
+            m, n = moved[p], centres[p]
+            x = y = z = 0.0
             for f in range(n_features):
-                back[a, f] = 0.0
+                x += primes[p, 0, f] * dE_dG[n, f]
+                y += primes[p, 1, f] * dE_dG[n, f]
+                z += primes[p, 2, f] * dE_dG[n, f]
+            residuals[m, 0] -= x
+            residuals[m, 1] -= y
+            residuals[m, 2] -= z
         for p in range(pair_start[i], pair_start[i + 1]):
-            m = moved[p]
-            n = centres[p]
-            for d in range(3):
-                total = 0.0
-                for f in range(n_features):
-                    total += primes[p, d, f] * dE_dG[n, f]
-                residuals[m, d] -= total
-        for p in range(pair_start[i], pair_start[i + 1]):
-            m = moved[p]
-            n = centres[p]
+            m, n = moved[p], centres[p]
             w = atom_weight[m]
             x = w * residuals[m, 0]
             y = w * residuals[m, 1]
             z = w * residuals[m, 2]
             for f in range(n_features):
                 back[n, f] -= x * primes[p, 0, f] + y * primes[p, 1, f] + z * primes[p, 2, f]
-
-
-def warm_up() -> None:
-    """Compile the kernel, or load it from the cache, for the types that `Batch` has."""
-    ends = np.array([0, 1], dtype=np.int64)
-    first = np.zeros(1, dtype=np.int32)
-    row, vector = np.zeros((1, 1)), np.zeros((1, 3))
-    primes, weight = np.zeros((1, 3, 1)), np.zeros(1)
-    written = vector.copy(), row.copy()
-    force_terms(ends, ends, first, first, primes, row, vector, weight, *written)

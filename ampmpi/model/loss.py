@@ -24,13 +24,15 @@ from ampmpi.model.batch import Batch
 from ampmpi.model.contraction import force_terms
 from ampmpi.model.network import (
     Array,
+    ElementParameters,
     Network,
     energy_gradient,
+    feature_gradient,
     forward,
     sensitivities,
     tangent_gradient,
 )
-from ampmpi.model.scaling import feature_scaling, scale_features
+from ampmpi.model.scaling import feature_scaling, network_input
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +43,8 @@ class ScaledBatch:
     ----------
     batch : Batch
         The images.
-    x : mapping of str to (n_atoms of the element, n_features) float array
-        Scaled features.
+    x : mapping of str to (n_features + 1, n_atoms of the element) float array
+        Scaled features, as `network_input` makes them.
     factors : mapping of str to (n_features,) float array
         dx/dG.
     """
@@ -67,8 +69,8 @@ def scale_batch(batch: Batch, fpranges: Mapping[str, Array]) -> ScaledBatch:
             )
     return ScaledBatch(
         batch,
-        {e: scale_features(v, fpranges[e]) for e, v in batch.features.items()},
-        {e: feature_scaling(fpranges[e])[0] for e in batch.features},
+        {e: network_input(v, fpranges[e]) for e, v in batch.features.items()},
+        {e: feature_scaling(fpranges[e]) for e in batch.features},
     )
 
 
@@ -140,11 +142,18 @@ def loss_sums(
         False leaves the gradient zero and is faster.
     """
     total = np.zeros(network.n_parameters)
+    parameters, targets = network.split(vector), network.split(total)
     energy = force = energy_max = force_max = 0.0
     for scaled in batches:
         # a loss that is not finite is for the caller to see, not to be warned of
         with np.errstate(over="ignore", invalid="ignore"):
-            part = _batch_loss(network, vector, scaled, coefficients, gradient, total)
+            part = _batch_loss(
+                network.activation,
+                parameters,
+                targets if gradient else None,
+                scaled,
+                coefficients,
+            )
         energy += part[0]
         force += part[1]
         energy_max = max(energy_max, part[2])
@@ -153,44 +162,28 @@ def loss_sums(
 
 
 def _batch_loss(
-    network: Network,
-    vector: Array,
+    activation: str,
+    parameters: Mapping[str, ElementParameters],
+    gradient: Mapping[str, ElementParameters] | None,
     scaled: ScaledBatch,
     coefficients: Coefficients,
-    with_gradient: bool,
-    total: Array,
 ) -> tuple[float, float, float, float]:
-    """Energy and force sums and largest residuals of one batch; adds to the gradient `total`."""
+    """Energy and force sums and largest residuals of one batch; adds to `gradient`."""
     batch = scaled.batch
-    parameters = network.split(vector)
-    targets = network.split(total)
-    states = {e: forward(parameters[e], x, network.activation) for e, x in scaled.x.items()}
+    states = {e: forward(parameters[e], x, activation) for e, x in scaled.x.items()}
 
-    atomic = np.empty(int(batch.atom_start[-1]))
-    for element, state in states.items():
-        atomic[batch.rows[element]] = state.energies
-    errors = np.add.reduceat(atomic, batch.atom_start[:-1]) - batch.energies
-    errors /= batch.n_atoms
-    energy = float(batch.energy_weights @ errors**2)
-    counted = batch.energy_weights > 0
-    energy_max = float(np.abs(errors[counted]).max(initial=0.0))
-    seeds = np.repeat(
-        2.0 * coefficients.energy * batch.energy_weights * errors / batch.n_atoms, batch.n_atoms
-    )
+    atomic = np.concatenate([states[e].energies for e in batch.rows])
+    totals = np.bincount(batch.image, weights=atomic, minlength=batch.n_images)
+    errors = (totals - batch.energies) / batch.n_atoms
+    weighted = batch.energy_weights * errors
+    energy = float(weighted @ errors)
+    energy_max = _largest(errors, batch.energy_weights)
+    seeds = (2.0 * coefficients.energy * weighted / batch.n_atoms)[batch.image]
 
-    with_forces = coefficients.force is not None
-    if not with_forces and not with_gradient:
-        return energy, 0.0, energy_max, 0.0
-    deltas = {e: sensitivities(parameters[e], state) for e, state in states.items()}
-    if not with_forces:
-        for element, state in states.items():
-            energy_gradient(
-                parameters[element],
-                targets[element],
-                state,
-                deltas[element][0],
-                seeds[batch.rows[element]],
-            )
+    if coefficients.force is None:
+        if gradient is not None:
+            for e, rows in batch.rows.items():
+                energy_gradient(parameters[e], gradient[e], states[e], seeds[rows])
         return energy, 0.0, energy_max, 0.0
 
     if batch.primes is None or batch.forces is None:
@@ -198,40 +191,45 @@ def _batch_loss(
             f"forces are to be trained, but image {batch.keys[0]} or one read with it has no "
             "forces or no fingerprint primes"
         )
+    sensitive = {e: sensitivities(parameters[e], state) for e, state in states.items()}
     dE_dG = np.zeros((len(atomic), batch.primes.shape[2]))
-    for element, (_, dE_dx) in deltas.items():
-        dE_dG[batch.rows[element], : dE_dx.shape[1]] = dE_dx * scaled.factors[element]
+    for e, rows in batch.rows.items():
+        factor = scaled.factors[e]
+        dE_dG[rows, : len(factor)] = feature_gradient(parameters[e], sensitive[e], factor)
     residuals = np.empty((len(atomic), 3))
     back = np.empty_like(dE_dG)
     force_terms(
-        batch.atom_start,
         batch.pair_start,
         batch.moved,
         batch.centres,
         batch.primes,
         dE_dG,
         batch.forces,
-        2.0 * (coefficients.force or 0.0) * batch.force_weights,
+        2.0 * coefficients.force * batch.force_weights,
         residuals,
         back,
     )
-    force = float(batch.force_weights @ (residuals**2).sum(axis=1))
-    counted = batch.force_weights > 0
-    force_max = float(np.abs(residuals[counted]).max(initial=0.0))
-    if with_gradient:
-        for element, state in states.items():
-            rows = batch.rows[element]
-            factor = scaled.factors[element]
+    force = float((batch.force_weights @ residuals**2).sum())
+    force_max = _largest(residuals, batch.force_weights[:, np.newaxis])
+    if gradient is not None:
+        for e, rows in batch.rows.items():
+            factor = scaled.factors[e]
             tangent_gradient(
-                parameters[element],
-                targets[element],
-                state,
-                deltas[element][0],
+                parameters[e],
+                gradient[e],
+                states[e],
+                sensitive[e],
                 seeds[rows],
-                back[rows, : len(factor)] * factor,
-                network.activation,
+                back[rows, : len(factor)],
+                factor,
+                activation,
             )
     return energy, force, energy_max, force_max
+
+
+def _largest(errors: Array, weights: Array) -> float:
+    """Largest absolute error of those that count."""
+    return float(np.abs(errors).max(where=weights > 0.0, initial=0.0))
 
 
 def overfit_term(network: Network, vector: Array, overfit: float) -> tuple[float, Array]:

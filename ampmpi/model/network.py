@@ -5,7 +5,8 @@ One element's network maps the scaled features x of an atom to its energy,
     a_0 = x,   a_k = f(a_{k-1} W_k + b_k),   E = slope · a_K + intercept,
 
 with the activation f on the last layer too, as in Amp. All atoms of one
-element go through together, so every step is a matrix product.
+element go through together, one in each column, so every step is a matrix
+product. A last row of ones brings in the biases.
 
 The parameters of all networks lie in one vector, in Amp's order: for each
 element in alphabetical order its layers, each an (inputs + 1, nodes) matrix
@@ -16,16 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import ModelError
+from ampmpi.model.activation import ACTIVATIONS, activate, slope_change
 
 Array: TypeAlias = NDArray[np.float64]
-
-ACTIVATIONS = ("tanh", "sigmoid", "linear")
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,12 @@ class Network:
                 f"unknown activation {self.activation!r}: use one of {', '.join(ACTIVATIONS)}"
             )
 
-    @property
+    @cached_property
     def elements(self) -> tuple[str, ...]:
         """The elements, sorted."""
         return tuple(sorted(self.nodes))
 
-    @property
+    @cached_property
     def shapes(self) -> list[tuple[str, int, tuple[int, int]]]:
         """``(element, layer, shape)`` of each weight matrix, in the vector's order."""
         return [
@@ -65,7 +66,7 @@ class Network:
             )
         ]
 
-    @property
+    @cached_property
     def n_parameters(self) -> int:
         """Length of the parameter vector."""
         return sum(a * b for _, _, (a, b) in self.shapes) + 2 * len(self.nodes)
@@ -121,9 +122,9 @@ class Forward:
 
     Attributes
     ----------
-    outputs : tuple of (n_atoms, n_nodes) float arrays
-        Node values a_0 … a_K.
-    slopes : tuple of (n_atoms, n_nodes) float arrays
+    outputs : tuple of (n_nodes + 1, n_atoms) float arrays
+        Node values a_0 … a_K, each with a row of ones.
+    slopes : tuple of (n_nodes, n_atoms) float arrays
         f'(net) of layers 1 … K.
     energies : (n_atoms,) float array, eV
         Atomic energies.
@@ -141,57 +142,83 @@ def forward(parameters: ElementParameters, x: Array, activation: str) -> Forward
     ----------
     parameters : ElementParameters
         The network.
-    x : (n_atoms, n_features) float array
-        Scaled features.
+    x : (n_features + 1, n_atoms) float array
+        Scaled features and a row of ones, as `network_input` makes them.
     activation : str
         Activation function.
     """
-    outputs = [x]
-    slopes = []
+    outputs, slopes = [x], []
     for weights in parameters.layers:
-        a = outputs[-1] @ weights[:-1]
-        a += weights[-1]
-        if activation == "tanh":
-            np.tanh(a, out=a)
-            slope = 1.0 - a * a
-        elif activation == "sigmoid":
-            # exp(-net) overflows to inf for net < -709, where 1/(1 + inf) = 0 is right
-            with np.errstate(over="ignore"):
-                a = 1.0 / (1.0 + np.exp(-a))
-            slope = a * (1.0 - a)
-        else:
-            slope = np.ones_like(a)
-        outputs.append(a)
-        slopes.append(slope)
+        values = np.empty((weights.shape[1] + 1, x.shape[1]))
+        values[-1] = 1.0
+        np.matmul(weights.T, outputs[-1], out=values[:-1])
+        slopes.append(activate(values[:-1], activation))
+        outputs.append(values)
     intercept, slope_E = parameters.scaling
-    return Forward(tuple(outputs), tuple(slopes), slope_E * outputs[-1][:, 0] + intercept)
+    return Forward(tuple(outputs), tuple(slopes), slope_E * outputs[-1][0] + intercept)
 
 
-def sensitivities(parameters: ElementParameters, state: Forward) -> tuple[list[Array], Array]:
-    """Differentiate the atomic energies with respect to what each layer receives.
+@dataclass(frozen=True, eq=False)
+class Sensitivities:
+    """Derivatives of the atomic energies with respect to the nodes of layers 1 … K.
+
+    Attributes
+    ----------
+    values : tuple of (n_nodes, n_atoms) float arrays
+        dE/da_k.
+    nets : tuple of (n_nodes, n_atoms) float arrays
+        dE/d(net_k), with respect to what the nodes receive.
+    """
+
+    values: tuple[Array, ...]
+    nets: tuple[Array, ...]
+
+
+def sensitivities(parameters: ElementParameters, state: Forward) -> Sensitivities:
+    """Differentiate the atomic energies with respect to every node."""
+    value = np.full_like(state.slopes[-1], parameters.scaling[1])
+    values, nets = [value], [value * state.slopes[-1]]
+    for weights, slope in zip(parameters.layers[:0:-1], state.slopes[-2::-1], strict=True):
+        values.append(_backward(weights, nets[-1]))
+        nets.append(values[-1] * slope)
+    return Sensitivities(tuple(reversed(values)), tuple(reversed(nets)))
+
+
+def _backward(weights: Array, nets: Array) -> Array:
+    """Take derivatives from what a layer receives to the nodes before it."""
+    # for a single node the elementwise product is faster than the matrix product
+    inner: Array = weights[:-1] * nets if len(nets) == 1 else weights[:-1] @ nets
+    return inner
+
+
+def feature_gradient(
+    parameters: ElementParameters, sensitive: Sensitivities, factor: Array
+) -> Array:
+    """Differentiate the atomic energies with respect to the unscaled features.
+
+    Parameters
+    ----------
+    parameters, sensitive
+        The network, and what `sensitivities` returns.
+    factor : (n_features,) float array
+        Derivative of the scaled features.
 
     Returns
     -------
-    dE_dnet : list of (n_atoms, n_nodes) float arrays
-        dE/d(net_k) of layers 1 … K.
-    dE_dx : (n_atoms, n_features) float array, eV
-        Derivative with respect to the scaled features.
+    (n_atoms, n_features) float array, eV
     """
-    delta = parameters.scaling[1] * state.slopes[-1]
-    dE_dnet = [delta]
-    for weights, slope in zip(parameters.layers[:0:-1], state.slopes[-2::-1], strict=True):
-        delta = (delta @ weights[:-1].T) * slope
-        dE_dnet.append(delta)
-    dE_dnet.reverse()
-    return dE_dnet, delta @ parameters.layers[0][:-1].T
+    gradient: Array = sensitive.nets[0].T @ _unscaled(parameters, factor).T
+    return gradient
+
+
+def _unscaled(parameters: ElementParameters, factor: Array) -> Array:
+    """First layer's weights for features that are not scaled, without the biases."""
+    weights: Array = parameters.layers[0][:-1] * factor[:, np.newaxis]
+    return weights
 
 
 def energy_gradient(
-    parameters: ElementParameters,
-    gradient: ElementParameters,
-    state: Forward,
-    dE_dnet: list[Array],
-    seeds: Array,
+    parameters: ElementParameters, gradient: ElementParameters, state: Forward, seeds: Array
 ) -> None:
     """Add the parameter gradient of ``Σ seeds · E`` to `gradient`.
 
@@ -201,77 +228,68 @@ def energy_gradient(
         The network.
     gradient : ElementParameters
         Views of the gradient vector, added to in place.
-    state, dE_dnet
-        From `forward` and `sensitivities`.
+    state : Forward
+        What `forward` returns.
     seeds : (n_atoms,) float array
         Weight of each atomic energy.
     """
-    column = seeds[:, np.newaxis]
-    for k, target in enumerate(gradient.layers):
-        delta = dE_dnet[k] * column
-        target[:-1] += state.outputs[k].T @ delta
-        target[-1] += delta.sum(axis=0)
+    back = parameters.scaling[1] * seeds[np.newaxis]
+    for k in range(len(parameters.layers) - 1, -1, -1):
+        back *= state.slopes[k]
+        gradient.layers[k][:] += state.outputs[k] @ back.T
+        if k:
+            back = _backward(parameters.layers[k], back)
     gradient.scaling[0] += seeds.sum()
-    gradient.scaling[1] += seeds @ state.outputs[-1][:, 0]
+    gradient.scaling[1] += seeds @ state.outputs[-1][0]
 
 
 def tangent_gradient(
     parameters: ElementParameters,
     gradient: ElementParameters,
     state: Forward,
-    dE_dnet: list[Array],
+    sensitive: Sensitivities,
     seeds: Array,
     direction: Array,
+    factor: Array,
     activation: str,
 ) -> None:
-    """Add the parameter gradient of ``Σ seeds · E + Σ direction · dE/dx`` to `gradient`.
+    """Add the parameter gradient of ``Σ seeds · E + Σ direction · dE/dG`` to `gradient`.
 
     The second sum is a directional derivative: one forward-mode pass carries
     `direction` through the layers, and one backward pass through both gives
-    the gradient. The backward pass of the tangents is `dE_dnet` itself.
+    the gradient. The backward pass of the tangents is `sensitive` itself.
 
     Parameters
     ----------
-    parameters, gradient, state, dE_dnet, seeds
+    parameters, gradient, state, seeds
         As in `energy_gradient`.
+    sensitive : Sensitivities
+        What `sensitivities` returns.
     direction : (n_atoms, n_features) float array
-        Weight of each component of dE/dx, in scaled features.
+        Weight of each component of dE/dG, in unscaled features.
+    factor : (n_features,) float array
+        Derivative of the scaled features.
     activation : str
         Activation function.
     """
-    tangents = [direction]
-    for weights, slope in zip(parameters.layers, state.slopes, strict=True):
-        tangents.append((tangents[-1] @ weights[:-1]) * slope)
+    tangents = [_unscaled(parameters, factor).T @ direction.T * state.slopes[0]]
+    for weights, slope in zip(parameters.layers[1:], state.slopes[1:], strict=True):
+        tangents.append(weights[:-1].T @ tangents[-1] * slope)
 
-    slope_E = parameters.scaling[1]
-    back = slope_E * seeds[:, np.newaxis]
-    last = len(parameters.layers) - 1
-    for k in range(last, -1, -1):
-        a, tangent, slope = state.outputs[k + 1], tangents[k + 1], state.slopes[k]
-        # dJ/d(tangent of layer k + 1), before its activation's slope
-        upper = (
-            dE_dnet[k + 1] @ parameters.layers[k + 1][:-1].T
-            if k < last
-            else np.full_like(a, slope_E)
-        )
-        back = back * slope + upper * _slope_change(a, tangent, activation)
+    back = parameters.scaling[1] * seeds[np.newaxis]
+    for k in range(len(parameters.layers) - 1, -1, -1):
+        change = slope_change(state.outputs[k + 1][:-1], tangents[k], activation)
+        back *= state.slopes[k]
+        back += sensitive.values[k] * change
         target = gradient.layers[k]
-        target[:-1] += state.outputs[k].T @ back
-        target[:-1] += tangents[k].T @ dE_dnet[k]
-        target[-1] += back.sum(axis=0)
+        target += state.outputs[k] @ back.T
         if k:
-            back = back @ parameters.layers[k][:-1].T
+            target[:-1] += tangents[k - 1] @ sensitive.nets[k].T
+            back = _backward(parameters.layers[k], back)
+        else:
+            target[:-1] += factor[:, np.newaxis] * (direction.T @ sensitive.nets[0].T)
     gradient.scaling[0] += seeds.sum()
-    gradient.scaling[1] += seeds @ state.outputs[-1][:, 0] + tangents[-1].sum()
-
-
-def _slope_change(a: Array, tangent: Array, activation: str) -> Array | float:
-    """f''(net) times the tangent of net, where `tangent` is f'(net) times that."""
-    if activation == "tanh":
-        return -2.0 * a * tangent
-    if activation == "sigmoid":
-        return (1.0 - 2.0 * a) * tangent
-    return 0.0
+    gradient.scaling[1] += seeds @ state.outputs[-1][0] + tangents[-1].sum()
 
 
 def random_parameters(network: Network, seed: int | None) -> dict[str, list[Array]]:

@@ -9,15 +9,16 @@ import numpy as np
 
 from ampmpi.entries import Fingerprint
 from ampmpi.errors import InputError, ModelError
+from ampmpi.model.activation import ACTIVATIONS
 from ampmpi.model.network import (
-    ACTIVATIONS,
     Array,
     Network,
+    feature_gradient,
     forward,
     random_parameters,
     sensitivities,
 )
-from ampmpi.model.scaling import feature_scaling, initial_scaling, prescale, scale_features
+from ampmpi.model.scaling import feature_scaling, initial_scaling, network_input, prescale
 from ampmpi.model.settings import LossFunction, Regressor
 
 IMPORT_NAME = ".model.neuralnetwork.NeuralNetwork"
@@ -257,11 +258,12 @@ class NeuralNetwork:
             fprange = self._range(element, fingerprint.n_features[element])
             rows = np.flatnonzero(symbols == element)
             n = len(fprange)
-            x = scale_features(fingerprint.values[rows, :n], fprange)
+            x = network_input(fingerprint.values[rows, :n], fprange)
             state = forward(parts[element], x, self.activation)
             energies[rows] = state.energies
-            _, dE_dx = sensitivities(parts[element], state)
-            dE_dG[rows, :n] = dE_dx * feature_scaling(fprange)[0]
+            sensitive = sensitivities(parts[element], state)
+            factor = feature_scaling(fprange)
+            dE_dG[rows, :n] = feature_gradient(parts[element], sensitive, factor)
         return energies, dE_dG
 
     def _range(self, element: str, n_features: int) -> Array:

@@ -13,28 +13,39 @@ from ampmpi.model.network import Array
 NARROWEST = 1e-8
 
 
-def feature_scaling(fprange: Array) -> tuple[Array, Array]:
-    """Return ``(factor, offset)`` with which ``G · factor + offset`` lies in [-1, 1].
+def feature_scaling(fprange: Array) -> Array:
+    """Return dx/dG (n_features,) of the features x that `network_input` scales.
 
     Parameters
     ----------
     fprange : (n_features, 2) float array
         Smallest and largest value of each feature in the training set.
     """
+    width = fprange[:, 1] - fprange[:, 0]
+    return np.divide(2.0, width, out=np.ones_like(width), where=width > NARROWEST)
+
+
+def network_input(values: Array, fprange: Array) -> Array:
+    """Scale features to [-1, 1], rounding as Amp does, for a network's first layer.
+
+    Parameters
+    ----------
+    values : (n_atoms, n_features) float array
+        Features of atoms of one element.
+    fprange : (n_features, 2) float array
+        Smallest and largest value of each feature in the training set.
+
+    Returns
+    -------
+    (n_features + 1, n_atoms) float array
+        The last row is ones, for the biases.
+    """
     low, high = fprange[:, 0], fprange[:, 1]
     wide = high - low > NARROWEST
     width = np.where(wide, high - low, 1.0)
-    factor = np.where(wide, 2.0 / width, 1.0)
-    offset = np.where(wide, -1.0 - 2.0 * low / width, 0.0)
-    return factor, offset
-
-
-def scale_features(values: Array, fprange: Array) -> Array:
-    """Scale features (n_atoms, n_features) to [-1, 1], rounding as Amp does."""
-    low, high = fprange[:, 0], fprange[:, 1]
-    wide = high - low > NARROWEST
-    width = np.where(wide, high - low, 1.0)
-    return np.where(wide, -1.0 + 2.0 * ((values - low) / width), values)
+    x = np.ones((values.shape[1] + 1, values.shape[0]))
+    x[:-1] = np.where(wide, -1.0 + 2.0 * ((values - low) / width), values).T
+    return x
 
 
 def merge_ranges(ranges: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

@@ -73,7 +73,8 @@ def target(atoms: Any, key: str, name: str, *, forces: bool) -> Target:
             reference = np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
         except (RuntimeError, PropertyNotImplementedError) as error:
             raise ImageError(
-                f"{name} has no forces; leave the force criteria out to train energies alone"
+                f"{name} has no forces; train energies alone with --no-forces, or in a script "
+                "without force criteria"
             ) from error
         if not np.isfinite(reference).all():
             raise ImageError(f"{name} has forces that are not finite; take it out of the set")

@@ -14,12 +14,11 @@ from ampmpi.descriptor import Gaussian
 from ampmpi.errors import AmpmpiError, InputError, ModelError
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
-from ampmpi.model.contraction import warm_up
 from ampmpi.model.network import Array
 from ampmpi.model.scaling import merge_ranges
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, raise_first
-from ampmpi.parallel.nodes import in_turns
+from ampmpi.parallel.kernels import warm_up
 from ampmpi.training.data import ResidentShare, ScaledShare, Share, Source, StreamedShare
 from ampmpi.training.dataset import Dataset
 from ampmpi.training.fit import Fit, FitResult, Schedule
@@ -81,8 +80,7 @@ def load(
     resident : bool
         Hold the arrays in memory; else they are read in every pass.
     """
-    if dataset.forces:
-        in_turns(comm, warm_up)
+    warm_up(comm, "ampmpi.model")
     limits = model.lossfunction
     only_atoms = dict(limits.nft_ids or ())
     weights: dict[str, float] = {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,7 +49,7 @@ def trajectory(comm, shared_path):
     return str(path)
 
 
-def totals(ranks, trajectory, label, forces):
+def totals(ranks, trajectory, label, forces, *, resident=True, recompute=False):
     """Loss and gradient at the initial parameters, then the validation loss, on rank 0."""
     model = make_model()
     if not forces:
@@ -64,7 +66,8 @@ def totals(ranks, trajectory, label, forces):
         seed=1,
         log=lambda line: None,
     )
-    prepared = load(ranks, dataset, descriptor, source, model)
+    source = replace(source, recompute=recompute)
+    prepared = load(ranks, dataset, descriptor, source, model, resident=resident)
     loss = initial_loss(ranks, prepared, model)
     if ranks.rank:
         loss.serve()
@@ -75,20 +78,34 @@ def totals(ranks, trajectory, label, forces):
     return found
 
 
+def assert_same(totals, others, rel):
+    for a, b in zip(totals, others, strict=True):
+        assert a.energy == pytest.approx(b.energy, rel=rel, abs=0.0)
+        assert a.force == pytest.approx(b.force, rel=rel, abs=0.0)
+        assert a.energy_maxresid == pytest.approx(b.energy_maxresid, rel=rel, abs=0.0)
+        assert a.force_maxresid == pytest.approx(b.force_maxresid, rel=rel, abs=0.0)
+        scale = np.abs(b.gradient).max(initial=0.0)
+        np.testing.assert_allclose(a.gradient, b.gradient, rtol=rel, atol=rel * scale)
+
+
 @pytest.mark.parametrize("forces", [True, False])
 def test_loss_and_gradient_are_those_of_one_rank(comm, shared_path, trajectory, forces):
     many = totals(comm, trajectory, shared_path / "many", forces)
     if comm.rank == 0:
         alone = totals(SerialCommunicator(), trajectory, shared_path / "alone", forces)
-        for a, b in zip(many, alone, strict=True):
-            assert a.energy == pytest.approx(b.energy, rel=1e-10)
-            assert a.force == pytest.approx(b.force, rel=1e-10)
-            assert a.energy_maxresid == pytest.approx(b.energy_maxresid, rel=1e-10)
-            assert a.force_maxresid == pytest.approx(b.force_maxresid, rel=1e-10)
-            scale = np.abs(b.gradient).max(initial=0.0)
-            np.testing.assert_allclose(a.gradient, b.gradient, rtol=1e-10, atol=1e-10 * scale)
+        assert_same(many, alone, 1e-10)
         assert np.abs(alone[0].gradient).max() > 0
         assert (alone[0].force > 0) == forces
+    comm.barrier()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_derivatives_that_do_not_fit_give_the_same(comm, shared_path, trajectory, recompute):
+    label = shared_path / "t"
+    whole = totals(comm, trajectory, label, forces=True)
+    passes = totals(comm, trajectory, label, forces=True, resident=False, recompute=recompute)
+    if comm.rank == 0:
+        assert_same(passes, whole, 1e-10 if recompute else 0.0)
     comm.barrier()
 
 
@@ -180,6 +197,26 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path, ranks):
     assert result.code == 0, result.err
     assert (folders[1] / "t.amp").read_bytes() == (folders[0] / "t.amp").read_bytes()
     assert curve(folders[1] / "t-curve.txt") == curve(folders[0] / "t-curve.txt")
+
+
+@pytest.mark.starts_jobs
+def test_a_training_that_compiles_is_the_same_as_one_that_does_not(tmp_path):
+    (tmp_path / "cache").mkdir()
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "NUMBA_DEBUG_CACHE": "1"}
+    saved = []
+    for folder in (tmp_path / "cold", tmp_path / "warm"):
+        folder.mkdir()
+        write(folder / "images.traj", training_images())
+        command = ["train", "images.traj", "--label", "t", "--cutoff", "4.5", "--max-steps", "30"]
+        result = finish(start([*AMPMPI, *command], 2, folder, **cache), 280)
+        assert result.code == 0, result.err
+        saved.append(set(re.findall(r"\[cache\] data saved to '.*/(.*?)-\d", result.out)))
+    # what is saved by the processes that compile; the ranks only load
+    assert {"activation.tanh_and_slope", "contraction.force_terms"} <= saved[0]
+    assert saved[1] == set()
+    cold, warm = tmp_path / "cold", tmp_path / "warm"
+    assert (cold / "t.amp").read_bytes() == (warm / "t.amp").read_bytes()
+    assert curve(cold / "t-curve.txt") == curve(warm / "t-curve.txt")
 
 
 @pytest.mark.starts_jobs
