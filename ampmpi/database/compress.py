@@ -360,6 +360,10 @@ class _Run:
                 self._leave_out(old, keep, self._damage.rows)
             try:
                 unreadable = writer.copy(old, keep, self._step)
+                if unreadable:  # once more: a network mount may have been away for a moment
+                    again = np.zeros_like(keep)
+                    again[list(unreadable)] = True
+                    unreadable = writer.copy(old, again)
             except EOFError:
                 raise _ArchiveChangedError from None
             self._leave_out(old, keep, unreadable)

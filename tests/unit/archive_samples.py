@@ -55,14 +55,15 @@ def place_of(path, key):
         return begin, begin + int(archive.index.packed[row])
 
 
-def spoil_sector(monkeypatch, path, begin, end, error=errno.EIO):
+def spoil_sector(monkeypatch, path, begin, end, error=errno.EIO, times=1 << 30):
     """Let the disk refuse bytes of a file; a read that begins before them is short, as on Linux."""
-    real, spoilt = os.pread, os.stat(path)
+    real, spoilt, left = os.pread, os.stat(path), [times]
 
     def pread(descriptor, size, offset):
-        hit = offset < end and begin < offset + size
+        hit = offset < end and begin < offset + size and left[0] > 0
         if hit and os.path.samestat(os.fstat(descriptor), spoilt):
             if offset >= begin:
+                left[0] -= 1
                 raise OSError(error, os.strerror(error))
             size = begin - offset
         return real(descriptor, size, offset)

@@ -473,6 +473,18 @@ def test_what_the_disk_cannot_read_is_left_out_and_a_copy_is_kept(layout, monkey
         assert len(tar.getnames()) == 39
 
 
+def test_a_sector_that_can_be_read_at_last_costs_nothing(layout, monkeypatch):
+    data = make_data(20)
+    keys = list(data)
+    put(layout, {key: data[key] for key in keys[:18]})
+    compress(layout.root)
+    spoil_sector(monkeypatch, layout.archive, *place_of(layout.archive, keys[5]), times=2)
+    put(layout, {key: data[key] for key in keys[18:]})
+    report = compress(layout.root)
+    assert not report.lost and report.copy is None
+    assert archived(layout) == data
+
+
 def test_an_archive_that_cannot_be_copied_either(layout, monkeypatch):
     """There are no hard links, and the disk fails at a copy, too."""
     data = make_data(4)
