@@ -192,26 +192,21 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         """
         if not isinstance(key, str) or not is_key(key):
             return
-        data = self._from_loose(key)
-        if data is not None:
-            yield _LOOSE, data
-        found = self._from_archive(key)
-        if found is not None:
-            yield _ARCHIVED, found
-        if data is not None or found is not None:
-            return
-        for _ in range(_TRIES):
-            before = self._archive_identity()
-            data = self._from_loose(key)
+        for attempt in range(_TRIES + 1):
+            # Not at the first look: it costs a request, and most often finds the entry.
+            before = self._archive_identity() if attempt else None
+            found = False
+            for copy in self._both_copies(key):
+                found = True
+                yield copy
+            if found or (attempt and self._archive_identity() == before):
+                return
+
+    def _both_copies(self, key: str) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
+        for place, get in ((_LOOSE, self._from_loose), (_ARCHIVED, self._from_archive)):
+            data = get(key)
             if data is not None:
-                yield _LOOSE, data
-                return
-            found = self._from_archive(key)
-            if found is not None:
-                yield _ARCHIVED, found
-                return
-            if self._archive_identity() == before:
-                return
+                yield place, data
 
     def _from_loose(self, key: str) -> bytes | CorruptEntryError | None:
         try:
