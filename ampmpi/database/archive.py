@@ -19,6 +19,7 @@ from ampmpi.database.gzipstream import crc32, inflate
 from ampmpi.database.index import Footer, Index, digests_of, read_exactly, read_index
 from ampmpi.database.layout import is_key
 from ampmpi.database.tarstream import split_record
+from ampmpi.database.unreadable import is_damage, reason_of
 from ampmpi.errors import CorruptEntryError
 
 _RUN = 1 << 22
@@ -220,9 +221,14 @@ class IndexedArchive(Archive):
             raise KeyError(key)
         index = self.index
         packed, offset = int(index.packed[row]), int(index.offset[row])
-        raw = os.pread(self._descriptor, packed, offset)
-        if len(raw) < packed:
-            raw = self._read(packed, offset)
+        try:
+            raw = os.pread(self._descriptor, packed, offset)
+            if len(raw) < packed:
+                raw = self._read(packed, offset)
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            raise self._unreadable(row, error) from error
         return self._entry(key, row, raw)
 
     def read_many(
@@ -246,15 +252,16 @@ class IndexedArchive(Archive):
         """Key of a row of the index."""
         return bytes(self.index.digests[row]).ljust(16, b"\0").hex()
 
-    def raw_runs(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, bytes]]:
+    def raw_runs(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, bytes | CorruptEntryError]]:
         """Go through the deflated bytes of rows that are sorted by offset, neighbours together.
 
         Yields
         ------
         count : int
             How many records these are.
-        raw : bytes
-            One record after the other, a few megabytes at a time.
+        raw : bytes or CorruptEntryError
+            One record after the other, a few megabytes at a time; the error in
+            place of a single record that cannot be read.
 
         Raises
         ------
@@ -269,13 +276,24 @@ class IndexedArchive(Archive):
             gaps = np.flatnonzero(offset[first + 1 : near] != end[first : near - 1])
             last = int(first + gaps[0] + 1) if len(gaps) else near
             size = int(end[last - 1]) - start
-            yield last - first, read_exactly(self._descriptor, size, start)
+            try:
+                raw = read_exactly(self._descriptor, size, start)
+            except OSError as error:
+                if not is_damage(error):
+                    raise
+                yield from ((1, alone) for _, alone in self._one_by_one(rows[first:last]))
+            else:
+                yield last - first, raw
             first = last
 
-    def raw_records(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, bytes]]:
+    def raw_records(
+        self, rows: NDArray[np.intp]
+    ) -> Iterator[tuple[int, bytes | CorruptEntryError]]:
         """Go through the deflated records of rows that are sorted by offset.
 
-        Neighbours are read together, a few megabytes at a time.
+        Neighbours are read together, a few megabytes at a time, and alone where
+        the disk cannot read them together. One that it cannot read at all gives
+        the error, which `record`, `entry` and `verify` raise.
         """
         offset = self.index.offset[rows].astype(np.int64)
         end = offset + self.index.packed[rows].astype(np.int64)
@@ -285,13 +303,36 @@ class IndexedArchive(Archive):
             near = np.searchsorted(offset, start + _RUN, "right")
             gaps = np.flatnonzero(offset[first + 1 : near] - end[first : near - 1] > _GAP)
             last = int(first + gaps[0] + 1 if len(gaps) else near)
-            run = self._read(int(end[last - 1]) - start, start)
+            try:
+                run = self._read(int(end[last - 1]) - start, start)
+            except OSError as error:
+                if not is_damage(error):
+                    raise
+                yield from self._one_by_one(rows[first:last])
+                first = last
+                continue
             begins, ends = (offset[first:last] - start).tolist(), (end[first:last] - start).tolist()
             for row, begin, stop in zip(rows[first:last].tolist(), begins, ends, strict=True):
                 yield row, run[begin:stop]
             first = last
 
-    def record(self, row: int, raw: bytes) -> bytes:
+    def _one_by_one(
+        self, rows: NDArray[np.intp]
+    ) -> Iterator[tuple[int, bytes | CorruptEntryError]]:
+        for row in rows.tolist():
+            packed, offset = int(self.index.packed[row]), int(self.index.offset[row])
+            raw: bytes | CorruptEntryError
+            try:
+                raw = read_exactly(self._descriptor, packed, offset)
+            except EOFError as error:
+                raw = self._corrupt(row, str(error))
+            except OSError as error:
+                if not is_damage(error):
+                    raise
+                raw = self._unreadable(row, error)
+            yield row, raw
+
+    def record(self, row: int, raw: bytes | CorruptEntryError) -> bytes:
         """Inflate the record of a row and verify it.
 
         Raises
@@ -299,6 +340,8 @@ class IndexedArchive(Archive):
         CorruptEntryError
             It is damaged.
         """
+        if isinstance(raw, CorruptEntryError):
+            raise raw
         try:
             record = inflate(raw, int(self.index.length[row]))
         except ValueError as error:
@@ -307,7 +350,7 @@ class IndexedArchive(Archive):
             raise self._corrupt(row, "its checksum is wrong")
         return record
 
-    def verify(self, row: int, raw: bytes) -> None:
+    def verify(self, row: int, raw: bytes | CorruptEntryError) -> None:
         """Verify what was read of a row: its stream, checksum and, for an entry, its name.
 
         Raises
@@ -330,7 +373,7 @@ class IndexedArchive(Archive):
                 damaged.append(row)
         return damaged
 
-    def entry(self, row: int, raw: bytes) -> bytes:
+    def entry(self, row: int, raw: bytes | CorruptEntryError) -> bytes:
         """Return the bytes of an entry from what was read of its row.
 
         Raises
@@ -350,7 +393,7 @@ class IndexedArchive(Archive):
         """
         return read_exactly(self._descriptor, size, offset)
 
-    def _entry(self, key: str, row: int, raw: bytes) -> bytes:
+    def _entry(self, key: str, row: int, raw: bytes | CorruptEntryError) -> bytes:
         record = self.record(row, raw)
         try:
             found, data = split_record(record)
@@ -366,6 +409,9 @@ class IndexedArchive(Archive):
         except EOFError:
             # A file that shrank under us: each entry's own check reports it.
             return os.pread(self._descriptor, size, offset)
+
+    def _unreadable(self, row: int, error: OSError) -> CorruptEntryError:
+        return self._corrupt(row, f"it cannot be read: {reason_of(error)}")
 
     def _corrupt(self, row: int, reason: str) -> CorruptEntryError:
         what = f"entry {self.key_of(row)}" if row < len(self) else "a member that is no entry"

@@ -244,8 +244,9 @@ class Temporary:
 
 def _is_same_file(path: str, status: os.stat_result) -> bool:
     """Whether `path` names the file of `status`; asked of the server, not of a cache."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, flags)
     except OSError:
         return False
     try:

@@ -29,6 +29,7 @@ from ampmpi.database.intake import ChangedError, judge, read_loose, remove_archi
 from ampmpi.database.layout import Layout, is_key, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.salvage import rescue
+from ampmpi.database.unreadable import is_damage, reason_of
 from ampmpi.database.writer import ArchiveWriter, Chunk, Stamp, deflate_entry, deflate_record
 from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError
 
@@ -359,9 +360,14 @@ class _Run:
             if self._damage is not None and self._damage.identity == old.identity:
                 self._leave_out(old, keep, self._damage.rows)
             try:
-                writer.copy(old, keep, self._step)
+                unreadable = writer.copy(old, keep, self._step)
+                if unreadable:  # once more: a network mount may have been away for a moment
+                    again = np.zeros_like(keep)
+                    again[list(unreadable)] = True
+                    unreadable = writer.copy(old, again)
             except EOFError:
                 raise _ArchiveChangedError from None
+            self._leave_out(old, keep, unreadable)
         elif isinstance(old, StreamedArchive):
             self._add_streamed(writer, old, marks)
 
@@ -419,7 +425,11 @@ class _Run:
         try:
             self.report.copy = keep_copy(self.layout, self.layout.archive)
         except OSError as error:
-            raise database_error(error, "keep a copy of", old.path) from error
+            if not is_damage(error):
+                raise database_error(error, "keep a copy of", old.path) from error
+            self.report.warnings.append(
+                f"there is no whole copy of the damaged {old.path}: {reason_of(error)}"
+            )
 
     def _replace(self, temporary: Temporary, old: Archive | None) -> None:
         self.lock.require()

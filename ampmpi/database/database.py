@@ -51,7 +51,7 @@ class DatabaseInfo:
     files : int
         Number of files and directories: the inodes in use.
     others : int
-        Files in ``loose/`` that are no entries.
+        What lies in ``loose/`` and is no entry.
     temporaries, damaged : int
         Number of temporaries of writers, and of files set aside.
     locked : bool
@@ -174,13 +174,14 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         KeyError
             There is none.
         CorruptEntryError
-            The archive's copy is damaged, and there is no loose one.
+            No copy can be read.
         """
+        error: CorruptEntryError | None = None
         for _, data in self._copies(key):
-            if isinstance(data, CorruptEntryError):
-                raise data
-            return data
-        raise KeyError(key)
+            if not isinstance(data, CorruptEntryError):
+                return data
+            error = error or data
+        raise error or KeyError(key)
 
     def _copies(self, key: str) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
         """Go through the copies of an entry, the one that counts first.
@@ -191,26 +192,27 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         """
         if not isinstance(key, str) or not is_key(key):
             return
-        data = loose.read(self.layout, key)
-        if data is not None:
-            yield _LOOSE, data
-        found = self._from_archive(key)
-        if found is not None:
-            yield _ARCHIVED, found
-        if data is not None or found is not None:
-            return
-        for _ in range(_TRIES):
-            before = self._archive_identity()
-            data = loose.read(self.layout, key)
+        for attempt in range(_TRIES + 1):
+            # Not at the first look: it costs a request, and most often finds the entry.
+            before = self._archive_identity() if attempt else None
+            found = False
+            for copy in self._both_copies(key):
+                found = True
+                yield copy
+            if found or (attempt and self._archive_identity() == before):
+                return
+
+    def _both_copies(self, key: str) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
+        for place, get in ((_LOOSE, self._from_loose), (_ARCHIVED, self._from_archive)):
+            data = get(key)
             if data is not None:
-                yield _LOOSE, data
-                return
-            found = self._from_archive(key)
-            if found is not None:
-                yield _ARCHIVED, found
-                return
-            if self._archive_identity() == before:
-                return
+                yield place, data
+
+    def _from_loose(self, key: str) -> bytes | CorruptEntryError | None:
+        try:
+            return loose.read(self.layout, key)
+        except CorruptEntryError as error:
+            return error
 
     def _from_archive(self, key: str) -> bytes | CorruptEntryError | None:
         for _ in range(_TRIES):
@@ -413,10 +415,10 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
                         break
         self.corrupt.update(reasons)
 
-    def _loose_copies(self, keys: set[str]) -> Iterator[tuple[str, bytes]]:
+    def _loose_copies(self, keys: set[str]) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
         listed = keys if len(keys) <= _FEW else keys & loose.keys(self.layout)
         for key in sorted(listed):
-            data = loose.read(self.layout, key)
+            data = self._from_loose(key)
             if data is not None:
                 yield key, data
 
@@ -496,7 +498,7 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         loose_keys, sizes, others = set(), 0, 0
         with contextlib.suppress(FileNotFoundError), os.scandir(layout.loose) as found:
             for item in found:
-                if is_key(item.name):
+                if loose.is_entry(item):
                     loose_keys.add(item.name)
                     with contextlib.suppress(OSError):
                         sizes += item.stat().st_size

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Collection, Iterable
 
 from ampmpi.database import entry
@@ -42,6 +44,8 @@ def read_loose(layout: Layout, key: str) -> tuple[bytes, Stamp]:
     descriptor = os.open(layout.loose_entry(key), flags)
     try:
         status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
         if status.st_size > MAX_ENTRY_SIZE:
             raise OSError(f"it has more than {MAX_ENTRY_SIZE} bytes")
         data = os.read(descriptor, status.st_size + 1)

@@ -1,10 +1,16 @@
-"""Loose entries: one file each, named by its key."""
+"""Loose entries: one file each, named by its key.
+
+Only a regular file is an entry. A directory, symbolic link, named pipe or
+whatever else has a key for its name is none, as files of other names are none:
+it is neither listed nor read nor removed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,16 +19,24 @@ from numpy.typing import NDArray
 
 from ampmpi.database.atomic import database_error, write_file
 from ampmpi.database.layout import Layout, is_key
-from ampmpi.errors import DatabaseError
+from ampmpi.database.tarstream import MAX_ENTRY_SIZE
+from ampmpi.database.unreadable import is_of_one_file, reason_of
+from ampmpi.errors import CorruptEntryError, DatabaseError
 
 T = TypeVar("T")
 _TRIES = 5
+
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""To open what may be a link or a pipe without following or waiting."""
+
+_TAKEN = (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST)
 
 
 def put(layout: Layout, key: str, data: bytes, rank: int = 0) -> None:
     """Write an entry, whole or not at all, in place of the one that is there.
 
-    The database is made if it does not exist.
+    The database is made if it does not exist. What has the entry's name and is
+    no entry makes way for it, unless it is a directory.
 
     Raises
     ------
@@ -33,13 +47,19 @@ def put(layout: Layout, key: str, data: bytes, rank: int = 0) -> None:
         raise DatabaseError(f"{key!r} is no key: it must be 32 of the digits 0-9 and a-f")
     target = layout.loose_entry(key)
     try:
-        write_file(layout.temporaries, target, data, "put", rank)
-    except FileNotFoundError:
-        layout.create()
         try:
             write_file(layout.temporaries, target, data, "put", rank)
-        except FileNotFoundError as error:
-            raise database_error(error, "write", target) from error
+        except FileNotFoundError:
+            layout.create()
+            write_file(layout.temporaries, target, data, "put", rank)
+    except FileNotFoundError as error:
+        raise database_error(error, "write", target) from error
+    except DatabaseError as error:
+        if error.errno in _TAKEN and os.path.isdir(target):
+            raise DatabaseError(
+                f"cannot write {target}: a directory has the entry's name: move it elsewhere"
+            ) from error
+        raise
 
 
 def read(layout: Layout, key: str) -> bytes | None:
@@ -47,29 +67,40 @@ def read(layout: Layout, key: str) -> bytes | None:
 
     Raises
     ------
+    CorruptEntryError
+        It is there and cannot be read; others can.
     DatabaseError
-        It is there and cannot be read.
+        Loose entries cannot be read.
     """
     path = layout.loose_entry(key)
     try:
         return _while_stale(lambda: _read_file(path))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise database_error(error, "read", path) from error
+        if not is_of_one_file(error):
+            raise database_error(error, "read", path) from error
+        try:
+            if not _is_regular(path):
+                return None
+        except OSError as other:
+            if error.errno in (errno.EACCES, errno.ELOOP) or not is_of_one_file(other):
+                raise database_error(error, "read", path) from error
+        raise CorruptEntryError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def exists(layout: Layout, key: str) -> bool:
     """Whether there is a loose entry: found by opening it, which asks the server."""
+    path = layout.loose_entry(key)
     try:
-        descriptor = _while_stale(
-            lambda: os.open(layout.loose_entry(key), os.O_RDONLY | os.O_CLOEXEC)
-        )
-    except OSError as error:
-        return error.errno not in (errno.ENOENT, errno.ENOTDIR)
-    with contextlib.suppress(OSError):
-        os.close(descriptor)
-    return True
+        return _while_stale(lambda: _open_regular(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        try:
+            return _is_regular(path)
+        except OSError:
+            return True
 
 
 def keys(layout: Layout) -> set[str]:
@@ -80,13 +111,27 @@ def keys(layout: Layout) -> set[str]:
     DatabaseError
         The directory cannot be listed.
     """
+
+    def listed() -> set[str]:
+        with os.scandir(layout.loose) as entries:
+            return {entry.name for entry in entries if is_entry(entry)}
+
     try:
-        names = _while_stale(lambda: os.listdir(layout.loose))
+        return _while_stale(listed)
     except FileNotFoundError:
         return set()
     except OSError as error:
         raise database_error(error, "list", layout.loose) from error
-    return set(filter(is_key, names))
+
+
+def is_entry(found: os.DirEntry[str]) -> bool:
+    """Whether what was found in ``loose/`` is an entry; most file systems' listings say it."""
+    if not is_key(found.name):
+        return False
+    try:
+        return found.is_file(follow_symlinks=False)
+    except OSError as error:
+        return is_of_one_file(error)
 
 
 def digests(layout: Layout) -> NDArray[np.bytes_]:
@@ -102,7 +147,7 @@ def digests(layout: Layout) -> NDArray[np.bytes_]:
         found = bytearray()
         with os.scandir(layout.loose) as entries:
             for entry in entries:
-                if is_key(entry.name):
+                if is_entry(entry):
                     found += bytes.fromhex(entry.name)
         return found
 
@@ -126,6 +171,8 @@ def remove(layout: Layout, key: str) -> bool:
     """
     path = layout.loose_entry(key)
     try:
+        if not _is_regular(path):
+            return False
         os.unlink(path)
     except FileNotFoundError:
         return False
@@ -134,10 +181,15 @@ def remove(layout: Layout, key: str) -> bool:
     return True
 
 
-def _read_file(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _read_file(path: str) -> bytes | None:
+    descriptor = os.open(path, _READ)
     try:
-        data = os.read(descriptor, os.fstat(descriptor).st_size + 1)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        if status.st_size > MAX_ENTRY_SIZE:
+            raise OSError(errno.EFBIG, f"it has more than {MAX_ENTRY_SIZE} bytes")
+        data = os.read(descriptor, status.st_size + 1)
         parts = [data]
         while data:
             data = os.read(descriptor, 1 << 20)
@@ -146,6 +198,22 @@ def _read_file(path: str) -> bytes:
         with contextlib.suppress(OSError):
             os.close(descriptor)
     return b"".join(parts)
+
+
+def _open_regular(path: str) -> bool:
+    descriptor = os.open(path, _READ)
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def _is_regular(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _while_stale(function: Callable[[], T]) -> T:

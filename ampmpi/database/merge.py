@@ -255,9 +255,15 @@ def _put_back(layout: Layout, key: str, data: bytes) -> bool:
     if deleted.is_marked(layout, key):
         return False
     try:
-        return write_new_file(layout.temporaries, target, data, "put")
+        if write_new_file(layout.temporaries, target, data, "put"):
+            return True
     except FileNotFoundError as error:
         raise database_error(error, "write", target) from error
+    if not loose.exists(layout, key) and os.path.lexists(target):
+        raise DatabaseError(
+            f"cannot write {target}: what has the entry's name is no entry: move it elsewhere"
+        )
+    return False
 
 
 def _has_others(archive: Archive) -> bool:

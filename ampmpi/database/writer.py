@@ -13,6 +13,7 @@ from ampmpi.database.archive import IndexedArchive
 from ampmpi.database.gzipstream import MEMBER_HEADER, combine, crc32, deflate, member_trailer
 from ampmpi.database.index import Footer, Index, new_index_member
 from ampmpi.database.tarstream import END, entry_record
+from ampmpi.errors import CorruptEntryError
 
 _BUFFER = 1 << 22
 
@@ -117,8 +118,8 @@ class ArchiveWriter:
         archive: IndexedArchive,
         keep: NDArray[np.bool_],
         progress: Callable[[int], None] | None = None,
-    ) -> None:
-        """Copy records of another archive as they are.
+    ) -> dict[int, str]:
+        """Copy records of another archive as they are; leave out those that cannot be read.
 
         Parameters
         ----------
@@ -129,6 +130,11 @@ class ArchiveWriter:
         progress : callable, optional
             Called with the number of records copied since the last call.
 
+        Returns
+        -------
+        dict of int to str
+            Rows that were left out, and why.
+
         Raises
         ------
         EOFError
@@ -137,21 +143,30 @@ class ArchiveWriter:
         old = archive.index
         rows = np.flatnonzero(keep)
         rows = rows[np.argsort(old.offset[rows])]
+        start, copied = self.size, 0
+        left_out: dict[int, str] = {}
+        for count, raw in archive.raw_runs(rows):
+            if isinstance(raw, CorruptEntryError):
+                left_out[int(rows[copied])] = str(raw)
+            else:
+                self._append(raw)
+            copied += count
+            if progress is not None:
+                progress(count)
+        if left_out:
+            rows = rows[~np.isin(rows, list(left_out))]
         entry = rows < len(old.digests)
         digests = np.zeros(len(rows), "S16")
         digests[entry] = old.digests[rows[entry]]
         packed = old.packed[rows].astype(np.uint64)
-        offset = np.uint64(self.size) + np.cumsum(packed, dtype=np.uint64) - packed
+        offset = np.uint64(start) + np.cumsum(packed, dtype=np.uint64) - packed
         self._digests += digests.tobytes()
         self._is_entry += entry.astype(np.uint8).tobytes()
         self._offset.frombytes(offset.tobytes())
         self._packed.frombytes(packed.tobytes())
         self._length.frombytes(old.length[rows].astype(np.uint64).tobytes())
         self._crc.frombytes(old.crc[rows].astype(np.uint32).tobytes())
-        for count, raw in archive.raw_runs(rows):
-            self._append(raw)
-            if progress is not None:
-                progress(count)
+        return left_out
 
     def close(self) -> Footer:
         """End the tar, and write the index and the footer behind it.

@@ -1,5 +1,8 @@
 """Archives to test with."""
 
+import errno
+import os
+
 import numpy as np
 from entry_samples import make_entries, make_key
 
@@ -42,3 +45,27 @@ def write_archive(path, data, old=None, dropped=()):
                         keep[row] = False
                 writer.copy(archive, keep)
         return writer.close()
+
+
+def place_of(path, key):
+    """Return where the record of an entry begins and ends in an archive."""
+    with Archive.open(str(path)) as archive:
+        row = archive.index.row(bytes.fromhex(key))
+        begin = int(archive.index.offset[row])
+        return begin, begin + int(archive.index.packed[row])
+
+
+def spoil_sector(monkeypatch, path, begin, end, error=errno.EIO, times=1 << 30):
+    """Let the disk refuse bytes of a file; a read that begins before them is short, as on Linux."""
+    real, spoilt, left = os.pread, os.stat(path), [times]
+
+    def pread(descriptor, size, offset):
+        hit = offset < end and begin < offset + size and left[0] > 0
+        if hit and os.path.samestat(os.fstat(descriptor), spoilt):
+            if offset >= begin:
+                left[0] -= 1
+                raise OSError(error, os.strerror(error))
+            size = begin - offset
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)

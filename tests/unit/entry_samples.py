@@ -2,7 +2,9 @@
 
 import contextlib
 import hashlib
+import os
 import resource
+import socket
 
 import numpy as np
 
@@ -48,3 +50,34 @@ def limited_memory(megabytes=300):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+SPECIAL = ("pipe", "socket", "directory", "link to an entry", "dangling link", "link to itself")
+
+
+def make_special(what, path, entry):
+    """Make something at `path` that is no regular file; `entry` is one that a link may lead to."""
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "socket":
+        with contextlib.chdir(os.path.dirname(path)), socket.socket(socket.AF_UNIX) as server:
+            server.bind(os.path.basename(path))
+    elif what == "directory":
+        os.mkdir(path)
+        with open(f"{path}/note", "w") as file:
+            file.write("mine")
+    else:
+        target = {"link to an entry": entry, "dangling link": "/none", "link to itself": path}
+        os.symlink(target[what], path)
+
+
+def refuse(monkeypatch, path, error):
+    """Let the system refuse to open one file for reading."""
+    real = os.open
+
+    def refusing(name, flags, *rest, **more):
+        if name == path and not flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(error, os.strerror(error))
+        return real(name, flags, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refusing)

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from archive_samples import Sink, make_data, write_archive
+from archive_samples import Sink, make_data, place_of, spoil_sector, write_archive
 from entry_samples import make_key
 from hypothesis import given
 from hypothesis import strategies as st
@@ -271,3 +271,48 @@ def test_works_without_isal(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "5\n", done.stderr
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENODATA])
+def test_a_sector_that_cannot_be_read_costs_what_lies_in_it(tmp_path, monkeypatch, code):
+    data = make_data(20)
+    keys = list(data)
+    write_archive(tmp_path / "0", data)
+    begin, end = place_of(tmp_path / "0", keys[7])[1] - 5, place_of(tmp_path / "0", keys[8])[0] + 5
+    sound = {key: data[key] for key in keys if key not in keys[7:9]}
+    spoil_sector(monkeypatch, tmp_path / "0", begin, end, code)
+    with Archive.open(str(tmp_path / "0")) as archive:
+        found = dict(archive.read_many())
+        assert found.keys() == data.keys()
+        for key in keys[7:9]:
+            error = found.pop(key)
+            assert isinstance(error, CorruptEntryError)
+            assert key in str(error) and str(tmp_path / "0") in str(error)
+            with pytest.raises(CorruptEntryError, match="cannot be read"):
+                archive.read(key)
+        assert found == sound
+        assert dict(archive.read_many(keys[9:12])) == {key: data[key] for key in keys[9:12]}
+        assert all(archive.read(key) == content for key, content in sound.items())
+        rows = np.argsort(archive.index.offset)
+        damaged = {archive.key_of(row) for row in archive.find_damaged(rows)}
+        assert damaged == set(keys[7:9])
+    write_archive(tmp_path / "1", {make_key(99): b"new"}, tmp_path / "0", [keys[0]])
+    with Archive.open(str(tmp_path / "1")) as archive:
+        assert archive.indexed
+        del sound[keys[0]]
+        assert dict(archive.read_many()) == {**sound, make_key(99): b"new"}
+    with tarfile.open(tmp_path / "1") as tar:
+        assert set(tar.getnames()) == {*sound, make_key(99)}
+
+
+def test_an_error_that_concerns_the_whole_archive_is_no_damage(tmp_path, monkeypatch):
+    data = make_data(5)
+    write_archive(tmp_path / "a", data)
+    with Archive.open(str(tmp_path / "a")) as archive:
+        spoil_sector(monkeypatch, tmp_path / "a", 0, 1 << 20, errno.ESTALE)
+        with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+            list(archive.read_many())
+        with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+            list(archive.raw_runs(np.argsort(archive.index.offset)))
+        with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+            archive.read(make_key(0))

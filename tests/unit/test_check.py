@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archive_samples import place_of, spoil_sector
 from ase.build import bulk
 from ase.io import write
 from click.testing import CliRunner
@@ -236,3 +237,16 @@ def test_sample_computes_again(tmp_path, kind):
         assert f"value: {key}: it differs by 1.0e-03" in done.output
         assert run(*options, "--repair").exit_code == 5
         assert key not in database
+
+
+def test_a_sector_of_the_archive_that_cannot_be_read(database, monkeypatch):
+    begin, end = place_of(database.layout.archive, make_key(3))
+    spoil_sector(monkeypatch, database.layout.archive, begin, end)
+    report = check(database.path)
+    assert report.lost == [make_key(3)] and report.exit_code == 4
+    assert "cannot be read" in report.problems[0]
+    report = check(database.path, repair=True)
+    assert report.lost == [make_key(3)] and report.exit_code == 5
+    assert os.listdir(database.layout.damaged) == ["archive.tar.gz"]
+    assert set(database) == {make_key(number) for number in range(10) if number != 3}
+    assert check(database.path).exit_code == 0

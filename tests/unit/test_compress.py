@@ -1,14 +1,17 @@
+import errno
 import os
 import tarfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from archive_samples import make_data
+from archive_samples import make_data, place_of, spoil_sector
 from entry_samples import limited_memory, make_entries, make_key
 
 from ampmpi import FingerprintDatabase
+from ampmpi.database import aside
 from ampmpi.database import compress as compress_module
 from ampmpi.database.archive import Archive
 from ampmpi.database.compress import compress
@@ -444,3 +447,64 @@ def test_what_is_no_database(tmp_path):
     (tmp_path / "y").mkdir()
     with pytest.raises(DatabaseError, match="no database"):
         compress(tmp_path / "y")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_the_disk_cannot_read_is_left_out_and_a_copy_is_kept(layout, monkeypatch, processes):
+    data = make_data(40)
+    keys = list(data)
+    put(layout, {key: data[key] for key in keys[:38]})
+    compress(layout.root)
+    begin, end = place_of(layout.archive, keys[5])
+    spoil_sector(monkeypatch, layout.archive, begin + 5, end)
+    inode = os.stat(layout.archive).st_ino
+    put(layout, {key: data[key] for key in keys[38:]})
+    steps = []
+    report = compress(
+        layout.root, processes=processes, progress=lambda done, total: steps.append(done / total)
+    )
+    assert report.lost.keys() == {keys[5]}
+    assert "input/output error" in report.lost[keys[5]]
+    assert report.entries == 39 and report.added == 2 and report.warnings == []
+    assert os.stat(report.copy).st_ino == inode
+    assert os.listdir(layout.loose) == []
+    assert archived(layout) == {key: data[key] for key in keys if key != keys[5]}
+    with tarfile.open(layout.archive) as tar:
+        assert len(tar.getnames()) == 39
+
+
+def test_a_sector_that_can_be_read_at_last_costs_nothing(layout, monkeypatch):
+    data = make_data(20)
+    keys = list(data)
+    put(layout, {key: data[key] for key in keys[:18]})
+    compress(layout.root)
+    spoil_sector(monkeypatch, layout.archive, *place_of(layout.archive, keys[5]), times=2)
+    put(layout, {key: data[key] for key in keys[18:]})
+    report = compress(layout.root)
+    assert not report.lost and report.copy is None
+    assert archived(layout) == data
+
+
+def test_an_archive_that_cannot_be_copied_either(layout, monkeypatch):
+    """There are no hard links, and the disk fails at a copy, too."""
+    data = make_data(4)
+    keys = list(data)
+    put(layout, {key: data[key] for key in keys[:3]})
+    compress(layout.root)
+    spoil_sector(monkeypatch, layout.archive, *place_of(layout.archive, keys[1]))
+
+    def fail(source, target):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(aside, "os", SimpleNamespace(**{**vars(os), "link": fail}))
+    monkeypatch.setattr(aside.shutil, "copy2", fail)
+    put(layout, {keys[3]: data[keys[3]]})
+    code = errno.ENOSPC
+    with pytest.raises(DatabaseError, match="keep a copy of"):
+        compress(layout.root)
+    assert os.listdir(layout.loose) == [keys[3]]
+    code = errno.EIO
+    report = compress(layout.root)
+    assert report.copy is None and "no whole copy" in report.warnings[0]
+    assert report.lost.keys() == {keys[1]}
+    assert archived(layout) == {key: data[key] for key in keys if key != keys[1]}

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from entry_samples import make_entries, make_key
+from archive_samples import place_of, spoil_sector
+from entry_samples import SPECIAL, make_entries, make_key, make_special, refuse
 
 from ampmpi.database import FingerprintDatabase, loose
 from ampmpi.database.archive import Archive
+from ampmpi.database.check import check
 from ampmpi.database.compress import compress
 from ampmpi.database.entry import encode
+from ampmpi.database.merge import merge, uncompress
 from ampmpi.errors import CorruptEntryError, DatabaseError, DescriptorMismatchError
 
 AMP = Path(__file__).parents[1] / "data" / "amp"
@@ -388,3 +391,99 @@ def test_values_written_later_win(path):
         if number % 2:
             database.compress()
         assert FingerprintDatabase(path)[KEYS[0]] == FINGERPRINTS[KEYS[number]]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ELOOP, errno.EIO])
+@pytest.mark.parametrize("many", [False, True])
+def test_one_loose_file_that_cannot_be_read(path, monkeypatch, code, many):
+    """Its archived copy is used if there is one, and everything else goes on."""
+    database = FingerprintDatabase(path)
+    database.update(FINGERPRINTS)
+    database.compress()
+    keys = [*KEYS, *(make_key(number) for number in range(100, 150 if many else 102))]
+    expected = {key: FINGERPRINTS[KEYS[n % N]] for n, key in enumerate(keys)}
+    for key in (KEYS[0], *keys[N:]):
+        database[key] = expected[key]
+    both, alone = KEYS[0], keys[N]
+    for key in (both, alone):
+        refuse(monkeypatch, database.layout.loose_entry(key), code)
+    sound = {key: entry for key, entry in expected.items() if key != alone}
+    assert database[both] == FINGERPRINTS[both]
+    assert database.get_bytes(both) == encode(FINGERPRINTS[both])
+    with pytest.raises(CorruptEntryError, match="compute it again") as caught:
+        database[alone]
+    assert database.layout.loose_entry(alone) in str(caught.value)
+    with pytest.raises(CorruptEntryError, match="cannot read"):
+        database.get_bytes(alone)
+    assert database.corrupt.keys() == {both, alone}
+    database.corrupt.clear()
+    assert dict(database.get_many()) == sound
+    assert dict(database.get_many(KEYS[:3])) == {key: FINGERPRINTS[key] for key in KEYS[:3]}
+    assert database.corrupt.keys() == {both, alone}
+    assert database.missing(keys, check=True) == {alone}
+    assert alone in database
+    target = path.replace("x-", "y-")
+    report = merge(target, [database.path], assume_same=True)
+    assert report.corrupt.keys() == {both, alone}
+    assert dict(FingerprintDatabase(target)) == sound
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("what", SPECIAL)
+def test_what_is_no_regular_file_is_no_entry(path, tmp_path, what):
+    database = FingerprintDatabase(path)
+    database.update(FINGERPRINTS)
+    elsewhere = tmp_path / "elsewhere"
+    os.rename(database.layout.loose_entry(KEYS[0]), elsewhere)
+    special = database.layout.loose_entry(KEYS[0])
+    make_special(what, special, elsewhere)
+    others = {key: FINGERPRINTS[key] for key in KEYS[1:]}
+    for _ in range(2):
+        assert KEYS[0] not in database
+        with pytest.raises(KeyError):
+            database[KEYS[0]]
+        with pytest.raises(KeyError):
+            del database[KEYS[0]]
+        assert dict(database.get_many()) == others
+        assert dict(database.get_many(KEYS)) == others
+        assert set(database) == set(others) and len(database) == N - 1
+        assert database.missing(KEYS) == {KEYS[0]}
+        assert database.info().others == 1
+        assert database.corrupt == {}
+        report = database.compress()
+        assert not report.left and not report.set_aside
+        assert check(database.path, repair=True).exit_code == 0
+    assert os.path.lexists(special) and elsewhere.exists()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("what", SPECIAL)
+def test_an_archived_entry_whose_loose_name_is_taken(path, tmp_path, what):
+    database = FingerprintDatabase(path)
+    database.update(FINGERPRINTS)
+    database.compress()
+    special = database.layout.loose_entry(KEYS[0])
+    make_special(what, special, "/none")
+    assert dict(database) == FINGERPRINTS
+    with pytest.raises(DatabaseError, match=special):
+        uncompress(database.path)
+    assert dict(database) == FINGERPRINTS
+    del database[KEYS[0]]
+    assert KEYS[0] not in database
+    assert os.path.lexists(special)
+
+
+def test_a_sector_of_the_archive_that_cannot_be_read(path, monkeypatch):
+    database = FingerprintDatabase(path)
+    database.update(FINGERPRINTS)
+    database.compress()
+    begin, end = place_of(database.layout.archive, KEYS[4])
+    spoil_sector(monkeypatch, database.layout.archive, begin + 9, end)
+    sound = {key: entry for key, entry in FINGERPRINTS.items() if key != KEYS[4]}
+    assert dict(database.get_many()) == sound
+    with pytest.raises(CorruptEntryError, match="input/output error"):
+        database[KEYS[4]]
+    assert database.corrupt.keys() == {KEYS[4]}
+    assert database.missing(KEYS, check=True) == {KEYS[4]}
+    database[KEYS[4]] = FINGERPRINTS[KEYS[4]]
+    assert dict(database) == FINGERPRINTS

@@ -4,9 +4,10 @@ import errno
 import os
 
 import pytest
-from entry_samples import make_key
+from entry_samples import SPECIAL, make_key, make_special, refuse
 
 from ampmpi.database import loose
+from ampmpi.database.intake import read_loose
 from ampmpi.database.layout import (
     Layout,
     database_path,
@@ -15,7 +16,7 @@ from ampmpi.database.layout import (
     kind_of,
     require_database,
 )
-from ampmpi.errors import DatabaseError
+from ampmpi.errors import CorruptEntryError, DatabaseError
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_errors_name_the_file(layout, monkeypatch):
     def fail(*arguments):
         raise OSError(errno.EIO, "Input/output error")
 
-    for call, function in (("read", loose.read), ("listdir", lambda where, _: loose.keys(where))):
+    for call, function in (("read", loose.read), ("scandir", lambda where, _: loose.keys(where))):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, fail)
             with pytest.raises(DatabaseError, match="input/output error") as caught:
@@ -138,3 +139,89 @@ def test_what_is_a_database(tmp_path):
     ):
         with pytest.raises(DatabaseError, match=words):
             require_database(tmp_path / name)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("what", SPECIAL)
+def test_only_a_regular_file_is_an_entry(layout, tmp_path, what):
+    loose.put(layout, make_key(1), b"one")
+    (tmp_path / "elsewhere").write_bytes(b"two")
+    path = layout.loose_entry(make_key(2))
+    make_special(what, path, tmp_path / "elsewhere")
+    assert loose.keys(layout) == {make_key(1)}
+    assert loose.digests(layout).tolist() == [bytes.fromhex(make_key(1))]
+    assert loose.read(layout, make_key(2)) is None
+    assert not loose.exists(layout, make_key(2))
+    assert not loose.remove(layout, make_key(2))
+    with pytest.raises(OSError, match=r"."):
+        read_loose(layout, make_key(2))
+    assert os.path.lexists(path)
+    if what == "directory":
+        with pytest.raises(DatabaseError, match="a directory has the entry's name") as caught:
+            loose.put(layout, make_key(2), b"two")
+        assert path in str(caught.value)
+        assert os.listdir(path) == ["note"]
+    else:
+        loose.put(layout, make_key(2), b"new")
+        assert loose.read(layout, make_key(2)) == b"new"
+    assert (tmp_path / "elsewhere").read_bytes() == b"two"
+    assert os.listdir(layout.temporaries) == []
+
+
+@pytest.mark.parametrize("code", ["EACCES", "EPERM", "ELOOP", "EIO", "ENODATA", "EUCLEAN"])
+def test_one_file_that_cannot_be_read_is_damaged(layout, monkeypatch, code):
+    loose.put(layout, make_key(1), b"one")
+    with monkeypatch.context() as patch:
+        refuse(patch, layout.loose_entry(make_key(1)), getattr(errno, code))
+        with pytest.raises(CorruptEntryError, match=layout.loose_entry(make_key(1))):
+            loose.read(layout, make_key(1))
+        assert loose.exists(layout, make_key(1))
+        loose.put(layout, make_key(1), b"new")
+    assert loose.read(layout, make_key(1)) == b"new"
+
+
+@pytest.mark.parametrize("code", ["EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT", "ENOTCONN"])
+def test_what_concerns_every_file_is_no_damage(layout, monkeypatch, code):
+    loose.put(layout, make_key(1), b"one")
+    refuse(monkeypatch, layout.loose_entry(make_key(1)), getattr(errno, code))
+    with pytest.raises(DatabaseError, match="cannot read") as caught:
+        loose.read(layout, make_key(1))
+    assert not isinstance(caught.value, CorruptEntryError)
+
+
+def test_a_directory_that_may_not_be_searched_is_no_damage(layout, monkeypatch):
+    loose.put(layout, make_key(1), b"one")
+
+    def denied(*arguments):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "open", denied)
+    monkeypatch.setattr(os, "lstat", denied)
+    with pytest.raises(DatabaseError, match="permission denied") as caught:
+        loose.read(layout, make_key(1))
+    assert not isinstance(caught.value, CorruptEntryError)
+
+
+def test_a_file_without_permissions(layout, monkeypatch):
+    """As anybody but root sees it."""
+    loose.put(layout, make_key(1), b"one")
+    for path in (layout.root, layout.loose):
+        os.chmod(path, 0o755)
+    os.chmod(layout.loose_entry(make_key(1)), 0)
+    monkeypatch.chdir(layout.root)  # first: what lies above may be root's own
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(CorruptEntryError, match="permission denied"):
+            loose.read(Layout("."), make_key(1))
+        assert loose.exists(Layout("."), make_key(1))
+    finally:
+        os.seteuid(me)
+
+
+def test_a_file_larger_than_any_entry_is_not_read(layout):
+    loose.put(layout, make_key(1), b"one")
+    os.truncate(layout.loose_entry(make_key(1)), 1 << 40)
+    with pytest.raises(CorruptEntryError, match="more than"):
+        loose.read(layout, make_key(1))
