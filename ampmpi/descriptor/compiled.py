@@ -33,7 +33,12 @@ def entry(function: Callable[..., Any]) -> Any:
 inner = nb.njit(nogil=True, error_model="numpy")
 """A function that is compiled into the entries that call it."""
 
-fast = nb.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+fast = nb.njit(
+    nogil=True,
+    error_model="numpy",
+    fastmath={"reassoc", "contract", "nsz"},
+    forceinline=True,
+)
 """Like `inner`, and sums may be reordered; infinities and NaN keep their meaning."""
 
 exact = nb.njit(nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
