@@ -39,7 +39,11 @@ fast = nb.njit(
     fastmath={"reassoc", "contract", "nsz"},
     forceinline=True,
 )
-"""Like `inner`, and sums may be reordered; infinities and NaN keep their meaning."""
+"""Like `inner`, always inlined, and sums may be reordered; infinities and NaN keep their meaning.
+
+A call in between would cost a sixth of the time of all, and twice that where it
+ends in the copy that numba compiled for the function alone.
+"""
 
 exact = nb.njit(nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 """Like `inner`, always inlined, and never reordered."""

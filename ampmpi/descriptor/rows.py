@@ -7,8 +7,8 @@ are in units of Rc. A row is padded to a multiple of `LANES` with neighbours of
 no weight.
 
 Names: c = cos θ_jik; q: leg weight of k times the third side's factor, and m: times
-that factor's dw/dt; d = qc/2r_j² and b = q/2r_jr_k, by which a change of c moves j
-along its own vector and along that of k; P± = (1 ± γc)^(ζ−1).
+that factor's dw/dt; turn_j = qc/2r_j² and turn_k = q/2r_jr_k: ½ q ∂c/∂r_j is
+turn_k r_k − turn_j r_j; P± = (1 ± γc)^(ζ−1).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHUNK = 256
 
 STRIDE = CHUNK + LANES  # not a power of two, whose rows would fall on the same cache lines
 N_ROWS = 16
-X, Y, Z, U, INVERSE, WEIGHT, C, Q, M, D, B, PLUS, MINUS, ONES, ANGLE, SLOPE = range(
+X, Y, Z, U, INVERSE, WEIGHT, C, Q, M, TURN_J, TURN_K, PLUS, MINUS, ONES, ANGLE, SLOPE = range(
     0, N_ROWS * STRIDE, STRIDE
 )
 _MASK = 0xFFFF  # tells the compiler that an index is neither negative nor wraps around
@@ -74,7 +74,7 @@ def _geometry(k, x, y, z, u, inverse, buffer):
 
 
 def _make_row(factor, slopes):
-    """Return the loop that fills C and Q, and M, D, B for derivatives, with this factor inlined."""
+    """Return the loop of `row_values` or `row_slopes` with this factor inlined."""
 
     @fast
     def fill_values(begin, end, x, y, z, u, inverse, c, buffer):
@@ -98,8 +98,8 @@ def _make_row(factor, slopes):
             buffer[Q + k] = q
             buffer[M + k] = buffer[WEIGHT + k] * slope
             turn = (0.5 * inverse) * q
-            buffer[D + k] = inverse * (turn * cosine)
-            buffer[B + k] = turn * buffer[INVERSE + k]
+            buffer[TURN_J + k] = inverse * (turn * cosine)
+            buffer[TURN_K + k] = turn * buffer[INVERSE + k]
 
     return fill_slopes if slopes else fill_values
 
@@ -133,7 +133,7 @@ def row_values(kind, begin, end, x, y, z, u, inverse, c, buffer):
 
 @fast
 def row_slopes(kind, begin, end, x, y, z, u, inverse, c, buffer):
-    """Fill C, Q, M, D and B."""
+    """Fill C, Q, M, TURN_J and TURN_K."""
     if kind == MERGED:
         _merged_slopes(begin, end, x, y, z, u, inverse, c, buffer)
     elif kind == NO_FACTOR:
@@ -201,30 +201,31 @@ def sum_values(begin, end, gamma, plus, minus, buffer):
 
 @fast
 def sum_slopes(n, gamma, zeta, plus, minus, buffer):
-    """For both signs: Σ Aq, and half the derivative by j's vector, as in `sum_angles`."""
+    """For both signs: Σ Aq, Σ (Am + A' turn_j) and Σ (Am + A' turn_k) r_k."""
     plus &= _MASK
     minus &= _MASK
     vp = ap = xp = yp = zp = 0.0
     vm = am = xm = ym = zm = 0.0
     for k in range(n & _MASK):
         g, q, m = gamma * buffer[C + k], buffer[Q + k], buffer[M + k]
-        d, b = gamma * zeta * buffer[D + k], gamma * zeta * buffer[B + k]
+        turn_j = gamma * zeta * buffer[TURN_J + k]
+        turn_k = gamma * zeta * buffer[TURN_K + k]
         x, y, z = buffer[X + k], buffer[Y + k], buffer[Z + k]
         p = buffer[plus + k]
         A = p * (1.0 + g)
         side = A * m
-        across = side + p * b
+        across = side + p * turn_k
         vp += A * q
-        ap += side + p * d
+        ap += side + p * turn_j
         xp += across * x
         yp += across * y
         zp += across * z
         p = buffer[minus + k]
         A = p * (1.0 - g)
         side = A * m
-        across = side - p * b
+        across = side - p * turn_k
         vm += A * q
-        am += side - p * d
+        am += side - p * turn_j
         xm += across * x
         ym += across * y
         zm += across * z
@@ -253,14 +254,14 @@ def add_angles(n, gamma, zeta, plus, minus, gp, gm, buffer):
 
 @fast
 def sum_angles(n, buffer):
-    """Σ Aq, Σ (Am + A'd) and Σ (Am + A'b) r_k for the weighted sum of all angular parts A."""
+    """Return sums like those of `sum_slopes`, for the weighted sum of all angular parts A."""
     v = a = x = y = z = 0.0
     for k in range(n & _MASK):
         A, slope = buffer[ANGLE + k], buffer[SLOPE + k]
         side = A * buffer[M + k]
-        across = side + slope * buffer[B + k]
+        across = side + slope * buffer[TURN_K + k]
         v += A * buffer[Q + k]
-        a += side + slope * buffer[D + k]
+        a += side + slope * buffer[TURN_J + k]
         x += across * buffer[X + k]
         y += across * buffer[Y + k]
         z += across * buffer[Z + k]

@@ -160,7 +160,10 @@ def group_values(row, plan, work, values):
 
 @inner
 def _add_row(gradient, j, column, near, scale, slope, w, sums):
-    """Add what one row says of the vector of j; ``sums`` as `rows.sum_slopes` gives them."""
+    """Add what one row says of the vector of j; ``sums`` as `rows.sum_slopes` gives them.
+
+    Since t = 1 − u, the third side's derivative by its vector is −2 dw/dt times the vector.
+    """
     value, along, x, y, z = sums
     across = 2.0 * scale * w
     along = scale * slope * value - across * along
