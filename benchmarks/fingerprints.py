@@ -1,6 +1,7 @@
 """Fingerprints of one image on one core: ampmpi beside Amp, dscribe and ASE's neighbour list.
 
     python benchmarks/fingerprints.py [--amp-python PATH] [--dscribe-python PATH] [--plot FILE]
+        [--directory DIR]
 
 Amp and dscribe run under an interpreter of their own, on the same core, one after
 the other; without the option a peer is left out. Times are medians. Amp's primes
@@ -15,7 +16,9 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -186,6 +189,41 @@ def measure_curve(repeats):
     return points
 
 
+def measure_put(directory, repeats):
+    """Time an entry's way to disk, and a bare write and rename of the same bytes."""
+    from ampmpi import FingerprintDatabase
+    from ampmpi.database.entry import encode
+    from ampmpi.descriptor import Gaussian
+
+    print(f"\nprimes to {directory}      bytes     encode        put       bare   put/bare")
+    for name, atoms in images().items():
+        primes = Gaussian(CUTOFF, elements=sorted(set(atoms.symbols))).fingerprint_primes(atoms)
+        data = encode(primes)
+        encoding = median_ms(lambda p=primes: encode(p), repeats)
+        times = []
+        with tempfile.TemporaryDirectory(dir=directory) as folder:
+            database = FingerprintDatabase(f"{folder}/x-fingerprint-primes.ampdb")
+            database.layout.create()
+            for number in range(repeats):  # in turns, since a disk's speed varies
+                start = time.perf_counter()
+                database.put_bytes(f"{number:032x}", data)
+                between = time.perf_counter()
+                write(Path(folder, str(number)), data)
+                times.append((between - start, time.perf_counter() - between))
+        put, bare = 1e3 * np.median(times, axis=0)
+        print(
+            f"{name:{len(directory) + 14}s} {len(data):9d} {encoding:7.3f} ms {put:7.3f} ms"
+            f" {bare:7.3f} ms {put / bare:8.2f}"
+        )
+
+
+def write(path, data):
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "wb", buffering=0) as file:
+        file.write(data)
+    temporary.rename(path)
+
+
 def plot(points, path):
     import matplotlib
 
@@ -212,6 +250,7 @@ def main():
         "--repeats", type=int, default=200, help="calls of which to take the median"
     )
     parser.add_argument("--plot", metavar="FILE", help="draw the time against the triplets")
+    parser.add_argument("--directory", metavar="DIR", help="measure an entry's way to this disk")
     parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peer:
@@ -229,6 +268,8 @@ def main():
             if python:
                 times |= run_peer(peer, python, atoms, options.repeats)
         print_times(name, times)
+    if options.directory:
+        measure_put(options.directory, max(options.repeats // 4, 3))
     points = measure_curve(max(options.repeats // 10, 3))
     if options.plot:
         plot(points, options.plot)

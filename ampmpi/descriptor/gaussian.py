@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from ..entries import Fingerprint, FingerprintPrimes
@@ -150,10 +151,6 @@ class Gaussian:
         """
         self.surroundings(atoms)
 
-    def _width(self, atoms: Atoms) -> int:
-        """Return the largest number of features of the image's elements."""
-        return max(self.n_features[symbol] for symbol in set(atoms.symbols))
-
     def surroundings(self, atoms: Atoms) -> Surroundings:
         """Check an image and find its neighbours."""
         from .neighbors import neighbor_list
@@ -183,9 +180,9 @@ class Gaussian:
         from . import kernels
 
         surroundings = self.surroundings(atoms)
-        return self._fingerprint(
-            atoms, kernels.values(self._plan, *surroundings, self._width(atoms))
-        )
+        symbols, n_features = self._features(atoms)
+        values = kernels.values(self._plan, *surroundings, max(n_features.values()))
+        return Fingerprint(symbols, n_features, values)
 
     def fingerprint_primes(self, atoms: Atoms) -> FingerprintPrimes:
         """Return the derivatives of one image's fingerprint; errors as `fingerprint`."""
@@ -202,10 +199,12 @@ class Gaussian:
         from . import kernels
 
         surroundings = self.surroundings(atoms)
-        values, pairs, primes = kernels.primes(self._plan, *surroundings, self._width(atoms))
-        fingerprint = self._fingerprint(atoms, values)
-        return fingerprint, FingerprintPrimes(
-            fingerprint.symbols, fingerprint.n_features, pairs, primes
+        symbols, n_features = self._features(atoms)
+        width = max(n_features.values())
+        values, pairs, primes = kernels.primes(self._plan, *surroundings, width)
+        return (
+            Fingerprint(symbols, n_features, values),
+            FingerprintPrimes(symbols, n_features, pairs, primes),
         )
 
     def contract(
@@ -242,9 +241,10 @@ class Gaussian:
         near = min(_expected_neighbors(atoms, self.cutoff_radius), float(MOST_NEIGHBORS))
         return 25.0 + n_atoms * (0.5 + 0.1 * near + 0.0035 * near**2)
 
-    def _fingerprint(self, atoms: Atoms, values: NDArray[np.float64]) -> Fingerprint:
-        symbols = tuple(atoms.symbols)
-        return Fingerprint(symbols, {s: self.n_features[s] for s in sorted(set(symbols))}, values)
+    def _features(self, atoms: Atoms) -> tuple[tuple[str, ...], dict[str, int]]:
+        """Return the symbol of each atom, and the number of features of each element."""
+        symbols = tuple([chemical_symbols[number] for number in atoms.numbers.tolist()])
+        return symbols, {symbol: self.n_features[symbol] for symbol in sorted(set(symbols))}
 
 
 def _expected_neighbors(atoms: Atoms, radius: float) -> float:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import SOURCES, entry, inner
-from .rows import make_buffer
 from .sums import add_gradient, group_values, make_work, pair_values, prepare
 
 if TYPE_CHECKING:
@@ -20,9 +19,9 @@ IntArray: TypeAlias = NDArray[np.int64]
 
 
 @entry
-def add_values(species, start, neighbor, vectors, squares, plan, buffer, values, sources=SOURCES):
+def add_values(species, start, neighbor, vectors, squares, plan, values, sources=SOURCES):
     """Add the features of each atom to `values`."""
-    work = make_work(start, plan, buffer)
+    work = make_work(start, plan)
     for i in range(len(species)):
         s = species[i]
         prepare(i, species, start, neighbor, vectors, squares, plan, work)
@@ -33,10 +32,10 @@ def add_values(species, start, neighbor, vectors, squares, plan, buffer, values,
 
 @entry
 def add_primes(
-    species, start, neighbor, vectors, squares, plan, buffer, slots, values, primes, sources=SOURCES
+    species, start, neighbor, vectors, squares, plan, slots, values, primes, sources=SOURCES
 ):
     """Add the features of each atom to `values` and their derivatives to `primes`."""
-    work = make_work(start, plan, buffer)
+    work = make_work(start, plan)
     width = values.shape[1]
     gradient = np.empty((work.near.shape[1], 3, width))
     no_energy = np.empty(0)
@@ -57,10 +56,10 @@ def add_primes(
 
 @entry
 def add_forces(
-    species, start, neighbor, vectors, squares, plan, buffer, dE_dG, forces, virial, sources=SOURCES
+    species, start, neighbor, vectors, squares, plan, dE_dG, forces, virial, sources=SOURCES
 ):
     """Add an energy's forces and its derivative by strain, given its derivative by features."""
-    work = make_work(start, plan, buffer)
+    work = make_work(start, plan)
     gradient = np.empty((work.near.shape[1], 3, 1))
     no_values = np.empty(0)
     scale = 1.0 / plan.cutoff
@@ -132,7 +131,7 @@ def derivative_pairs(start, neighbor, sources=SOURCES):
 def values(plan: Plan, species: IntArray, near: NeighborList, width: int) -> FloatArray:
     """Return the features of each atom, an (n_atoms, width) float array."""
     result = np.zeros((len(species), width))
-    add_values(species, *near[:4], plan, make_buffer(), result)
+    add_values(species, *near[:4], plan, result)
     return result
 
 
@@ -143,7 +142,7 @@ def primes(
     pairs, slots = derivative_pairs(near.start, near.neighbor)
     result = np.zeros((len(species), width))
     derivatives = np.zeros((len(pairs), 3, width))
-    add_primes(species, *near[:4], plan, make_buffer(), slots, result, derivatives)
+    add_primes(species, *near[:4], plan, slots, result, derivatives)
     return result, pairs, derivatives
 
 
@@ -152,5 +151,5 @@ def forces(
 ) -> tuple[FloatArray, FloatArray]:
     """Return forces, (n_atoms, 3), and virial, (3, 3), of an energy given by its derivatives."""
     result, virial = np.zeros((len(species), 3)), np.zeros((3, 3))
-    add_forces(species, *near[:4], plan, make_buffer(), dE_dG, result, virial)
+    add_forces(species, *near[:4], plan, dE_dG, result, virial)
     return result, virial

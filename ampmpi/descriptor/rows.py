@@ -6,17 +6,16 @@ not overlap, so that every loop here becomes vector code without checks. Lengths
 are in units of Rc. A row is padded to a multiple of `LANES` with neighbours of
 no weight.
 
-Names: c = cos θ_jik; q and m: leg weight of k times the third side's factor, and
-the derivative of that factor by the vector of the third side, per length of it;
-P± = (1 ± γc)^(ζ−1).
+Names: c = cos θ_jik; q: leg weight of k times the third side's factor, and m: times
+that factor's dw/dt; turn_j = qc/2r_j² and turn_k = q/2r_jr_k: ½ q ∂c/∂r_j is
+turn_k r_k − turn_j r_j; P± = (1 ± γc)^(ζ−1).
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .compiled import fast
+from .compiled import fast, inner
 from .factors import COSINE, INTEGER_POWER, MERGED
 from .radial import cosine, integer_power, merged, power, without
 
@@ -25,8 +24,8 @@ CHUNK = 256
 """Neighbours in a row at most."""
 
 STRIDE = CHUNK + LANES  # not a power of two, whose rows would fall on the same cache lines
-N_ROWS = 14
-X, Y, Z, U, INVERSE, WEIGHT, C, Q, M, PLUS, MINUS, ONES, ANGLE, SLOPE = range(
+N_ROWS = 16
+X, Y, Z, U, INVERSE, WEIGHT, C, Q, M, TURN_J, TURN_K, PLUS, MINUS, ONES, ANGLE, SLOPE = range(
     0, N_ROWS * STRIDE, STRIDE
 )
 _MASK = 0xFFFF  # tells the compiler that an index is neither negative nor wraps around
@@ -34,9 +33,10 @@ _MASK = 0xFFFF  # tells the compiler that an index is neither negative nor wraps
 NO_FACTOR = -1
 
 
-def make_buffer() -> NDArray[np.float64]:
+@inner
+def make_buffer():
     """Return a buffer for one call, aligned to cache lines."""
-    raw = np.zeros(N_ROWS * STRIDE + LANES)
+    raw = np.empty(N_ROWS * STRIDE + LANES)
     shift = -(raw.ctypes.data // raw.itemsize) % LANES
     buffer = raw[shift : shift + N_ROWS * STRIDE]
     buffer[ONES : ONES + STRIDE] = 1.0
@@ -74,7 +74,7 @@ def _geometry(k, x, y, z, u, inverse, buffer):
 
 
 def _make_row(factor, slopes):
-    """Return the loop that fills C and Q, and M for derivatives, with this factor inlined."""
+    """Return the loop of `row_values` or `row_slopes` with this factor inlined."""
 
     @fast
     def fill_values(begin, end, x, y, z, u, inverse, c, buffer):
@@ -93,9 +93,13 @@ def _make_row(factor, slopes):
             k = begin + lane
             cosine, t = _geometry(k, x, y, z, u, inverse, buffer)
             value, slope = factor(t, c)
+            q = buffer[WEIGHT + k] * value
             buffer[C + k] = cosine
-            buffer[Q + k] = buffer[WEIGHT + k] * value
-            buffer[M + k] = buffer[WEIGHT + k] * (-2.0 * slope)
+            buffer[Q + k] = q
+            buffer[M + k] = buffer[WEIGHT + k] * slope
+            turn = (0.5 * inverse) * q
+            buffer[TURN_J + k] = inverse * (turn * cosine)
+            buffer[TURN_K + k] = turn * buffer[INVERSE + k]
 
     return fill_slopes if slopes else fill_values
 
@@ -129,7 +133,7 @@ def row_values(kind, begin, end, x, y, z, u, inverse, c, buffer):
 
 @fast
 def row_slopes(kind, begin, end, x, y, z, u, inverse, c, buffer):
-    """Fill C, Q and M."""
+    """Fill C, Q, M, TURN_J and TURN_K."""
     if kind == MERGED:
         _merged_slopes(begin, end, x, y, z, u, inverse, c, buffer)
     elif kind == NO_FACTOR:
@@ -156,14 +160,20 @@ def powers(begin, end, gamma, zeta, buffer):
         return PLUS, MINUS
     if exponent == 0:
         return ONES, ONES
-    for lane in range(length):
-        k = begin + lane
-        buffer[PLUS + k] = 1.0 + gamma * buffer[C + k]
-        buffer[MINUS + k] = 1.0 - gamma * buffer[C + k]
     bit = np.int64(1)
     while 2 * bit <= exponent:
         bit *= 2
-    while bit > 1:  # from the second highest bit down: square, and multiply where it is set
+    bit //= 2
+    scale = gamma if exponent & bit else 0.0
+    for lane in range(length):
+        k = begin + lane
+        g, more = gamma * buffer[C + k], scale * buffer[C + k]
+        plus, minus = 1.0 + g, 1.0 - g
+        if bit > 0:
+            plus, minus = plus * plus * (1.0 + more), minus * minus * (1.0 - more)
+        buffer[PLUS + k] = plus
+        buffer[MINUS + k] = minus
+    while bit > 1:  # from the third highest bit down: square, and multiply where it is set
         bit //= 2
         scale = gamma if exponent & bit else 0.0
         for lane in range(length):
@@ -190,38 +200,35 @@ def sum_values(begin, end, gamma, plus, minus, buffer):
 
 
 @fast
-def _pull(k, A, dA, inverse, buffer):
-    """Terms of one triplet: the value, and the coefficients of the vectors of j and of k."""
-    q = buffer[Q + k]
-    side = A * buffer[M + k]
-    turn = dA * q * inverse
-    return A * q, side - turn * (inverse * buffer[C + k]), turn * buffer[INVERSE + k] - side
-
-
-@fast
-def sum_slopes(n, gamma, zeta, plus, minus, inverse, buffer):
-    """For both signs: Σ value, Σ coefficient of j's vector, Σ coefficient of k times its vector."""
+def sum_slopes(n, gamma, zeta, plus, minus, buffer):
+    """For both signs: Σ Aq, Σ (Am + A' turn_j) and Σ (Am + A' turn_k) r_k."""
     plus &= _MASK
     minus &= _MASK
     vp = ap = xp = yp = zp = 0.0
     vm = am = xm = ym = zm = 0.0
     for k in range(n & _MASK):
-        g = gamma * buffer[C + k]
+        g, q, m = gamma * buffer[C + k], buffer[Q + k], buffer[M + k]
+        turn_j = gamma * zeta * buffer[TURN_J + k]
+        turn_k = gamma * zeta * buffer[TURN_K + k]
         x, y, z = buffer[X + k], buffer[Y + k], buffer[Z + k]
         p = buffer[plus + k]
-        v, a, b = _pull(k, p * (1.0 + g), gamma * zeta * p, inverse, buffer)
-        vp += v
-        ap += a
-        xp += b * x
-        yp += b * y
-        zp += b * z
+        A = p * (1.0 + g)
+        side = A * m
+        across = side + p * turn_k
+        vp += A * q
+        ap += side + p * turn_j
+        xp += across * x
+        yp += across * y
+        zp += across * z
         p = buffer[minus + k]
-        v, a, b = _pull(k, p * (1.0 - g), -gamma * zeta * p, inverse, buffer)
-        vm += v
-        am += a
-        xm += b * x
-        ym += b * y
-        zm += b * z
+        A = p * (1.0 - g)
+        side = A * m
+        across = side - p * turn_k
+        vm += A * q
+        am += side - p * turn_j
+        xm += across * x
+        ym += across * y
+        zm += across * z
     return (vp, ap, xp, yp, zp), (vm, am, xm, ym, zm)
 
 
@@ -246,13 +253,15 @@ def add_angles(n, gamma, zeta, plus, minus, gp, gm, buffer):
 
 
 @fast
-def sum_angles(n, inverse, buffer):
-    """`sum_slopes` for the weighted sum of all angular parts."""
+def sum_angles(n, buffer):
+    """Return sums like those of `sum_slopes`, for the weighted sum of all angular parts A."""
     v = a = x = y = z = 0.0
     for k in range(n & _MASK):
-        value, along, across = _pull(k, buffer[ANGLE + k], buffer[SLOPE + k], inverse, buffer)
-        v += value
-        a += along
+        A, slope = buffer[ANGLE + k], buffer[SLOPE + k]
+        side = A * buffer[M + k]
+        across = side + slope * buffer[TURN_K + k]
+        v += A * buffer[Q + k]
+        a += side + slope * buffer[TURN_J + k]
         x += across * buffer[X + k]
         y += across * buffer[Y + k]
         z += across * buffer[Z + k]

@@ -160,12 +160,16 @@ def group_values(row, plan, work, values):
 
 @inner
 def _add_row(gradient, j, column, near, scale, slope, w, sums):
-    """Add what one row says of the vector of j; ``sums`` as `rows.sum_slopes` gives them."""
+    """Add what one row says of the vector of j; ``sums`` as `rows.sum_slopes` gives them.
+
+    Since t = 1 − u, the third side's derivative by its vector is −2 dw/dt times the vector.
+    """
     value, along, x, y, z = sums
-    along = slope * value + w * along
-    gradient[j, 0, column] += scale * (along * near[0, j] + w * x)
-    gradient[j, 1, column] += scale * (along * near[1, j] + w * y)
-    gradient[j, 2, column] += scale * (along * near[2, j] + w * z)
+    across = 2.0 * scale * w
+    along = scale * slope * value - across * along
+    gradient[j, 0, column] += along * near[0, j] + across * x
+    gradient[j, 1, column] += along * near[1, j] + across * y
+    gradient[j, 2, column] += along * near[2, j] + across * z
 
 
 @inner
@@ -212,7 +216,7 @@ def _group_gradient(row, swap, plan, work, dE_dG, values, gradient):
                     gm = scale * dE_dG[g] if g >= 0 else 0.0
                     rows.add_angles(n, gamma, zeta, plus, minus, gp, gm, buffer)
                     continue
-                p, m = rows.sum_slopes(n, gamma, zeta, plus, minus, inverse, buffer)
+                p, m = rows.sum_slopes(n, gamma, zeta, plus, minus, buffer)
                 if f >= 0:
                     values[f] += 0.5 * scale * w * p[0]
                     _add_row(gradient, j, f, near, scale, slope, w, p)
@@ -220,7 +224,7 @@ def _group_gradient(row, swap, plan, work, dE_dG, values, gradient):
                     values[g] += 0.5 * scale * w * m[0]
                     _add_row(gradient, j, g, near, scale, slope, w, m)
             if energy:
-                sums = rows.sum_angles(n, inverse, buffer)
+                sums = rows.sum_angles(n, buffer)
                 _add_row(gradient, j, 0, near, 1.0, slope, w, sums)
             if itself:
                 buffer[WEIGHT + j - chunk] = w
@@ -238,13 +242,13 @@ def add_gradient(i, s, n, plan, work, dE_dG, values, gradient):
 
 
 @inner
-def make_work(start, plan, buffer):
+def make_work(start, plan):
     """Return arrays that are large enough for every centre."""
     most = LANES
     for i in range(len(start) - 1):
         most = max(most, start[i + 1] - start[i])
     return Work(
-        buffer,
+        rows.make_buffer(),
         np.empty((6, most)),
         np.zeros(plan.n_species + 1, np.int64),
         np.empty((len(plan.radials), most)),
