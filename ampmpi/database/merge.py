@@ -259,11 +259,11 @@ def _put_back(layout: Layout, key: str, data: bytes) -> bool:
             return True
     except FileNotFoundError as error:
         raise database_error(error, "write", target) from error
-    if not loose.exists(layout, key) and os.path.lexists(target):
-        raise DatabaseError(
-            f"cannot write {target}: what has the entry's name is no entry: move it elsewhere"
-        )
-    return False
+    if loose.exists(layout, key):
+        return False
+    # What has the name is no entry: it makes way, or refuses, as for every put.
+    loose.put(layout, key, data)
+    return True
 
 
 def _has_others(archive: Archive) -> bool:

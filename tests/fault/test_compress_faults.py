@@ -75,7 +75,11 @@ def check_after(path, entries, outcome, action):
         assert os.path.dirname(path) in outcome.message
         assert "\n" not in outcome.message
     else:
-        assert outcome.status == ("killed" if "KILL" in action else "returned")
+        allowed = {"killed"} if "KILL" in action else {"returned"}
+        if action == "KILL_SHORT":
+            # The disk is waited for in a thread: this call may have been that fsync.
+            allowed.add("returned")
+        assert outcome.status in allowed
     samples.verify_compress(path, entries)
 
 
