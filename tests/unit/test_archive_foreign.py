@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import struct
 import tarfile
 import zlib
 
@@ -190,3 +191,69 @@ def test_rescue_finds_what_lies_behind_the_damage(tmp_path):
 def test_rescue_of_noise(tmp_path):
     (tmp_path / "a").write_bytes(os.urandom(50_000) + b"\0\0\xff\xff" * 1000 + zlib.compress(b"x"))
     assert list(rescue(str(tmp_path / "a"))) == []
+
+
+def test_a_hard_link_stands_for_the_file_before_it(tmp_path):
+    """As for Amp: tarfile reads the file that was archived last under that name."""
+    keys = [make_key(number) for number in range(5)]
+    with tarfile.open(tmp_path / "a", "w:gz") as tar:
+        add(tar, keys[0], b"zero")
+        add(tar, keys[1], b"old")
+        add(tar, keys[2], type=tarfile.LNKTYPE, linkname=keys[1])
+        add(tar, keys[1], b"new")
+        add(tar, keys[0], type=tarfile.LNKTYPE, linkname=keys[1])
+        add(tar, keys[3], type=tarfile.LNKTYPE, linkname=keys[2])
+        add(tar, keys[4], type=tarfile.LNKTYPE, linkname=make_key(9))
+        add(tar, keys[3], type=tarfile.LNKTYPE, linkname=keys[3])
+    expected = {keys[0]: b"new", keys[1]: b"new", keys[2]: b"old", keys[3]: b"old"}
+    with tarfile.open(tmp_path / "a") as tar:
+        assert {key: tar.extractfile(key).read() for key in expected} == expected
+    with Archive.open(str(tmp_path / "a")) as archive:
+        assert archive.damage is None
+        assert dict(archive.read_many()) == expected
+        assert archive.read(keys[3]) == b"old"
+        others = [headers[:32].decode() for key, headers, _ in archive.walk(True) if key is None]
+        assert others == [keys[4]]
+
+
+@pytest.mark.parametrize("extents", [1, 4, 5, 25, 26, 60])
+def test_sparse_members_are_passed_over(tmp_path, extents):
+    """Old GNU: a map of more than four extents goes on in blocks behind the header."""
+    entry = struct.Struct("12s12s")
+    rows = [entry.pack(b"%011o\0" % (1000 * row), b"%011o\0" % 512) for row in range(extents)]
+    header = bytearray(tarfile.TarInfo("note").tobuf(tarfile.GNU_FORMAT))
+    header[124:135], header[156:157] = b"%011o" % (512 * extents), b"S"
+    header[386:482] = b"".join(rows[:4]).ljust(96, b"\0")
+    header[482] = extents > 4
+    header[483:494] = b"%011o" % (1000 * extents)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content, rows = bytes(header), rows[4:]
+    while rows:
+        content += (b"".join(rows[:21]).ljust(504, b"\0") + bytes([len(rows) > 21])).ljust(512)
+        rows = rows[21:]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        add(tar, make_key(0), b"before")
+        tar.fileobj.write(content + b"data".ljust(512, b"-") * extents)
+        tar.offset = tar.fileobj.tell()
+        add(tar, make_key(1), b"behind")
+    with tarfile.open(fileobj=io.BytesIO(buffer.getvalue())) as tar:
+        assert tar.getnames() == [make_key(0), "note", make_key(1)]
+    (tmp_path / "a").write_bytes(gzip.compress(buffer.getvalue()))
+    with Archive.open(str(tmp_path / "a")) as archive:
+        assert archive.damage is None
+        assert dict(archive.read_many()) == {make_key(0): b"before", make_key(1): b"behind"}
+        assert archive.others == 1
+        (others,) = [headers + data for key, headers, data in archive.walk(True) if key is None]
+    assert others == content + b"data".ljust(512, b"-") * extents
+
+
+def test_the_map_of_a_sparse_member_has_an_end(tmp_path):
+    header = bytearray(tarfile.TarInfo("note").tobuf(tarfile.GNU_FORMAT))
+    header[156:157], header[482] = b"S", 1
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a").write_bytes(gzip.compress(bytes(header) + b"\1" * 300_000_000))
+    with limited_memory(200), Archive.open(str(tmp_path / "a")) as archive:
+        assert "sparse member is too large" in archive.damage
