@@ -79,13 +79,13 @@ def split_record(record: bytes) -> tuple[str, bytes]:
     return key, record[BLOCK : BLOCK + size]
 
 
-def claimed_length(header: bytes) -> tuple[int, bool] | None:
-    """Length of the record that `entry_record` made with this header, damaged or not.
+def claimed_size(header: bytes) -> tuple[int, bool] | None:
+    """Size of the entry for which `entry_record` made this header, damaged or not.
 
     Returns
     -------
     (int, bool) or None
-        Number of bytes of the whole record, and whether the header's checksum
+        Number of bytes of the entry, and whether the header's checksum
         is right; None if it is no header of an entry.
     """
     digits = header[124:135]
@@ -94,7 +94,7 @@ def claimed_length(header: bytes) -> tuple[int, bool] | None:
     size = int(digits, 8)
     if size > MAX_ENTRY_SIZE:
         return None
-    return BLOCK + padded(size), header[148:154] == b"%06o" % _checksum(header)
+    return size, header[148:154] == b"%06o" % _checksum(header)
 
 
 def is_bound(header: bytes, key: str, data: bytes) -> bool | None:
