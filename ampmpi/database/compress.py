@@ -390,7 +390,7 @@ class _Run:
                 self._add(writer, deflate_record(None, headers + data))
             elif key not in marks:
                 self._add_saved(writer, key, data, old.doubt(key, headers, data))
-        if not old.trusted:
+        if old.damage is not None:
             self._rescue(writer, old, marks)
 
     def _rescue(self, writer: ArchiveWriter, old: Archive, others: set[str]) -> None:

@@ -1,6 +1,7 @@
 import os
 import shutil
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 from ase.build import bulk
 from ase.io import write
 from click.testing import CliRunner
-from entry_samples import make_entries, make_key
+from entry_samples import limited_memory, make_entries, make_key
 
 from ampmpi import FingerprintDatabase, Gaussian, hash_image
 from ampmpi.cli.check import command
 from ampmpi.database.archive import Archive
 from ampmpi.database.check import check
+from ampmpi.database.gzipstream import MEMBER_HEADER
+from ampmpi.database.tarstream import entry_record
 from ampmpi.errors import DatabaseError
 
 
@@ -353,3 +356,23 @@ def test_deleted_entries_are_not_rescued(database):
     assert (report.exit_code, report.lost) == (5, [])
     assert make_key(2) not in database
     assert len(database) == 9
+
+
+def test_repair_of_a_bomb_takes_little_memory(database):
+    """No index, and a header that claims gigabytes before hundreds of megabytes of zeros."""
+    header = bytearray(entry_record(make_key(77), b""))
+    header[124:135] = b"%011o" % (7 * 10**9)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = [bomb.compress(bytes(header)), *(bomb.compress(bytes(10**7)) for _ in range(40))]
+    packed.append(bomb.flush(zlib.Z_FULL_FLUSH))
+    (first, *_), end = index_rows(database).values(), len(MEMBER_HEADER)
+    assert first[0] == end
+    with Archive.open(database.layout.archive) as archive:
+        size = archive.footer.data_size
+    change_archive(database, lambda raw: raw[:end] + b"".join(packed) + raw[end : size - 4])
+    with limited_memory(250):
+        report = check(database.path, repair=True)
+    assert report.exit_code == 5
+    assert len(database) == 10
