@@ -11,11 +11,17 @@ from ampmpi.database.gzipstream import FULL_FLUSH_END
 from ampmpi.database.tarstream import BLOCK, claimed_size, is_bound, padded, split_record
 
 _READ = 1 << 20
-_FIRST = 1 << 12
-"""The first record is looked for so far into the file (bytes): behind a header, or junk."""
+_HEADER = 1 << 12
+"""No tar header deflates to more bytes."""
 
-_SLACK = 64
-"""The next record is looked for so far behind one whose end is damaged (bytes)."""
+_SMALLEST = 16
+"""No record deflates to so few bytes: they are the end of the one before."""
+
+_TRIES = 1 << 17
+"""At so many bytes in all a record is looked for that no mark comes before.
+
+The file's header may be damaged, or the mark.
+"""
 
 _PATIENCE = 1 << 30
 """So many bytes in all are inflated once more because the record before them was none.
@@ -42,19 +48,25 @@ def rescue(path: str) -> Iterator[tuple[str, bytes]]:
     """
     with open(path, "rb") as file:
         pieces = _Pieces(file)
-        position, reach, patience = 0, _FIRST, _PATIENCE
+        position, patience, tries = 0, _PATIENCE, _TRIES
         while (end := pieces.end(position)) is not None:
-            attempt = _search(pieces, position, min(end, position + reach))
+            if end - position <= _SMALLEST:
+                position = end
+                continue
+            attempt = _attempt(pieces, position)
+            if attempt.found is None:
+                # A record whose own beginning is sound may follow in the same piece.
+                later = range(position + 1, min(end - _SMALLEST, position + 1 + tries))
+                tries -= len(later)
+                attempt = _search(pieces, later) or attempt
             if attempt.found is not None:
                 yield attempt.found
-                # What follows is a mark, unless that is damaged.
-                position, reach = attempt.position, _SLACK
+                position = attempt.position
                 continue
             if attempt.position > end:
                 # Sound records may have been taken for a part of this one.
                 patience -= attempt.inflated
             position = end if patience > 0 else max(end, attempt.position)
-            reach = 1
 
 
 class _Pieces:
@@ -117,18 +129,15 @@ class _Attempt:
     found: tuple[str, bytes] | None = None
 
 
-def _search(pieces: _Pieces, start: int, stop: int) -> _Attempt:
-    """Read the record that begins at one of these bytes, if any does."""
-    if stop - start <= 1:
-        return _attempt(pieces, start)
-    raw, _ = pieces.piece(start)
-    attempt = _Attempt(stop)
-    for begin in range(stop - start):
-        if _is_header(raw[begin : begin + _FIRST]):
-            attempt = _attempt(pieces, start + begin)
+def _search(pieces: _Pieces, starts: range) -> _Attempt | None:
+    """Find the sound record that begins at one of these bytes, if any does."""
+    raw, _ = pieces.piece(starts.start)
+    for begin in range(min(len(starts), len(raw))):
+        if _is_header(raw[begin : begin + _HEADER]):
+            attempt = _attempt(pieces, starts.start + begin)
             if attempt.found is not None:
-                break
-    return attempt
+                return attempt
+    return None
 
 
 def _is_header(raw: bytes) -> bool:

@@ -306,6 +306,18 @@ def test_rescue_of_all_others_whatever_bit_of_a_record_flips(tmp_path):
     assert kept > 50  # padding, marks, and fields of the header that nobody needs
 
 
+@pytest.mark.parametrize("size", [4, 40, 100])
+def test_rescue_behind_a_damaged_end_of_a_record(tmp_path, size):
+    """No mark tells where the next one begins."""
+    data = make_data(6)
+    raw, records = without_index(tmp_path / "a", data)
+    end = sum(records[2])
+    (tmp_path / "a").write_bytes(raw[: end - size] + b"\x55" * size + raw[end:])
+    found = dict(rescue(str(tmp_path / "a")))
+    assert found.items() <= data.items()
+    assert data.keys() - found.keys() <= {list(data)[2]}
+
+
 def change_header(record, start, value):
     """Put bytes into a tar header, and make its checksum right."""
     record = bytearray(record)

@@ -365,14 +365,14 @@ def test_repair_of_a_bomb_takes_little_memory(database):
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
-    packed = [bomb.compress(bytes(header)), *(bomb.compress(bytes(10**7)) for _ in range(40))]
+    packed = [bomb.compress(bytes(header)), *(bomb.compress(bytes(10**7)) for _ in range(20))]
     packed.append(bomb.flush(zlib.Z_FULL_FLUSH))
     (first, *_), end = index_rows(database).values(), len(MEMBER_HEADER)
     assert first[0] == end
     with Archive.open(database.layout.archive) as archive:
         size = archive.footer.data_size
     change_archive(database, lambda raw: raw[:end] + b"".join(packed) + raw[end : size - 4])
-    with limited_memory(250):
+    with limited_memory(150):
         report = check(database.path, repair=True)
     assert report.exit_code == 5
     assert len(database) == 10
