@@ -7,7 +7,7 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -173,9 +173,20 @@ def _open(path: str) -> Archive:
             os.close(descriptor)
         raise
     # From here on the descriptor is the archive's to close.
-    if found is not None:
-        return IndexedArchive(path, descriptor, identity, *found)
-    return StreamedArchive(path, descriptor, identity)
+    if found is None:
+        return StreamedArchive(path, descriptor, identity)
+    archive = IndexedArchive(path, descriptor, identity, found.footer, found.index)
+    if found.misfit is not None:
+        # A whole tar is what another tool put before the index; anything else is damage.
+        streamed = StreamedArchive(path, os.dup(descriptor), identity)
+        if streamed.damage is None:
+            archive.close()
+            return streamed
+        streamed.close()
+        archive.damage = found.misfit
+        if found.shift:
+            archive.realign(found.shift)
+    return archive
 
 
 class IndexedArchive(Archive):
@@ -251,6 +262,30 @@ class IndexedArchive(Archive):
     def key_of(self, row: int) -> str:
         """Key of a row of the index."""
         return bytes(self.index.digests[row]).ljust(16, b"\0").hex()
+
+    def realign(self, shift: int) -> None:
+        """Find where the records are in a file that got longer or shorter somewhere.
+
+        Those that lie neither where the index says nor `shift` bytes behind
+        that are put at the end of the file, where nothing can be read.
+        """
+        index, size = self.index, self.identity.size
+        offset, packed = index.offset.astype(np.int64), index.packed.copy()
+        shifts = [0, shift]
+        for row in np.argsort(offset).tolist():
+            for by in shifts:
+                start, count = int(offset[row]) + by, int(packed[row])
+                if start < 0 or start + count > size:
+                    continue
+                try:
+                    self.verify(row, os.pread(self._descriptor, count, start))
+                except CorruptEntryError:
+                    continue
+                offset[row], shifts = start, sorted(shifts, key=by.__ne__)
+                break
+            else:
+                offset[row], packed[row] = size, 0
+        self.index = replace(index, offset=offset.astype(np.uint64), packed=packed)
 
     def raw_runs(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, bytes | CorruptEntryError]]:
         """Go through the deflated bytes of rows that are sorted by offset, neighbours together.

@@ -198,6 +198,11 @@ class _Check:
     def _check_indexed(self, archive: IndexedArchive) -> None:
         bad: dict[int, str] = {}
         index = archive.index
+        if archive.damage is not None:
+            self._archive_is_bad = True
+            self._problem(
+                f"archive: {archive.path} is damaged ({archive.damage}), but its index is whole"
+            )
         for row, raw in archive.raw_records(np.argsort(index.offset)):
             self._step(len(self._loose) + len(index.offset))
             try:
@@ -216,7 +221,7 @@ class _Check:
         if bad:
             self._damage = Damage(archive.identity, bad)
             self._archive_is_bad = True
-        elif (reason := _disagreement(archive)) is not None:
+        elif archive.damage is None and (reason := _disagreement(archive)) is not None:
             self._problem(f"index: {reason}")
             self._damage = Damage(archive.identity, {})
             self._archive_is_bad = True

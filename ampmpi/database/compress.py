@@ -349,7 +349,8 @@ class _Run:
             self.report.files_freed += 1
 
     def _is_needed(self, old: Archive | None, gone: set[str]) -> bool:
-        return bool(self._added or gone or self._damage or (old is not None and not old.indexed))
+        is_odd = old is not None and (not old.indexed or old.damage is not None)
+        return bool(self._added or gone or self._damage or is_odd)
 
     def _add_old(self, writer: ArchiveWriter, old: Archive | None, marks: set[str]) -> None:
         if isinstance(old, IndexedArchive):
@@ -357,8 +358,13 @@ class _Run:
             keep = np.ones(len(old.index.offset), bool)
             rows = old.index.rows(np.array(sorted(dropped), "S16"))
             keep[rows[rows >= 0]] = False
+            damaged: dict[int, str] = {}
             if self._damage is not None and self._damage.identity == old.identity:
-                self._leave_out(old, keep, self._damage.rows)
+                damaged = self._damage.rows
+            if old.damage is not None:
+                bad = old.find_damaged(np.argsort(old.index.offset))
+                damaged = dict.fromkeys(bad, old.damage) | damaged
+            self._leave_out(old, keep, damaged)
             try:
                 unreadable = writer.copy(old, keep, self._step)
                 if unreadable:  # once more: a network mount may have been away for a moment
@@ -368,6 +374,11 @@ class _Run:
             except EOFError:
                 raise _ArchiveChangedError from None
             self._leave_out(old, keep, unreadable)
+            if damaged or old.damage is not None:
+                # Not those that are whole, but no entries of this database.
+                rows = np.array(sorted(damaged, key=old.index.offset.__getitem__), np.intp)
+                broken = {old.key_of(row) for row in old.find_damaged(rows) if row < len(old)}
+                self._rescue(writer, old, marks | (set(old.keys()) - broken))
         elif isinstance(old, StreamedArchive):
             self._add_streamed(writer, old, marks)
 
@@ -386,10 +397,14 @@ class _Run:
                 self._add(writer, deflate_record(None, headers + data))
             elif key not in marks:
                 self._add_saved(writer, key, data, old.doubt(key, headers, data))
-        if not old.trusted:
-            for key, data in rescue(old.path):
-                if key not in marks:
-                    self._add_saved(writer, key, data, None)
+        if old.damage is not None:
+            self._rescue(writer, old, marks)
+
+    def _rescue(self, writer: ArchiveWriter, old: Archive, others: set[str]) -> None:
+        """Take over what lies elsewhere than where the archive has it, but for some keys."""
+        for key, data in rescue(old.path):
+            if key not in others:
+                self._add_saved(writer, key, data, None)
 
     def _add_saved(self, writer: ArchiveWriter, key: str, data: bytes, doubt: str | None) -> None:
         """Take over an entry of an archive without an index, if it is sound and not there yet."""

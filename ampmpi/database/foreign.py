@@ -18,7 +18,8 @@ from ampmpi.errors import CorruptEntryError
 class StreamedArchive(Archive):
     """An archive that is read front to back.
 
-    Of members of the same name the last one counts, as for every tar.
+    Of files of the same name the last one counts, as for every tar. A hard
+    link stands for the file of that name before it, and is an entry as well.
 
     Attributes
     ----------
@@ -39,11 +40,18 @@ class StreamedArchive(Archive):
         self.trusted = True
         self.others = 0
         self._places: dict[str, int] = {}
+        self._links: dict[int, set[str]] = {}
+        self._resolved: set[int] = set()
         number = -1
         stream = self._stream()
         try:
             for number, member in enumerate(members(stream)):
-                if member.key is None:
+                if member.key is not None and member.link in self._places:
+                    target = self._places[member.key] = self._places[member.link]
+                    self._links.setdefault(target, set()).add(member.key)
+                    self._resolved.add(number)
+                    continue
+                if member.key is None or member.link is not None:
                     self.others += 1
                     continue
                 if not stream.skip(padded(member.size)):
@@ -127,12 +135,19 @@ class StreamedArchive(Archive):
         stream = self._stream()
         try:
             for number, member in enumerate(members(stream)):
-                if member.key is not None:
-                    if self._places.get(member.key) == number:
-                        data = stream.read(member.size)
-                        if len(data) < member.size:
-                            return
-                        yield member.key, member.headers, data
+                if member.key is not None and member.link is None:
+                    names = {member.key, *self._links.get(number, ())}
+                    names = {name for name in names if self._places.get(name) == number}
+                    if not names:
+                        continue
+                    data = stream.read(member.size)
+                    if len(data) < member.size:
+                        return
+                    for name in sorted(names):
+                        # The checksum in the headers is of the name there.
+                        yield name, member.headers if name == member.key else b"", data
+                elif number in self._resolved:
+                    continue
                 elif others and member.size <= MAX_ENTRY_SIZE:
                     yield None, member.headers, stream.read(padded(member.size))
         except (EOFError, ValueError):

@@ -35,6 +35,7 @@ FOOTER_SIZE = len(stored_member(bytes(_FOOTER.size)))
 
 _PIECE = 1 << 20
 _ROWS = 1 << 16
+_LARGEST = 1 << 62
 _ROW = np.dtype([("offset", "<u8"), ("packed", "<u8"), ("length", "<u8"), ("crc", "<u4")])
 
 
@@ -178,8 +179,30 @@ def unpack_index(content: bytes | memoryview) -> Index:
     return Index(digests, *columns)
 
 
-def read_index(descriptor: int, size: int) -> tuple[Footer, Index] | None:
-    """Read the index of an archive, if it has one that fits.
+@dataclass(frozen=True)
+class Found:
+    """A sound index and footer, at the end of a file.
+
+    Attributes
+    ----------
+    footer : Footer
+        The footer.
+    index : Index
+        The index.
+    misfit : str or None
+        How what lies before them differs from the tar that they were written for.
+    shift : int
+        How many bytes longer that is than it was.
+    """
+
+    footer: Footer
+    index: Index
+    misfit: str | None
+    shift: int
+
+
+def read_index(descriptor: int, size: int) -> Found | None:
+    """Read the index of an archive, if it has one.
 
     Parameters
     ----------
@@ -190,31 +213,40 @@ def read_index(descriptor: int, size: int) -> tuple[Footer, Index] | None:
 
     Returns
     -------
-    (Footer, Index) or None
-        None if there is no footer at the end, if what lies before it is not
-        the tar and the index that it was written for, or if either is damaged.
+    Found or None
+        None if there is no footer at the end, or if it or the index is damaged.
     """
     if size < FOOTER_SIZE + len(MEMBER_HEADER) + 8:
         return None
     footer = Footer.unpack(os.pread(descriptor, FOOTER_SIZE, size - FOOTER_SIZE))
-    if footer is None or footer.data_size + footer.index_size + FOOTER_SIZE != size:
+    if footer is None or not len(MEMBER_HEADER) + 8 <= footer.data_size < _LARGEST:
         return None
-    if footer.data_size < len(MEMBER_HEADER) + 8:
-        return None
-    if os.pread(descriptor, 10, 0) != MEMBER_HEADER:
-        return None
-    trailer = member_trailer(footer.data_crc, footer.data_length)
-    if os.pread(descriptor, 8, footer.data_size - 8) != trailer:
+    data_end = size - FOOTER_SIZE - footer.index_size
+    if data_end < 0:
         return None
     try:
-        pieces = _pieces(descriptor, footer.index_size, footer.data_size)
+        pieces = _pieces(descriptor, footer.index_size, data_end)
         content = gunzip_stored(pieces, footer.index_size)
         index = unpack_index(content)
     except (ValueError, EOFError):
         return None
     if crc32(content) != footer.index_crc or len(index.digests) != footer.entries:
         return None
-    return (footer, index) if _is_possible(index, footer) else None
+    if not _is_possible(index, footer):
+        return None
+    shift = data_end - footer.data_size
+    return Found(footer, index, _misfit(descriptor, footer, shift), shift)
+
+
+def _misfit(descriptor: int, footer: Footer, shift: int) -> str | None:
+    if shift:
+        return f"it has {abs(shift)} bytes {'more' if shift > 0 else 'fewer'} than were written"
+    if os.pread(descriptor, len(MEMBER_HEADER), 0) != MEMBER_HEADER:
+        return "its first ten bytes are not those that were written"
+    trailer = member_trailer(footer.data_crc, footer.data_length)
+    if os.pread(descriptor, 8, footer.data_size - 8) != trailer:
+        return "the checksum of the tar is not the one that was written"
+    return None
 
 
 def new_index_member(index: Index) -> tuple[bytes, int]:

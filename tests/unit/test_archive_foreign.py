@@ -3,7 +3,9 @@
 import gzip
 import io
 import os
+import struct
 import tarfile
+import time
 import zlib
 
 import pytest
@@ -11,6 +13,7 @@ from archive_samples import make_data, write_archive
 from entry_samples import limited_memory, make_key
 
 from ampmpi.database.archive import Archive
+from ampmpi.database.gzipstream import MEMBER_HEADER, deflate
 from ampmpi.database.salvage import rescue
 from ampmpi.database.tarstream import entry_record
 
@@ -190,3 +193,187 @@ def test_rescue_finds_what_lies_behind_the_damage(tmp_path):
 def test_rescue_of_noise(tmp_path):
     (tmp_path / "a").write_bytes(os.urandom(50_000) + b"\0\0\xff\xff" * 1000 + zlib.compress(b"x"))
     assert list(rescue(str(tmp_path / "a"))) == []
+
+
+def test_a_hard_link_stands_for_the_file_before_it(tmp_path):
+    """As for Amp: tarfile reads the file that was archived last under that name."""
+    keys = [make_key(number) for number in range(5)]
+    with tarfile.open(tmp_path / "a", "w:gz") as tar:
+        add(tar, keys[0], b"zero")
+        add(tar, keys[1], b"old")
+        add(tar, keys[2], type=tarfile.LNKTYPE, linkname=keys[1])
+        add(tar, keys[1], b"new")
+        add(tar, keys[0], type=tarfile.LNKTYPE, linkname=keys[1])
+        add(tar, keys[3], type=tarfile.LNKTYPE, linkname=keys[2])
+        add(tar, keys[4], type=tarfile.LNKTYPE, linkname=make_key(9))
+        add(tar, keys[3], type=tarfile.LNKTYPE, linkname=keys[3])
+    expected = {keys[0]: b"new", keys[1]: b"new", keys[2]: b"old", keys[3]: b"old"}
+    with tarfile.open(tmp_path / "a") as tar:
+        assert {key: tar.extractfile(key).read() for key in expected} == expected
+    with Archive.open(str(tmp_path / "a")) as archive:
+        assert archive.damage is None
+        assert dict(archive.read_many()) == expected
+        assert archive.read(keys[3]) == b"old"
+        others = [headers[:32].decode() for key, headers, _ in archive.walk(True) if key is None]
+        assert others == [keys[4]]
+
+
+@pytest.mark.parametrize("extents", [1, 4, 5, 25, 26, 60])
+def test_sparse_members_are_passed_over(tmp_path, extents):
+    """Old GNU: a map of more than four extents goes on in blocks behind the header."""
+    entry = struct.Struct("12s12s")
+    rows = [entry.pack(b"%011o\0" % (1000 * row), b"%011o\0" % 512) for row in range(extents)]
+    header = bytearray(tarfile.TarInfo("note").tobuf(tarfile.GNU_FORMAT))
+    header[124:135], header[156:157] = b"%011o" % (512 * extents), b"S"
+    header[386:482] = b"".join(rows[:4]).ljust(96, b"\0")
+    header[482] = extents > 4
+    header[483:494] = b"%011o" % (1000 * extents)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content, rows = bytes(header), rows[4:]
+    while rows:
+        content += (b"".join(rows[:21]).ljust(504, b"\0") + bytes([len(rows) > 21])).ljust(512)
+        rows = rows[21:]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        add(tar, make_key(0), b"before")
+        tar.fileobj.write(content + b"data".ljust(512, b"-") * extents)
+        tar.offset = tar.fileobj.tell()
+        add(tar, make_key(1), b"behind")
+    with tarfile.open(fileobj=io.BytesIO(buffer.getvalue())) as tar:
+        assert tar.getnames() == [make_key(0), "note", make_key(1)]
+    (tmp_path / "a").write_bytes(gzip.compress(buffer.getvalue()))
+    with Archive.open(str(tmp_path / "a")) as archive:
+        assert archive.damage is None
+        assert dict(archive.read_many()) == {make_key(0): b"before", make_key(1): b"behind"}
+        assert archive.others == 1
+        (others,) = [headers + data for key, headers, data in archive.walk(True) if key is None]
+    assert others == content + b"data".ljust(512, b"-") * extents
+
+
+def test_the_map_of_a_sparse_member_has_an_end(tmp_path):
+    header = bytearray(tarfile.TarInfo("note").tobuf(tarfile.GNU_FORMAT))
+    header[156:157], header[482] = b"S", 1
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a").write_bytes(gzip.compress(bytes(header) + b"\1" * 300_000_000))
+    with limited_memory(200), Archive.open(str(tmp_path / "a")) as archive:
+        assert "sparse member is too large" in archive.damage
+
+
+def records_of(path):
+    """Offset and packed size of each record of an archive, in the file's order."""
+    with Archive.open(str(path)) as archive:
+        index = archive.index
+        return sorted(zip(index.offset.tolist(), index.packed.tolist(), strict=True))
+
+
+def without_index(path, data):
+    footer = write_archive(path, data)
+    return path.read_bytes()[: footer.data_size], records_of(path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda raw: bytes(4) + raw[4:],
+    lambda raw: bytes(10) + raw[10:],
+    lambda raw: b"junk" + raw,
+    lambda raw: b"junk" * 500 + raw,
+    lambda raw: raw[4:],
+    lambda raw: raw[10:],
+])  # fmt: skip
+def test_rescue_of_the_first_record_behind_a_damaged_header(tmp_path, change):
+    data = make_data(5)
+    raw, _ = without_index(tmp_path / "a", data)
+    (tmp_path / "a").write_bytes(change(raw))
+    assert dict(rescue(str(tmp_path / "a"))) == data
+
+
+def test_rescue_of_all_others_whatever_bit_of_a_record_flips(tmp_path):
+    """Also where the header then claims a size that reaches over other records."""
+    data = make_data(6)
+    raw, records = without_index(tmp_path / "a", data)
+    start, packed = records[1]
+    kept = 0
+    for position in range(start, start + packed):
+        for bit in (1, 8, 16, 128):
+            changed = bytearray(raw)
+            changed[position] ^= bit
+            (tmp_path / "a").write_bytes(changed)
+            found = dict(rescue(str(tmp_path / "a")))
+            assert found.items() <= data.items()
+            assert len(found) >= 5, (position - start, bit)
+            kept += len(found) == 6
+    assert kept > 50  # padding, marks, and fields of the header that nobody needs
+
+
+@pytest.mark.parametrize("size", [4, 40, 100])
+def test_rescue_behind_a_damaged_end_of_a_record(tmp_path, size):
+    """No mark tells where the next one begins."""
+    data = make_data(6)
+    raw, records = without_index(tmp_path / "a", data)
+    end = sum(records[2])
+    (tmp_path / "a").write_bytes(raw[: end - size] + b"\x55" * size + raw[end:])
+    found = dict(rescue(str(tmp_path / "a")))
+    assert found.items() <= data.items()
+    assert data.keys() - found.keys() <= {list(data)[2]}
+
+
+def change_header(record, start, value):
+    """Put bytes into a tar header, and make its checksum right."""
+    record = bytearray(record)
+    record[start : start + len(value)] = value
+    record[148:156] = b" " * 8
+    record[148:156] = b"%06o\0 " % sum(record[:512])
+    return bytes(record)
+
+
+@pytest.mark.parametrize("size", [b"00000001000", b"00000100000", b"00777777777", b"77777777777"])
+def test_rescue_behind_headers_that_lie_about_their_size(tmp_path, size):
+    data = make_data(6)
+    raw, records = without_index(tmp_path / "a", data)
+    for number in (4, 1):
+        start, packed = records[number]
+        record = zlib.decompressobj(-15).decompress(raw[start : start + packed])
+        raw = raw[:start] + deflate(change_header(record, 124, size)) + raw[start + packed :]
+    (tmp_path / "a").write_bytes(raw)
+    expected = {key: content for n, (key, content) in enumerate(data.items()) if n not in (1, 4)}
+    assert dict(rescue(str(tmp_path / "a"))) == expected
+
+
+def test_rescue_of_many_that_lie_takes_no_time(tmp_path):
+    """Each of them claims all that follows."""
+    entry = entry_record(make_key(0), bytes(50_000))
+    lie = deflate(change_header(entry, 124, b"07777777777"))
+    (tmp_path / "a").write_bytes(MEMBER_HEADER + lie * 2000 + deflate(entry))
+    start = time.process_time()
+    with limited_memory(600):
+        found = dict(rescue(str(tmp_path / "a")))
+    assert time.process_time() - start < 20
+    assert found.keys() <= {make_key(0)}
+
+
+@pytest.mark.parametrize("size", [b"67777777777", b"00377777777"])
+def test_rescue_takes_no_more_memory_than_an_entry_has(tmp_path, size):
+    """A header that claims gigabytes or a little, before hundreds of megabytes of zeros."""
+    header = change_header(entry_record(make_key(0), b"")[:512], 124, size)
+    bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
+    parts = [MEMBER_HEADER, bomb.compress(header)]
+    parts += [bomb.compress(bytes(10**7)) for _ in range(40)]
+    parts += [bomb.flush(zlib.Z_FULL_FLUSH), deflate(entry_record(make_key(1), b"good"))]
+    (tmp_path / "a").write_bytes(b"".join(parts))
+    with limited_memory(300):
+        assert dict(rescue(str(tmp_path / "a"))) == {make_key(1): b"good"}
+
+
+def test_rescue_of_a_record_larger_than_what_is_read_at_once(tmp_path):
+    data = {make_key(0): b"small", make_key(1): os.urandom(3_000_000), make_key(2): b""}
+    raw, _ = without_index(tmp_path / "a", data)
+    for shift in range(5):
+        (tmp_path / "a").write_bytes(bytes(shift) + raw)
+        assert dict(rescue(str(tmp_path / "a"))) == data
+    raw = raw[:2_000_000] + bytes(100) + raw[2_000_100:]
+    (tmp_path / "a").write_bytes(raw)
+    assert set(rescue(str(tmp_path / "a"))) == {
+        (make_key(0), b"small"),
+        (make_key(2), b""),
+    }

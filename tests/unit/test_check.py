@@ -1,6 +1,7 @@
 import os
 import shutil
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from archive_samples import place_of, spoil_sector
 from ase.build import bulk
 from ase.io import write
 from click.testing import CliRunner
-from entry_samples import make_entries, make_key
+from entry_samples import limited_memory, make_entries, make_key
 
 from ampmpi import FingerprintDatabase, Gaussian, hash_image
 from ampmpi.cli.check import command
 from ampmpi.database.archive import Archive
 from ampmpi.database.check import check
+from ampmpi.database.gzipstream import MEMBER_HEADER
+from ampmpi.database.tarstream import entry_record
 from ampmpi.errors import DatabaseError
 
 
@@ -250,3 +253,140 @@ def test_a_sector_of_the_archive_that_cannot_be_read(database, monkeypatch):
     assert os.listdir(database.layout.damaged) == ["archive.tar.gz"]
     assert set(database) == {make_key(number) for number in range(10) if number != 3}
     assert check(database.path).exit_code == 0
+
+
+def index_rows(database):
+    """Offset and packed size of each archived entry by key, in the file's order."""
+    with Archive.open(database.layout.archive) as archive:
+        index = archive.index
+        rows = zip(archive.keys(), index.offset.tolist(), index.packed.tolist(), strict=True)
+        return {key: (offset, packed) for key, offset, packed in sorted(rows, key=lambda r: r[1])}
+
+
+def change_archive(database, change):
+    path = Path(database.layout.archive)
+    path.write_bytes(change(path.read_bytes()))
+
+
+def check_repaired(database, lost):
+    """Whether a repair says exactly what was lost, and keeps all else."""
+    before = {make_key(n): make_entries(n, 3, {"Cu": 4})[0] for n in range(10)}
+    report = check(database.path)
+    assert report.exit_code == 4
+    report = check(database.path, repair=True)
+    assert report.exit_code == 5, report
+    assert report.lost == sorted(lost)
+    assert dict(database.get_many()) == {key: before[key] for key in before if key not in lost}
+    assert os.listdir(database.layout.damaged) == ["archive.tar.gz"]
+    assert check(database.path).exit_code == 0
+
+
+@pytest.mark.parametrize("position", [0, 1, 2, 3, 9])
+def test_damage_in_the_first_bytes_of_an_archive_loses_nothing(database, position):
+    """The index finds every entry, for a job as well as for a repair."""
+    change_archive(
+        database, lambda raw: raw[:position] + bytes([raw[position] ^ 4]) + raw[position + 1 :]
+    )
+    with FingerprintDatabase(database.path) as again:
+        assert len(dict(again.get_many())) == 10
+        assert again[make_key(0)] == make_entries(0, 3, {"Cu": 4})[0]
+    if position < 4:
+        assert "its first ten bytes" in " ".join(check(database.path).problems)
+        check_repaired(database, [])
+
+
+def test_damage_in_the_checksum_of_the_tar_loses_nothing(database):
+    with Archive.open(database.layout.archive) as archive:
+        position = archive.footer.data_size - 6
+    flip(database.layout.archive, position)
+    check_repaired(database, [])
+
+
+@pytest.mark.parametrize("change", [
+    lambda raw, middle: b"junk" + raw,
+    lambda raw, middle: raw[4:],
+    lambda raw, middle: raw[10:],
+    lambda raw, middle: raw[:middle] + b"junk" + raw[middle:],
+])  # fmt: skip
+def test_bytes_too_many_or_too_few_lose_nothing_that_is_there(database, change):
+    middle = list(index_rows(database).values())[3][0]
+    change_archive(database, lambda raw: change(raw, middle))
+    with FingerprintDatabase(database.path) as again:
+        assert len(dict(again.get_many())) == 10
+    check_repaired(database, [])
+
+
+def test_what_was_cut_out_of_an_archive_is_named(database):
+    rows = index_rows(database)
+    keys = list(rows)
+    start = rows[keys[1]][0] + 50
+    change_archive(database, lambda raw: raw[:start] + raw[start + 300 :])
+    check_repaired(database, keys[1:3])
+
+
+def test_several_cuts(database):
+    """The index finds those before the first and behind the last, the rest is searched for."""
+    rows = index_rows(database)
+    keys = list(rows)
+
+    def change(raw):
+        for key in (keys[4], keys[1]):
+            start = rows[key][0] + 50
+            raw = raw[:start] + raw[start + 20 :]
+        return raw
+
+    change_archive(database, change)
+    check_repaired(database, [keys[1], keys[4]])
+
+
+def test_records_that_changed_places_are_found(database):
+    rows = index_rows(database)
+    (a, a_size), (b, b_size) = list(rows.values())[1], list(rows.values())[4]
+
+    def change(raw):
+        return raw[:a] + raw[b : b + b_size] + raw[a + a_size : b] + raw[a : a + a_size] + (
+            raw[b + b_size :]
+        )  # fmt: skip
+
+    change_archive(database, change)
+    check_repaired(database, [])
+
+
+def test_a_compress_mends_an_archive_whose_frame_is_damaged(database):
+    rows = index_rows(database)
+    change_archive(database, lambda raw: b"?" + raw[1:200] + raw[220:])
+    lost = [key for key, (offset, packed) in rows.items() if offset < 220 < 200 + packed + offset]
+    report = database.compress()
+    assert report.lost.keys() == set(lost[:1])
+    assert report.copy is not None
+    assert check(database.path).exit_code == 0
+    assert database.compress().copy is None
+
+
+def test_deleted_entries_are_not_rescued(database):
+    del database[make_key(2)]
+    change_archive(database, lambda raw: b"junk" + raw)
+    report = check(database.path, repair=True)
+    assert (report.exit_code, report.lost) == (5, [])
+    assert make_key(2) not in database
+    assert len(database) == 9
+
+
+def test_repair_of_a_bomb_takes_little_memory(database):
+    """No index, and a header that claims gigabytes before hundreds of megabytes of zeros."""
+    header = bytearray(entry_record(make_key(77), b""))
+    header[124:135] = b"%011o" % (7 * 10**9)
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    bomb = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = [bomb.compress(bytes(header)), *(bomb.compress(bytes(10**7)) for _ in range(20))]
+    packed.append(bomb.flush(zlib.Z_FULL_FLUSH))
+    (first, *_), end = index_rows(database).values(), len(MEMBER_HEADER)
+    assert first[0] == end
+    with Archive.open(database.layout.archive) as archive:
+        size = archive.footer.data_size
+    change_archive(database, lambda raw: raw[:end] + b"".join(packed) + raw[end : size - 4])
+    with limited_memory(150):
+        report = check(database.path, repair=True)
+    assert report.exit_code == 5
+    assert len(database) == 10
