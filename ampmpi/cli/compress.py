@@ -103,12 +103,21 @@ def _below(paths: tuple[str, ...]) -> Iterator[str]:
     for path in paths:
         if not Path(path).is_dir():
             raise InputError(f"{path} is no directory: -r takes directories")
-        for folder, folders, _ in os.walk(path):
-            if is_database(Path(folder).absolute()):
+        for folder, folders, _ in os.walk(path, onerror=_skip):
+            if is_database(os.path.abspath(folder)):
                 folders.clear()
-                yield folder
-            else:
-                folders.sort()
+                # A database that is the working directory has its name only in full.
+                yield folder if folder.endswith(SUFFIX) else os.path.abspath(folder)
+                continue
+            folders.sort()
+            for name in folders:
+                link = os.path.join(folder, name)
+                if os.path.islink(link) and is_database(link):
+                    yield link
+
+
+def _skip(error: OSError) -> None:
+    complain(f"{error.filename} is passed over: {error.strerror}")
 
 
 def _ask(databases: list[str]) -> None:

@@ -281,6 +281,10 @@ class IndexedArchive(Archive):
                     self.verify(row, os.pread(self._descriptor, count, start))
                 except CorruptEntryError:
                     continue
+                except OSError as error:
+                    if not is_damage(error):
+                        raise
+                    continue
                 offset[row], shifts = start, sorted(shifts, key=by.__ne__)
                 break
             else:

@@ -374,6 +374,7 @@ class _Run:
             except EOFError:
                 raise _ArchiveChangedError from None
             self._leave_out(old, keep, unreadable)
+            damaged = damaged | unreadable
             if damaged or old.damage is not None:
                 # Not those that are whole, but no entries of this database.
                 rows = np.array(sorted(damaged, key=old.index.offset.__getitem__), np.intp)

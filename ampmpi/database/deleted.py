@@ -61,7 +61,7 @@ def marked(layout: Layout) -> dict[str, tuple[int, int]]:
     try:
         for name in filter(is_key, os.listdir(layout.deleted)):
             with contextlib.suppress(FileNotFoundError):
-                status = os.stat(layout.deleted_mark(name))
+                status = os.lstat(layout.deleted_mark(name))
                 marks[name] = (status.st_ino, status.st_mtime_ns)
     except FileNotFoundError:
         return {}

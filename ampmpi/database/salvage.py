@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from typing import BinaryIO
 
 from ampmpi.database.gzipstream import FULL_FLUSH_END
 from ampmpi.database.tarstream import BLOCK, claimed_size, is_bound, padded, split_record
+from ampmpi.database.unreadable import is_damage
 
 _READ = 1 << 20
+_SECTOR = 1 << 12
 _HEADER = 1 << 12
 """No tar header deflates to more bytes."""
 
@@ -89,8 +92,7 @@ class _Pieces:
         begin = position - self._start
         end = self._block.find(FULL_FLUSH_END, begin) if begin >= 0 else -1
         if end < 0:
-            self._file.seek(position)
-            self._start, self._block, begin = position, self._file.read(_READ), 0
+            self._start, self._block, begin = position, self._read(position), 0
             end = self._block.find(FULL_FLUSH_END)
         if end >= 0:
             return self._block[begin : end + len(FULL_FLUSH_END)], True
@@ -98,6 +100,25 @@ class _Pieces:
             # A mark may have begun.
             return self._block[: 1 - len(FULL_FLUSH_END)], False
         return self._block, False
+
+    def _read(self, position: int) -> bytes:
+        """Return the next bytes, with zeros where the disk cannot read."""
+        descriptor = self._file.fileno()
+        try:
+            return os.pread(descriptor, _READ, position)
+        except OSError as error:
+            if not is_damage(error):
+                raise
+        size, parts = min(_READ, os.fstat(descriptor).st_size - position), []
+        for start in range(0, size, _SECTOR):
+            length = min(_SECTOR, size - start)
+            try:
+                parts.append(os.pread(descriptor, length, position + start))
+            except OSError as error:
+                if not is_damage(error):
+                    raise
+                parts.append(bytes(length))
+        return b"".join(parts)
 
     def end(self, position: int) -> int | None:
         """Return the end of the next mark, or None."""
