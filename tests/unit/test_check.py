@@ -529,3 +529,19 @@ def test_no_manifest_of_ours_is_doubted(tmp_path, arguments):
         database.claim(descriptor.parameters, descriptor.digest)
     done = run(database.path)
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("what", ["archived", "loose"])
+def test_a_compress_that_finds_damage_says_so_by_its_exit_code(database, what):
+    from ampmpi.cli.compress import command as compress
+
+    assert CliRunner().invoke(compress, [database.path, "-p", "1"]).exit_code == 0
+    if what == "archived":
+        damage_archived(database, 3)
+    database[make_key(40)] = make_entries(40, 3, {"Cu": 4})[0]
+    if what == "loose":
+        damage_loose(database, 40)
+    done = CliRunner().invoke(compress, [database.path, "-p", "1"])
+    assert done.exit_code == 5, done.output
+    assert "damaged" in done.stderr
+    assert check(database.path).exit_code == 0
