@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import random
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
+from ampmpi.cli.compress import worse
 from ampmpi.cli.text import amount, complain
 from ampmpi.database.check import CheckReport, check
 from ampmpi.database.database import FingerprintDatabase
+from ampmpi.database.manifest import Manifest
+from ampmpi.descriptor import Gaussian
 from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
-from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError, ImageError, InputError
+from ampmpi.errors import (
+    AmpmpiError,
+    CorruptEntryError,
+    DatabaseError,
+    DescriptorError,
+    ImageError,
+    InputError,
+)
 from ampmpi.parallel.log import Log, counted
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ampmpi.images import Images
 
 TOLERANCE = 1e-9
 """Largest difference of a recomputed value, relative to the largest value of its entry."""
@@ -26,6 +42,8 @@ TOLERANCE = 1e-9
               help="Compute N entries again and compare; needs --images.")  # fmt: skip
 @click.option("--images", multiple=True, metavar="FILE",
               help="Images of the database, for --sample; may be given several times.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), metavar="SEED",
+              help="Choose as the run did that printed SEED; by default anew.")  # fmt: skip
 @click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS",
               help="Wait this long for another process's lock.")  # fmt: skip
 @click.option("--break-lock", is_flag=True, help="Take the lock from whoever holds it.")
@@ -37,6 +55,7 @@ def command(
     repair: bool,
     sample: int | None,
     images: tuple[str, ...],
+    seed: int | None,
     wait: float,
     break_lock: bool,
     verbose: bool,
@@ -44,32 +63,56 @@ def command(
     """Read everything in databases and verify it.
 
     The exit code is 0 for clean databases, 5 if something was damaged and is
-    repaired, 4 if something is damaged.
+    repaired, 4 if something is damaged, 6 if another process's lock kept it
+    from being repaired.
     """
     if (sample is None) != (not images):
         raise InputError("--sample N and --images FILE need each other")
+    if seed is None:
+        seed = random.SystemRandom().randrange(2**32)
     code = 0
-    for path in databases:
-        try:
-            report = _check(path, repair, wait, break_lock)
-            if sample is not None:
-                _sample(report, sample, images, repair)
-            _show(report, None if verbose else 20)
-            code = _worse(code, report.exit_code)
-        except AmpmpiError as error:
-            complain(error)
-            code = _worse(code, error.exit_code)
+    with contextlib.ExitStack() as stack:
+        opened: Images | None = None
+        if images:
+            from ampmpi.images import open_images
+
+            opened = stack.enter_context(contextlib.closing(open_images(list(images))))
+        for path in databases:
+            try:
+                report = _check(path, repair, wait, break_lock)
+                try:
+                    if opened is not None and sample is not None:
+                        _sample(report, sample, opened, seed, repair)
+                finally:
+                    _show(report, None if verbose else 20)
+                    code = worse(code, report.exit_code)
+            except AmpmpiError as error:
+                complain(error)
+                code = worse(code, error.exit_code)
     context.exit(code)
-
-
-def _worse(one: int, other: int) -> int:
-    """Of two exit codes return the worse: clean, repaired, then anything else."""
-    return max(one, other, key=lambda code: (code != 0, code != 5, code))
 
 
 def _check(path: str, repair: bool, wait: float, break_lock: bool) -> CheckReport:
     with counted(Log(), "check", "entries") as progress:
-        return check(path, repair=repair, wait=wait, break_lock=break_lock, progress=progress)
+        return check(
+            path,
+            repair=repair,
+            wait=wait,
+            break_lock=break_lock,
+            progress=progress,
+            doubt=_doubt,
+        )
+
+
+def _doubt(manifest: Manifest) -> str | None:
+    """Say why a manifest's digest is not that of its parameters, if so."""
+    try:
+        digest = Gaussian.from_parameters(manifest.parameters).digest
+    except DescriptorError:
+        return None  # another package's descriptor, perhaps: nothing can be said
+    if digest == manifest.digest:
+        return None
+    return "its digest is that of other parameters: somebody changed it"
 
 
 def _show(report: CheckReport, limit: int | None) -> None:
@@ -84,7 +127,7 @@ def _show(report: CheckReport, limit: int | None) -> None:
             click.echo(f"  {title}: {line}")
         if limit is not None and len(lines) > limit:
             click.echo(f"  {title}: and {len(lines) - limit} more (--verbose shows them)")
-    verdict = {0: "clean", 5: "repaired", 4: "DAMAGED"}[report.exit_code]
+    verdict = {0: "clean", 5: "repaired"}.get(report.exit_code, "DAMAGED")
     click.echo(
         f"{report.path}: {verdict}; {amount(report.sound, 'sound copy', 'sound copies')} read, "
         f"{amount(len(report.problems), 'problem')}, "
@@ -92,11 +135,16 @@ def _show(report: CheckReport, limit: int | None) -> None:
     )
 
 
-def _sample(report: CheckReport, number: int, files: tuple[str, ...], repair: bool) -> None:
-    """Compute some entries again, and compare."""
-    from ampmpi.descriptor import Gaussian
-    from ampmpi.images import ImageSet, hash_image, open_images
+def _sample(report: CheckReport, number: int, images: Images, seed: int, repair: bool) -> None:
+    """Compute some entries again, and compare.
 
+    Raises
+    ------
+    DatabaseError
+        Nobody knows of which descriptor the database is.
+    InputError
+        It has none of the images.
+    """
     with FingerprintDatabase(report.path) as database:
         manifest = database.manifest()
         if manifest is None or database.kind == "other":
@@ -105,33 +153,79 @@ def _sample(report: CheckReport, number: int, files: tuple[str, ...], repair: bo
                 f"nothing can be computed again"
             )
         descriptor = Gaussian.from_parameters(manifest.parameters)
-        compute = (
-            descriptor.fingerprint
-            if database.kind == "fingerprints"
-            else descriptor.fingerprint_primes
-        )
-        images = open_images(list(files))
-        chosen = random.Random(0).sample(range(len(images)), min(number, len(images)))
+        is_fingerprints = database.kind == "fingerprints"
+        compute = descriptor.fingerprint if is_fingerprints else descriptor.fingerprint_primes
+        chosen, looked = _choose(database, number, images, seed)
         compared = 0
-        assert isinstance(images, ImageSet)
-        with contextlib.closing(images):
-            for _, image in images.read_many(sorted(chosen)):
-                if isinstance(image, ImageError) or (key := hash_image(image)) not in database:
-                    continue
-                try:
-                    reason = _difference(database[key], compute(image))
-                except CorruptEntryError:
-                    continue
-                compared += 1
-                if reason is not None:
-                    report.problems.append(f"value: {key}: {reason}")
-                    if repair:
-                        del database[key]
-                        report.repairs.append(f"value: {key} was deleted")
-        report.notes.append(
-            f"value: {compared} of {amount(len(chosen), 'chosen image')} compared; "
-            f"the others are not in the database or damaged"
+        for key, image in chosen.items():
+            try:
+                reason = _difference(database[key], compute(image))
+            except (KeyError, CorruptEntryError):
+                continue
+            except (ImageError, DescriptorError) as error:
+                reason = f"it cannot be computed again: {error}"
+            compared += 1
+            if reason is not None:
+                report.problems.append(f"value: {key}: {reason}")
+                if repair:
+                    _delete(report, database, key)
+    if not chosen:
+        raise InputError(
+            f"none of the {amount(len(images), 'image')} has an entry in {report.path}: "
+            f"nothing was compared"
         )
+    report.notes.append(
+        f"value: {amount(compared, 'entry', 'entries')} computed again and compared "
+        f"({number} asked for, {looked} of {amount(len(images), 'image')} looked at, --seed {seed})"
+    )
+
+
+def _choose(
+    database: FingerprintDatabase, number: int, images: Images, seed: int
+) -> tuple[dict[str, Atoms], int]:
+    """Choose at random among the images that have an entry.
+
+    Few are read at first: where most have one, that is enough.
+
+    Returns
+    -------
+    chosen : dict of str to Atoms
+        Keys and images, at most `number`.
+    looked : int
+        How many images were read.
+    """
+    from ampmpi.images import hash_image
+
+    order = list(range(len(images)))
+    random.Random(seed).shuffle(order)
+    chosen: dict[str, Atoms] = {}
+    start, size = 0, 2 * number
+    while start < len(order) and len(chosen) < number:
+        place = {index: at for at, index in enumerate(order[start : start + size])}
+        found: dict[str, tuple[int, Atoms]] = {}
+        for index, image in images.read_many(sorted(place)):
+            if isinstance(image, ImageError):
+                continue
+            key = hash_image(image)
+            if key in chosen or key not in database:
+                continue
+            found[key] = place[index], image
+            if len(chosen) + len(found) > number:
+                del found[max(found, key=lambda key: found[key][0])]
+        chosen |= {key: image for key, (_, image) in found.items()}
+        start, size = start + size, 2 * size
+    return chosen, min(start, len(order))
+
+
+def _delete(report: CheckReport, database: FingerprintDatabase, key: str) -> None:
+    try:
+        del database[key]
+    except KeyError:
+        report.repairs.append(f"value: {key} is no longer there")
+    except DatabaseError as error:
+        report.remaining.append(f"value: {key} cannot be deleted: {error}")
+    else:
+        report.repairs.append(f"value: {key} was deleted")
 
 
 def _difference(stored: Entry, computed: Entry) -> str | None:

@@ -59,6 +59,9 @@ def command(
 
     FILE is an .ampdb; with -r it is a directory. It is safe beside jobs that
     read or write the same database, and beside other compressions.
+
+    The exit code is 5 if something was damaged: it is in damaged/, and what
+    could not be saved must be computed again.
     """
     if delete and (labels or not recursive):
         raise InputError("--delete needs --recursive: name a directory with -r")
@@ -81,9 +84,10 @@ def command(
             else:
                 report = _compress(path, wait, break_lock, processes or _cores(), quiet)
                 _add(total, report)
+                code = worse(code, exit_code(report))
         except AmpmpiError as error:
             complain(error)
-            code = max(code, error.exit_code)
+            code = worse(code, error.exit_code)
     if len(databases) > 1 and not (delete or dry_run or quiet):
         click.echo(_line(total))
     context.exit(code)
@@ -104,16 +108,15 @@ def _below(paths: tuple[str, ...]) -> Iterator[str]:
         if not Path(path).is_dir():
             raise InputError(f"{path} is no directory: -r takes directories")
         for folder, folders, _ in os.walk(path, onerror=_skip):
-            if is_database(os.path.abspath(folder)):
+            full = Path(folder).resolve()
+            if is_database(full):
                 folders.clear()
                 # A database that is the working directory has its name only in full.
-                yield folder if folder.endswith(SUFFIX) else os.path.abspath(folder)
+                yield folder if folder.endswith(SUFFIX) else str(full)
                 continue
             folders.sort()
-            for name in folders:
-                link = os.path.join(folder, name)
-                if os.path.islink(link) and is_database(link):
-                    yield link
+            links = (Path(folder, name) for name in folders)
+            yield from (str(link) for link in links if link.is_symlink() and is_database(link))
 
 
 def _skip(error: OSError) -> None:
@@ -171,6 +174,16 @@ def _compress(
     if not quiet:
         click.echo(_line(report))
     return report
+
+
+def worse(one: int, other: int) -> int:
+    """Of two exit codes return the worse: clean, repaired, then anything else."""
+    return max(one, other, key=lambda code: (code != 0, code != 5, code))
+
+
+def exit_code(report: CompressReport) -> int:
+    """5, as of a check that repaired, if a compress found something damaged; else 0."""
+    return 5 if report.lost or report.set_aside or report.copy else 0
 
 
 def describe(report: CompressReport) -> None:

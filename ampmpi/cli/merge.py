@@ -6,7 +6,7 @@ import os
 
 import click
 
-from ampmpi.cli.compress import describe
+from ampmpi.cli.compress import describe, exit_code
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.merge import merge
 
@@ -48,4 +48,4 @@ def command(
         click.echo(f"{path}: {amount(added, 'entry', 'entries')} added")
     result = report.compress
     click.echo(f"{result.path}: {result.entries} in the archive; {size(result.bytes_after)}")
-    context.exit(4 if report.corrupt else 0)
+    context.exit(4 if report.corrupt else exit_code(result))

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 
+from ampmpi.database.intake import stamp_of
 from ampmpi.database.layout import Layout
+from ampmpi.database.writer import Stamp
+
+YOUNG = 60.0
+"""Seconds during which a bad loose file may still be in the making: Amp writes in place."""
+
+
+def is_young(stamp: Stamp) -> bool:
+    """Whether a file was written to a moment ago, give or take what clocks differ by."""
+    return abs(time.time() - stamp.mtime_ns / 1e9) < YOUNG
 
 
 def set_aside(layout: Layout, path: str, name: str) -> str:
@@ -13,6 +24,46 @@ def set_aside(layout: Layout, path: str, name: str) -> str:
     target = _free_name(layout, name)
     os.rename(path, target)
     return target
+
+
+def set_aside_as_read(layout: Layout, path: str, stamp: Stamp) -> str | None:
+    """Move a file to ``damaged/`` if it is still the one that was found to be damaged.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    stamp : Stamp
+        What it was when it was read.
+
+    Returns
+    -------
+    str or None
+        Its new path; None if the file was written again or removed meanwhile.
+
+    Raises
+    ------
+    OSError
+        It cannot be moved, and is still there.
+    """
+    try:
+        if stamp_of(os.lstat(path)) != stamp:
+            return None
+        target = set_aside(layout, path, os.path.basename(path))
+    except FileNotFoundError:
+        return None
+    if stamp_of(os.lstat(target)) == stamp:
+        return target
+    # Another writer was quicker: what was moved is its file, unless there is a newer one yet.
+    try:
+        os.link(target, path)
+    except OSError:
+        if not os.path.lexists(path):
+            # A file system without hard links.
+            os.rename(target, path)
+            return None
+    os.unlink(target)
+    return None
 
 
 def keep_copy(layout: Layout, path: str) -> str:

@@ -38,10 +38,13 @@ _SENTENCES = {
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
 }
 
+_DENIED = "permission denied: you may not read it; ask its owner (chmod)"
+
 
 def database_error(error: OSError, doing: str, path: str) -> DatabaseError:
     """Return the error that says in one sentence what could not be done, to what, and why."""
-    reason = _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
+    denied = doing in ("read", "list") and error.errno in (errno.EACCES, errno.EPERM)
+    reason = _DENIED if denied else _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
     result = DatabaseError(f"cannot {doing} {path}: {reason}")
     result.errno = error.errno
     return result

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,17 +13,19 @@ import numpy as np
 
 from ampmpi.database import deleted, entry, loose, manifest
 from ampmpi.database.archive import Archive, IndexedArchive
-from ampmpi.database.aside import set_aside
+from ampmpi.database.aside import is_young, set_aside_as_read
 from ampmpi.database.atomic import temporaries, temporary_owner
-from ampmpi.database.compress import YOUNG, Damage, Progress, compress
+from ampmpi.database.compress import Damage, Progress, compress
 from ampmpi.database.foreign import StreamedArchive
 from ampmpi.database.gzipstream import MEMBER_HEADER, combine, crc32
-from ampmpi.database.intake import read_loose
-from ampmpi.database.layout import Layout, is_key, require_database
+from ampmpi.database.intake import read_loose, stamp_of
+from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import read_holder
-from ampmpi.database.tarstream import END
+from ampmpi.database.manifest import DamagedManifestError, Manifest
+from ampmpi.database.tarstream import BLOCK, END, is_bound
+from ampmpi.database.unreadable import is_damage
 from ampmpi.database.writer import Stamp
-from ampmpi.errors import CorruptEntryError, DatabaseError
+from ampmpi.errors import CorruptEntryError, DatabaseError, LockedError
 
 
 @dataclass
@@ -46,7 +47,11 @@ class CheckReport:
     repairs : list of str
         What was done.
     remaining : list of str
-        Problems that are still there after the repair.
+        Problems that are still there after the repair, and what it could not do.
+    repair : bool
+        Whether a repair was asked for.
+    locked : bool
+        Whether the archive was not repaired because another process holds the lock.
     """
 
     path: str
@@ -56,13 +61,20 @@ class CheckReport:
     notes: list[str] = field(default_factory=list)
     repairs: list[str] = field(default_factory=list)
     remaining: list[str] = field(default_factory=list)
+    repair: bool = False
+    locked: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0 for a clean database, 5 for one that was repaired, 4 for a damaged one."""
+        """0 for a clean database, 5 for one that was repaired, 4 for a damaged one.
+
+        6 if somebody else's lock kept it from being repaired.
+        """
         if not self.problems:
             return 0
-        return 5 if self.repairs and not self.remaining else 4
+        if self.repair and not self.remaining:
+            return 5
+        return LockedError.exit_code if self.locked else DatabaseError.exit_code
 
 
 def check(
@@ -72,6 +84,7 @@ def check(
     wait: float = 0.0,
     break_lock: bool = False,
     progress: Progress | None = None,
+    doubt: Callable[[Manifest], str | None] | None = None,
 ) -> CheckReport:
     """Read all entries of a database and verify them.
 
@@ -87,40 +100,57 @@ def check(
         As for `compress`; only for a repair.
     progress : callable, optional
         Called now and then with the steps done and the steps in all.
+    doubt : callable, optional
+        Says what is wrong with a manifest whose checksum is right; None if nothing is.
 
     Raises
     ------
     DatabaseError
-        It is no database, or it cannot be read or repaired.
+        It is no database, or it cannot be read. What cannot be repaired is in the report.
     """
-    found = _Check(require_database(path), progress)
+    found = _Check(require_database(path), progress, doubt)
     found.run()
     report = found.report
-    if repair and report.problems:
-        found.repair(wait, break_lock)
-        again = _Check(found.layout, None)
-        again.run()
-        report.remaining = again.report.problems
+    report.repair = repair
+    # Twice: what an archive without an index holds can be left out once it has one.
+    for _ in range(2 if repair and report.problems else 0):
+        failed = found.repair(report, wait, break_lock)
+        found = _Check(found.layout, None, doubt)
+        found.run(report.lost)
+        report.lost = found.report.lost
+        report.remaining = failed + found.report.problems
+        if failed or not found.report.problems:
+            break
     return report
 
 
 class _Check:
     """One reading of a database."""
 
-    def __init__(self, layout: Layout, progress: Progress | None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        progress: Progress | None,
+        doubt: Callable[[Manifest], str | None] | None,
+    ) -> None:
         self.layout = layout
+        self._doubt = doubt
         self.report = CheckReport(layout.root)
         self._bad_loose: dict[str, Stamp] = {}
+        self._young: set[str] = set()
+        self._unread: set[str] = set()
         self._bad_archived: set[str] = set()
         self._damage: Damage | None = None
         self._archive_is_bad = False
-        self._manifest_is_bad = False
-        self._n_features: dict[str, int] = {}
+        self._bad_manifest: Stamp | None = None
+        self._functions: Mapping[str, Any] | None = None
         self._loose: set[str] = set()
-        self._done = self._steps = 0
+        self._loose_is_missing = False
+        self._done = 0
         self._progress = progress
 
-    def run(self) -> None:
+    def run(self, suspects: Iterable[str] = ()) -> None:
+        """Read everything; of suspects, too, find out whether they are lost."""
         self._check_manifest()
         self._loose = loose.keys(self.layout)
         self._check_loose()
@@ -132,7 +162,7 @@ class _Check:
                 self._check_indexed(archive)
             elif isinstance(archive, StreamedArchive):
                 self._check_streamed(archive)
-            self._find_lost(archive)
+            self._find_lost(archive, suspects)
         self._look_around()
 
     def _problem(self, text: str) -> None:
@@ -149,22 +179,39 @@ class _Check:
         if kind == "other" and data and entry.MAGIC not in data[-64:]:
             return
         found = entry.decode(data, kind=kind)
+        if self._functions is None:
+            return
         for symbol, number in found.n_features.items():
-            expected = self._n_features.get(symbol, number)
-            if number != expected:
+            of_element = self._functions.get(symbol)
+            if of_element is None:
                 raise CorruptEntryError(
-                    f"it has {number} features for {symbol}, the descriptor has {expected}"
+                    f"it has features for {symbol}, for which the descriptor has none"
+                )
+            if isinstance(of_element, list) and number != len(of_element):
+                raise CorruptEntryError(
+                    f"it has {number} features for {symbol}, the descriptor has {len(of_element)}"
                 )
 
     def _check_manifest(self) -> None:
+        stamp: Stamp | None = None
+        with contextlib.suppress(OSError):
+            stamp = stamp_of(os.lstat(self.layout.manifest))
         try:
             said = manifest.read(self.layout)
+        except DamagedManifestError as error:
+            self._problem(f"manifest: {error}")
+            self._bad_manifest = stamp
+            return
         except DatabaseError as error:
             self._problem(f"manifest: {error}")
-            self._manifest_is_bad = True
             return
         if said is not None:
-            self._n_features = _feature_counts(said.parameters)
+            if self._doubt is not None and (reason := self._doubt(said)) is not None:
+                # What it says of features is not to be believed, either.
+                self._problem(f"manifest: {self.layout.manifest} cannot be believed: {reason}")
+                self._bad_manifest = stamp
+            elif isinstance(functions := said.parameters.get("Gs"), Mapping):
+                self._functions = functions or None
         elif self.layout.kind != "other":
             self.report.notes.append(
                 "manifest: there is none: the next job compares entries with its own "
@@ -181,13 +228,17 @@ class _Check:
                 continue
             except OSError as error:
                 self._problem(f"loose: {key} cannot be read: {error.strerror or error}")
+                self._loose.discard(key)
+                self._unread.add(key)
                 continue
             try:
                 self._judge(data)
             except CorruptEntryError as error:
-                if time.time() - stamp.mtime_ns / 1e9 < YOUNG:
+                if is_young(stamp):
+                    self._young.add(key)
                     self.report.notes.append(
-                        f"loose: {key} is damaged ({error}), or still being written"
+                        f"loose: {key} is damaged ({error}), or still being written: "
+                        f"it is younger than a minute; check again later"
                     )
                 else:
                     self._problem(f"loose: {key} is damaged: {error}")
@@ -227,11 +278,15 @@ class _Check:
             self._archive_is_bad = True
 
     def _check_streamed(self, archive: StreamedArchive) -> None:
-        for key, data in archive.read_many():
+        is_ours = False
+        for key, headers, data in archive.walk():
+            if key is None:
+                continue
             self._step(len(self._loose) + len(archive))
+            is_ours = is_ours or is_bound(headers[-BLOCK:], key, data) is not None
             try:
-                if isinstance(data, CorruptEntryError):
-                    raise data
+                if (doubt := archive.doubt(key, headers, data)) is not None:
+                    raise CorruptEntryError(doubt)
                 self._judge(data)
                 self.report.sound += 1
             except CorruptEntryError as error:
@@ -244,14 +299,21 @@ class _Check:
                 f"archive: {archive.path} is damaged ({archive.damage}): "
                 f"{len(archive)} entries come before the damage; what comes after it may be lost"
             )
+        elif is_ours:
+            self._archive_is_bad = True
+            self._problem(
+                "index: it is missing or damaged, so that entries cannot be read at random: "
+                "--repair or the next compression writes it anew"
+            )
         else:
             self.report.notes.append(
                 "index: the archive has none that fits (Amp or another tool wrote it): "
                 "the next compression gives it one"
             )
 
-    def _find_lost(self, archive: Archive | None) -> None:
-        for key in self._bad_loose.keys() | self._bad_archived:
+    def _find_lost(self, archive: Archive | None, suspects: Iterable[str]) -> None:
+        torn = self._bad_loose.keys() - self._young
+        for key in torn | self._unread | self._bad_archived | set(suspects):
             in_loose = key in self._loose and key not in self._bad_loose
             in_archive = archive is not None and key in archive and key not in self._bad_archived
             if not in_loose and not in_archive:
@@ -261,9 +323,11 @@ class _Check:
     def _look_around(self) -> None:
         layout, notes = self.layout, self.report.notes
         try:
-            others = [name for name in os.listdir(layout.loose) if not is_key(name)]
+            with os.scandir(layout.loose) as found:
+                others = [item.name for item in found if not loose.is_entry(item)]
         except OSError:
             others = []
+            self._loose_is_missing = True
             self._problem("loose: the directory loose/ is missing: Amp cannot use the database")
         if others:
             notes.append(f"loose: {len(others)} names in loose/ are no entries; they are let be")
@@ -275,47 +339,58 @@ class _Check:
         if marks := deleted.marked(layout):
             notes.append(f"deleted: {len(marks)} entries go at the next compression")
 
-    def repair(self, wait: float, break_lock: bool) -> None:
-        """Do what can be done about the problems."""
-        layout, done = self.layout, self.report.repairs
-        layout.create()
-        if self._manifest_is_bad:
-            target = set_aside(layout, layout.manifest, "descriptor.json")
-            done.append(f"manifest: moved to {target}")
+    def repair(self, report: CheckReport, wait: float, break_lock: bool) -> list[str]:
+        """Do what can be done about the problems, and report it; return what could not be done."""
+        failed: list[str] = []
+        if self._loose_is_missing:
+            try:
+                self.layout.create()
+                report.repairs.append("loose: the directory was made")
+            except DatabaseError as error:
+                failed.append(f"loose: {error}")
+        if self._bad_manifest is not None:
+            self._set_aside(report, "manifest", self.layout.manifest, self._bad_manifest, failed)
         for key, stamp in self._bad_loose.items():
-            if time.time() - stamp.mtime_ns / 1e9 >= YOUNG:
-                target = set_aside(layout, layout.loose_entry(key), key)
-                done.append(f"loose: {key} moved to {target}")
+            if key not in self._young:
+                self._set_aside(report, "loose", self.layout.loose_entry(key), stamp, failed)
         if self._archive_is_bad:
-            report = compress(layout.root, wait=wait, break_lock=break_lock, damage=self._damage)
-            done.append(
-                f"archive: written anew with {report.entries} entries"
-                + (f"; the damaged one is kept as {report.copy}" if report.copy else "")
+            self._write_archive(report, wait, break_lock, failed)
+        return failed
+
+    def _set_aside(
+        self, report: CheckReport, where: str, path: str, stamp: Stamp, failed: list[str]
+    ) -> None:
+        name = os.path.basename(path)
+        try:
+            target = set_aside_as_read(self.layout, path, stamp)
+        except OSError as error:
+            failed.append(f"{where}: {name} cannot be moved to damaged/: {error.strerror or error}")
+            return
+        if target is not None:
+            report.repairs.append(f"{where}: {name} moved to {target}")
+        else:
+            report.notes.append(
+                f"{where}: {name} was written again or removed during the check: it is let be"
             )
-            rescued = {key for key in self.report.lost if key in self._bad_archived}
-            with Archive.open(layout.archive) as archive:
-                self.report.lost = [
-                    key for key in self.report.lost if key not in rescued or key not in archive
-                ]
-        if not done:
-            done.append("loose: the directory was made")
+
+    def _write_archive(
+        self, report: CheckReport, wait: float, break_lock: bool, failed: list[str]
+    ) -> None:
+        try:
+            done = compress(self.layout.root, wait=wait, break_lock=break_lock, damage=self._damage)
+        except DatabaseError as error:
+            report.locked = isinstance(error, LockedError)
+            failed.append(f"archive: {error}")
+            return
+        report.repairs.append(
+            f"archive: written anew with {done.entries} entries"
+            + (f"; the damaged one is kept as {done.copy}" if done.copy else "")
+        )
 
 
 def _is_dead(name: str) -> bool:
     owner = temporary_owner(name)
     return owner is not None and owner.is_dead() is True
-
-
-def _feature_counts(parameters: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of features of each element, where a manifest says it."""
-    functions = parameters.get("Gs")
-    if not isinstance(functions, Mapping):
-        return {}
-    return {
-        symbol: len(of_element)
-        for symbol, of_element in functions.items()
-        if isinstance(of_element, list)
-    }
 
 
 def _disagreement(archive: IndexedArchive) -> str | None:
@@ -332,6 +407,10 @@ def _disagreement(archive: IndexedArchive) -> str | None:
         rest = tail.decompress(archive.bytes_at(last, footer.data_size - 8 - last), 2 * len(END))
     except (zlib.error, EOFError):
         return "the end of the tar is damaged"
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return "the end of the tar cannot be read"
     if rest != END or not tail.eof:
         return "there are bytes in the tar that the index does not know"
     lengths = np.append(index.length[order], np.uint64(len(END)))

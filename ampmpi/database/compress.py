@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from ampmpi.database import deleted
 from ampmpi.database.archive import Archive, Identity, IndexedArchive
-from ampmpi.database.aside import keep_copy, set_aside
+from ampmpi.database.aside import is_young, keep_copy, set_aside_as_read
 from ampmpi.database.atomic import Temporary, database_error, sweep, sync_directory
 from ampmpi.database.foreign import StreamedArchive
 from ampmpi.database.helpers import Helpers, deflate_with, portions, read_back
-from ampmpi.database.intake import ChangedError, judge, read_loose, remove_archived, stamp_of
+from ampmpi.database.intake import ChangedError, judge, read_loose, remove_archived
 from ampmpi.database.layout import Layout, is_key, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.salvage import rescue
@@ -34,9 +34,6 @@ from ampmpi.database.writer import ArchiveWriter, Chunk, Stamp, deflate_entry, d
 from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError
 
 Progress = Callable[[int, int], None]
-
-YOUNG = 60.0
-"""Seconds during which a bad loose file may still be in the making: Amp writes in place."""
 
 _ATTEMPTS = 3
 
@@ -332,19 +329,15 @@ class _Run:
 
     def _put_aside(self, key: str, stamp: Stamp, reason: str) -> None:
         """Move a damaged loose entry away, unless it may still be in the making."""
-        if time.time() - stamp.mtime_ns / 1e9 < YOUNG:
+        if is_young(stamp):
             self.report.left[key] = f"{reason}; it is younger than a minute, so it stays"
             return
         try:
-            target = set_aside(self.layout, self.layout.loose_entry(key), key)
-            if stamp_of(os.lstat(target)) != stamp:
-                # Another writer was quicker: what was moved is its sound entry.
-                os.link(target, self.layout.loose_entry(key))
-                os.unlink(target)
-                return
+            moved = set_aside_as_read(self.layout, self.layout.loose_entry(key), stamp)
         except OSError as error:
             self.report.left[key] = f"{reason}; it cannot be set aside: {error.strerror or error}"
-        else:
+            return
+        if moved is not None:
             self.report.set_aside[key] = reason
             self.report.files_freed += 1
 

@@ -21,6 +21,14 @@ VERSION = 1
 _SHOWN = 6
 
 
+class DamagedManifestError(DatabaseError):
+    """A manifest is not what was written."""
+
+
+class _UnknownError(ValueError):
+    """A manifest is whole, but none that this version can use."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The descriptor of a database.
@@ -60,20 +68,27 @@ class Manifest:
             content = json.loads(data.decode("ascii"))
         except (ValueError, RecursionError):
             raise ValueError("it is no JSON") from None
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict):
             raise ValueError("it describes no descriptor")
-        if content.get("version") != VERSION:
-            raise ValueError(f"its version is not {VERSION}: a later ampmpi wrote it")
-        checksum = content.pop("crc32", None)
-        if set(content) != {"format", "version", "digest", "parameters"}:
-            raise ValueError("its keys are none that ampmpi writes")
-        if checksum != _checksum(content) or not isinstance(content["parameters"], dict):
+        if content.pop("crc32", None) != _checksum(content):
             raise ValueError("its checksum is wrong")
+        # From here on it is what somebody wrote, and no damage.
+        if content.get("format") != FORMAT:
+            raise _UnknownError("it describes no descriptor")
+        if content.get("version") != VERSION:
+            raise _UnknownError(f"its version is not {VERSION}: a later ampmpi wrote it")
+        if set(content) != {"format", "version", "digest", "parameters"}:
+            raise _UnknownError("its keys are none that ampmpi writes")
+        if not isinstance(content["parameters"], dict):
+            raise _UnknownError("its parameters are no parameters")
         return cls(content["parameters"], str(content["digest"]))
 
 
 def _checksum(content: Mapping[str, Any]) -> int:
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    try:
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (ValueError, RecursionError):
+        return -1
     return zlib.crc32(text.encode("ascii"))
 
 
@@ -82,8 +97,10 @@ def read(layout: Layout) -> Manifest | None:
 
     Raises
     ------
+    DamagedManifestError
+        It is damaged.
     DatabaseError
-        It cannot be read, or is damaged.
+        It cannot be read, or a later version of this package wrote it.
     """
     try:
         with open(layout.manifest, "rb") as file:
@@ -94,8 +111,13 @@ def read(layout: Layout) -> Manifest | None:
         raise database_error(error, "read", layout.manifest) from error
     try:
         return Manifest.from_json(data)
-    except ValueError as error:
+    except _UnknownError as error:
         raise DatabaseError(
+            f"{layout.manifest} cannot be used ({error}): use the ampmpi that wrote it, "
+            "or another database"
+        ) from None
+    except ValueError as error:
+        raise DamagedManifestError(
             f"{layout.manifest} is damaged ({error}): remove it, and the next job "
             "compares the entries with its own before it uses them"
         ) from None

@@ -288,12 +288,30 @@ def test_locks(guarded, layout):
     me = Owner.me()
     fields = dataclasses.asdict(me) | {"job": None, "nonce": "0123456789abcdef", "since": 1e9}
     original = json.dumps(fields).encode()
-    for number, (_, data) in enumerate(mutations([original], 1500, 2)):
+    outcomes = {"broken": 0, "dead": 0, "alive": 0, "unknown": 0}
+    # Every third time the lock is whole: this very process holds it.
+    for number, (_, mutated) in enumerate(mutations([original], 1500, 2)):
+        data = original if number % 3 == 0 else mutated
+        break_lock = number % 2 == 0
         Path(layout.lock).write_bytes(data)
         with quick(data):
-            assert str(read_holder(layout))
-            with contextlib.suppress(LockedError), Lock(layout, break_lock=number % 2 == 0):
-                pass
+            holder = read_holder(layout)
+            assert str(holder)
+            dead = holder.owner.is_dead() if holder.owner else None
+            assert data is not original or dead is False
+            lock = Lock(layout, break_lock=break_lock)
+            if break_lock or dead:
+                with lock:
+                    lock.require()
+                    assert read_holder(layout).owner == me
+                assert not os.path.lexists(layout.lock)
+            else:
+                with pytest.raises(LockedError, match="is locked by"), lock:
+                    pass
+                assert Path(layout.lock).read_bytes() == data
+            alive = "unknown" if dead is None else "alive"
+            outcomes["broken" if break_lock else "dead" if dead else alive] += 1
+    assert min(outcomes.values()) > 0, outcomes
 
 
 def test_manifests(guarded, layout):

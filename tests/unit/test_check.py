@@ -14,9 +14,12 @@ from entry_samples import limited_memory, make_entries, make_key
 
 from ampmpi import FingerprintDatabase, Gaussian, hash_image
 from ampmpi.cli.check import command
+from ampmpi.database import check as check_module
 from ampmpi.database.archive import Archive
 from ampmpi.database.check import check
 from ampmpi.database.gzipstream import MEMBER_HEADER
+from ampmpi.database.lock import Lock
+from ampmpi.database.manifest import Manifest
 from ampmpi.database.tarstream import entry_record
 from ampmpi.errors import DatabaseError
 
@@ -114,12 +117,38 @@ def test_an_archive_that_is_noise(database):
     assert len(database) == 4
 
 
-def test_an_archive_without_index_is_no_problem(database):
-    raw = Path(database.layout.archive).read_bytes()
-    Path(database.layout.archive).write_bytes(raw[:-5])
+def test_an_archive_that_lost_its_index(database):
+    good = Path(database.layout.archive).read_bytes()
+    with Archive.open(database.layout.archive) as archive:
+        data_size = archive.footer.data_size
+    flipped = bytearray(good)
+    flipped[data_size + 40] ^= 1
+    for wrong in (good[:-5], good[:data_size], bytes(flipped), good + b"garbage" * 100):
+        Path(database.layout.archive).write_bytes(wrong)
+        report = check(database.path)
+        assert [problem[:32] for problem in report.problems] == ["index: it is missing or damaged,"]
+        assert not any(note.startswith("index:") for note in report.notes)
+        assert (report.sound, report.lost, report.exit_code) == (10, [], 4)
+    report = check(database.path, repair=True)
+    assert (report.exit_code, report.remaining, report.lost) == (5, [], [])
+    assert check(database.path).exit_code == 0
+    assert len(database) == 10
+
+
+def test_an_archive_that_another_tool_wrote_is_no_problem(database):
+    import io
+    import tarfile
+
+    with Archive.open(database.layout.archive) as archive:
+        entries = dict(archive.read_many())
+    with tarfile.open(database.layout.archive, "w:gz") as tar:
+        for key, data in entries.items():
+            info = tarfile.TarInfo(key)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
     report = check(database.path)
-    assert report.exit_code == 4 or any(note.startswith("index:") for note in report.notes)
-    assert report.sound == 10
+    assert (report.exit_code, report.problems, report.sound) == (0, [], 10)
+    assert any("Amp or another tool wrote it" in note for note in report.notes)
 
 
 def test_an_index_that_leaves_something_out(tmp_path):
@@ -165,6 +194,160 @@ def test_entries_of_another_descriptor(database):
     assert make_key(20) not in database
 
 
+def test_entries_of_an_element_that_the_descriptor_lacks(tmp_path):
+    with FingerprintDatabase.create(tmp_path / "x-fingerprints.ampdb") as database:
+        database.claim({"Gs": {"Ni": [{}] * 4}}, "d1", adopt=True)
+        for number in range(3):
+            database[make_key(number)] = make_entries(number, 3, {"Cu": 4})[0]
+            age(database.layout.loose_entry(make_key(number)))
+    report = check(database.path)
+    assert report.exit_code == 4
+    assert report.lost == sorted(make_key(number) for number in range(3))
+    assert "features for Cu, for which the descriptor has none" in report.problems[0]
+
+
+def test_entries_of_another_descriptor_in_an_archive_without_index(database):
+    database[make_key(20)] = make_entries(1, 3, {"Cu": 7})[0]
+    database.compress()
+    Path(database.layout.archive).write_bytes(Path(database.layout.archive).read_bytes()[:-5])
+    report = check(database.path, repair=True)
+    assert (report.exit_code, report.lost) == (5, [make_key(20)])
+    assert check(database.path).exit_code == 0
+
+
+def meanwhile(action):
+    """Return a progress that does something once, when the loose entries were read."""
+    done = []
+
+    def progress(step, total):
+        if step == 5 and not done:
+            done.append(action())
+
+    return progress
+
+
+def test_a_torn_entry_that_is_rewritten_during_the_check_is_let_be(database):
+    good = Path(database.layout.loose_entry(make_key(6))).read_bytes()
+    damage_loose(database, 6)
+    rewrite = meanwhile(lambda: database.put_bytes(make_key(6), good))
+    report = check(database.path, repair=True, progress=rewrite)
+    assert (report.lost, report.remaining, report.repairs, report.exit_code) == ([], [], [], 5)
+    assert not os.path.exists(database.layout.damaged)
+    assert Path(database.layout.loose_entry(make_key(6))).read_bytes() == good
+
+
+def test_a_torn_entry_that_is_removed_during_the_check(database):
+    damage_loose(database, 6)
+    remove = meanwhile(lambda: os.unlink(database.layout.loose_entry(make_key(6))))
+    report = check(database.path, repair=True, progress=remove)
+    assert (report.lost, report.remaining, report.repairs) == ([make_key(6)], [], [])
+    assert any("removed during the check" in note for note in report.notes)
+
+
+def test_a_rewritten_entry_that_was_already_moved_comes_back(database, monkeypatch):
+    """It is written between the look at it and its move."""
+    from ampmpi.database import aside
+
+    path = database.layout.loose_entry(make_key(6))
+    good = Path(path).read_bytes()
+    damage_loose(database, 6)
+    move = aside.set_aside
+
+    def late(*arguments):
+        database.put_bytes(make_key(6), good)
+        return move(*arguments)
+
+    monkeypatch.setattr(aside, "set_aside", late)
+    report = check(database.path, repair=True)
+    assert (report.lost, report.remaining, report.repairs) == ([], [], [])
+    assert Path(path).read_bytes() == good
+    assert os.listdir(database.layout.damaged) == []
+
+
+def test_a_directory_that_cannot_be_written(database, monkeypatch):
+    damage_loose(database, 8)
+    flip(database.layout.manifest, 30)
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    report = check(database.path, repair=True)
+    assert (report.exit_code, report.repairs) == (4, [])
+    for words in (
+        f"loose: {make_key(8)} cannot be moved to damaged/: Permission denied",
+        "manifest: descriptor.json cannot be moved to damaged/: Permission denied",
+    ):
+        assert words in report.remaining
+    assert report.lost == [make_key(8)]
+
+
+def test_what_cannot_be_repaired_is_not_called_repaired(database, monkeypatch):
+    read = check_module.read_loose
+
+    def refuse(layout, key):
+        if key == make_key(8):
+            raise PermissionError(13, "Permission denied")
+        return read(layout, key)
+
+    monkeypatch.setattr(check_module, "read_loose", refuse)
+    report = check(database.path, repair=True)
+    assert (report.exit_code, report.repairs) == (4, [])
+    assert [line[:6] for line in report.remaining] == ["loose:"]
+    assert report.lost == [make_key(8)]
+
+
+@pytest.mark.parametrize("what", ["directory", "symlink"])
+def test_what_is_no_entry_is_a_note(database, tmp_path, what):
+    path = database.layout.loose_entry(make_key(8))
+    os.rename(path, tmp_path / "elsewhere")
+    os.mkdir(path) if what == "directory" else os.symlink(tmp_path / "elsewhere", path)
+    report = check(database.path, repair=True)
+    assert report.exit_code == 0
+    assert any("1 names in loose/ are no entries" in note for note in report.notes)
+    assert os.path.lexists(path)
+
+
+def test_a_manifest_that_is_whole_but_of_no_use_stays(database, monkeypatch):
+    from ampmpi.database import manifest
+
+    monkeypatch.setattr(manifest, "VERSION", 2)
+    later = Manifest({"Gs": {}}, "d1").to_json()
+    monkeypatch.undo()
+    Path(database.layout.manifest).write_bytes(later)
+    report = check(database.path, repair=True)
+    assert (report.exit_code, report.repairs) == (4, [])
+    assert "a later ampmpi wrote it" in report.remaining[0]
+    assert Path(database.layout.manifest).read_bytes() == later
+
+
+def test_a_manifest_that_may_not_be_read_stays(database, monkeypatch):
+    real = open
+
+    def refuse(path, *arguments, **options):
+        if path == database.layout.manifest:
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    report = check(database.path, repair=True)
+    assert (report.exit_code, report.repairs) == (4, [])
+    assert "you may not read it" in report.remaining[0]
+    assert "write" not in report.remaining[0]
+    assert os.path.exists(database.layout.manifest)
+
+
+def test_a_lock_keeps_an_archive_from_repair_but_the_report_is_there(database):
+    damage_loose(database, 8)
+    damage_archived(database, 3)
+    with Lock(database.layout):
+        report = check(database.path, repair=True)
+    assert report.exit_code == 6
+    assert report.lost == [make_key(number) for number in sorted((3, 8), key=make_key)]
+    assert any("is locked by" in line for line in report.remaining)
+    assert f"loose: {make_key(8)} moved to" in report.repairs[0]
+
+
 def test_what_is_unusual_is_noted(database):
     Path(database.layout.loose, "README").write_text("mine")
     del database[make_key(1)]
@@ -185,9 +368,20 @@ def test_loose_is_missing(database):
 def test_a_young_damaged_entry_may_still_be_in_the_making(database):
     Path(database.layout.loose_entry(make_key(30))).write_bytes(b"(lp0")
     report = check(database.path, repair=True)
-    assert report.exit_code == 0
+    assert (report.exit_code, report.lost) == (0, [])
     assert "still being written" in report.notes[-1]
     assert os.path.exists(database.layout.loose_entry(make_key(30)))
+
+
+def test_an_entry_of_the_future_is_not_young(database):
+    path = database.layout.loose_entry(make_key(8))
+    damage_loose(database, 8)
+    soon = time.time() + 30
+    os.utime(path, (soon, soon))
+    assert check(database.path).problems == []
+    os.utime(path, (soon + 3600, soon + 3600))
+    assert check(database.path, repair=True).exit_code == 5
+    assert os.listdir(database.layout.damaged) == [make_key(8)]
 
 
 def test_no_database(tmp_path):
@@ -228,7 +422,7 @@ def test_sample_computes_again(tmp_path, kind):
         options = (database.path, "--sample", 5, "--images", tmp_path / "images.traj")
         done = run(*options)
         assert done.exit_code == 0, done.output
-        assert "5 of 5 chosen images compared" in done.output
+        assert "5 entries computed again and compared (5 asked for, 5 of 5 images" in done.output
         key = hash_image(images[2])
         entry = database[key]
         values = entry.values.copy()
@@ -390,3 +584,124 @@ def test_repair_of_a_bomb_takes_little_memory(database):
         report = check(database.path, repair=True)
     assert report.exit_code == 5
     assert len(database) == 10
+
+
+@pytest.fixture
+def sampled(tmp_path):
+    """Of 40 images in a file, the entries of five."""
+    images = [bulk("Cu", cubic=True) for _ in range(40)]
+    for seed, image in enumerate(images):
+        image.rattle(0.1, seed=seed)
+    write(tmp_path / "images.traj", images)
+    descriptor = Gaussian(elements=["Cu"]).resolve(["Cu"])
+    with FingerprintDatabase.create(tmp_path / "x-fingerprints.ampdb") as database:
+        database.claim(descriptor.parameters, descriptor.digest)
+        for image in images[::8]:
+            database[hash_image(image)] = descriptor.fingerprint(image)
+        yield database, tmp_path / "images.traj"
+
+
+def test_sample_is_taken_of_images_that_have_an_entry(sampled):
+    database, images = sampled
+    done = run(database.path, "--sample", 3, "--images", images)
+    assert done.exit_code == 0, done.output
+    assert "3 entries computed again and compared (3 asked for, " in done.output
+    done = run(database.path, "--sample", 9, "--images", images)
+    assert "5 entries computed again and compared (9 asked for, 40 of 40" in done.output
+
+
+def test_sample_of_images_without_entries_is_an_error(sampled, tmp_path):
+    database, _ = sampled
+    write(tmp_path / "others.traj", [bulk("Cu", a=4.1)])
+    done = run(database.path, "--sample", 1, "--images", tmp_path / "others.traj")
+    assert done.exit_code == 2
+    assert "none of the 1 image has an entry" in done.stderr
+    assert "clean; 5 sound copies" in done.stdout
+
+
+def test_sample_differs_from_run_to_run(sampled, monkeypatch):
+    from ampmpi.cli import check as module
+
+    database, images = sampled
+    compared = []
+    monkeypatch.setattr(module, "_difference", lambda entry, _: compared.append(entry))
+
+    def chosen(*options):
+        compared.clear()
+        done = run(database.path, "--sample", 2, "--images", images, *options)
+        return {entry.values.tobytes() for entry in compared}, done.output
+
+    several = [chosen() for _ in range(20)]
+    assert all(len(found) == 2 for found, _ in several)
+    assert len({frozenset(found) for found, _ in several}) > 1
+    found, output = several[0]
+    assert chosen("--seed", output.partition("--seed ")[2].partition(")")[0])[0] == found
+
+
+def test_what_a_repair_did_is_told_when_nothing_can_be_sampled(sampled):
+    database, images = sampled
+    os.unlink(database.layout.manifest)
+    key = min(database)
+    flip(database.layout.loose_entry(key), 60)
+    done = run(database.path, "--repair", "--sample", 2, "--images", images)
+    assert done.exit_code == 4
+    assert f"lost: {key} must be computed again" in done.stdout
+    assert "does not say of which descriptor it is" in done.stderr
+
+
+def test_images_that_are_missing_stop_before_the_repair(sampled):
+    database, _ = sampled
+    key = min(database)
+    flip(database.layout.loose_entry(key), 60)
+    done = run(database.path, "--repair", "--sample", 2, "--images", "nowhere.traj")
+    assert done.exit_code != 0
+    assert not os.path.exists(database.layout.damaged)
+
+
+def test_a_manifest_that_was_edited(sampled):
+    """Its checksum was made right, but the digest is still that of the entries."""
+    database, _ = sampled
+    assert run(database.path).exit_code == 0
+    said = database.manifest()
+    cutoff = {"name": "Cosine", "kwargs": {"Rc": 5.0}}
+    edited = Manifest({**said.parameters, "cutoff": cutoff}, said.digest)
+    Path(database.layout.manifest).write_bytes(edited.to_json())
+    done = run(database.path)
+    assert done.exit_code == 4
+    assert "cannot be believed: its digest is that of other parameters" in done.stdout
+    assert run(database.path, "--repair").exit_code == 5
+    assert os.listdir(database.layout.damaged) == ["descriptor.json"]
+    assert len(database) == 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"elements": ["Cu"]},
+        {"elements": ["Pt", "Cu"], "cutoff": 5},
+        {"cutoff": {"name": "Polynomial", "kwargs": {"Rc": 6, "gamma": 4}}, "elements": ["O"]},
+        {"Gs": [{"type": "G2", "element": "Cu", "eta": 1}], "elements": ["Cu"]},
+    ],
+)
+def test_no_manifest_of_ours_is_doubted(tmp_path, arguments):
+    descriptor = Gaussian(**arguments).resolve(["Cu"])
+    with FingerprintDatabase.create(tmp_path / "x-fingerprints.ampdb") as database:
+        database.claim(descriptor.parameters, descriptor.digest)
+    done = run(database.path)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("what", ["archived", "loose"])
+def test_a_compress_that_finds_damage_says_so_by_its_exit_code(database, what):
+    from ampmpi.cli.compress import command as compress
+
+    assert CliRunner().invoke(compress, [database.path, "-p", "1"]).exit_code == 0
+    if what == "archived":
+        damage_archived(database, 3)
+    database[make_key(40)] = make_entries(40, 3, {"Cu": 4})[0]
+    if what == "loose":
+        damage_loose(database, 40)
+    done = CliRunner().invoke(compress, [database.path, "-p", "1"])
+    assert done.exit_code == 5, done.output
+    assert "damaged" in done.stderr
+    assert check(database.path).exit_code == 0

@@ -1,5 +1,6 @@
 """Whose fingerprints a database holds."""
 
+import json
 import os
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -93,10 +94,17 @@ def test_what_is_no_manifest(layout, content):
     assert layout.root in str(caught.value)
 
 
-def test_a_later_version_is_refused():
-    later = Manifest(PARAMETERS, "aa").to_json().replace(b'"version": 1', b'"version": 2')
-    with pytest.raises(ValueError, match="later ampmpi"):
-        Manifest.from_json(later)
+def test_a_later_version_is_refused_and_not_called_damaged(layout):
+    layout.create()
+    content = json.loads(Manifest(PARAMETERS, "aa").to_json()) | {"version": 2}
+    del content["crc32"]
+    content["crc32"] = manifest._checksum(content)
+    with open(layout.manifest, "w", encoding="ascii") as file:
+        json.dump(content, file)
+    with pytest.raises(DatabaseError, match="a later ampmpi wrote it") as caught:
+        manifest.read(layout)
+    assert "damaged" not in str(caught.value)
+    assert not isinstance(caught.value, manifest.DamagedManifestError)
 
 
 def test_mutations_change_nothing():
