@@ -24,6 +24,7 @@ from ampmpi.errors import (
     ImageError,
     InputError,
 )
+from ampmpi.parallel import launch
 from ampmpi.parallel.log import Log, counted
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def command(
     repaired, 4 if something is damaged, 6 if another process's lock kept it
     from being repaired.
     """
+    launch.stop.end_at_once()
     if (sample is None) != (not images):
         raise InputError("--sample N and --images FILE need each other")
     if seed is None:

@@ -15,6 +15,7 @@ from ampmpi.database.database import FingerprintDatabase
 from ampmpi.database.layout import SUFFIX, is_database, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.errors import AmpmpiError, DatabaseError, InputError
+from ampmpi.parallel import launch
 from ampmpi.parallel.log import Log, counted
 
 
@@ -63,6 +64,7 @@ def command(
     The exit code is 5 if something was damaged: it is in damaged/, and what
     could not be saved must be computed again.
     """
+    launch.stop.end_at_once()
     if delete and (labels or not recursive):
         raise InputError("--delete needs --recursive: name a directory with -r")
     databases = list(_below(paths)) if recursive else list(paths)

@@ -9,6 +9,7 @@ import click
 from ampmpi.cli.compress import describe, exit_code
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.merge import merge
+from ampmpi.parallel import launch
 
 
 @click.command("merge")
@@ -33,6 +34,7 @@ def command(
     All must be of one descriptor. Entries that TARGET has stay as they are, and
     the sources are not changed.
     """
+    launch.stop.end_at_once()
     report = merge(
         target,
         sources,

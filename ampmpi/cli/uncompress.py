@@ -8,6 +8,7 @@ import click
 
 from ampmpi.cli.text import amount, complain
 from ampmpi.database.merge import uncompress
+from ampmpi.parallel import launch
 from ampmpi.parallel.log import Log, counted
 
 
@@ -19,6 +20,7 @@ from ampmpi.parallel.log import Log, counted
 @click.pass_context
 def command(context: click.Context, database: str, wait: float, break_lock: bool) -> None:
     """Make loose files of all archived entries of DB, and remove the archive."""
+    launch.stop.end_at_once()
     with counted(Log(), "uncompress", "entries") as progress:
         report = uncompress(
             database,

@@ -425,6 +425,8 @@ class _Run:
                     bad |= _blame(new, row, old)
                 self._step(count)
         if bad and old is not None:
+            if self._damage is not None and self._damage.identity == old.identity:
+                bad = self._damage.rows | bad
             raise _ArchiveDamagedError(Damage(old.identity, bad))
 
     def _keep_damaged(self, old: Archive | None) -> None:

@@ -24,6 +24,7 @@ from ampmpi.database.gzipstream import (
     stored_member,
 )
 from ampmpi.database.tarstream import BLOCK
+from ampmpi.database.unreadable import is_damage
 
 INDEX_MAGIC = b"ampmpix1"
 FOOTER_MAGIC = b"ampmpif1"
@@ -229,6 +230,10 @@ def read_index(descriptor: int, size: int) -> Found | None:
         content = gunzip_stored(pieces, footer.index_size)
         index = unpack_index(content)
     except (ValueError, EOFError):
+        return None
+    except OSError as error:
+        if not is_damage(error):
+            raise
         return None
     if crc32(content) != footer.index_crc or len(index.digests) != footer.entries:
         return None

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from ampmpi.errors import LaunchError
 
@@ -50,6 +51,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.signal_name: str | None = None
         self._installed = False
+        self._at_once = False
 
     @property
     def requested(self) -> bool:
@@ -63,6 +65,18 @@ class StopRequest:
                 signal.signal(number, self._note)
             self._installed = True
 
+    def end_at_once(self) -> None:
+        """Let a warning end what runs: for commands that may be left off anywhere.
+
+        Raises
+        ------
+        SystemExit, KeyboardInterrupt
+            A warning has come already; likewise when one comes.
+        """
+        self._at_once = True
+        if self.signal_name is not None:
+            _leave(signal.Signals[self.signal_name])
+
     def ignore(self) -> None:
         """Ignore warnings from now on: the process ends, and Python's end forgets handlers."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -74,9 +88,15 @@ class StopRequest:
             self.signal_name = reason
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.requested:
-            raise KeyboardInterrupt
+        if self._at_once or (number == signal.SIGINT and self.requested):
+            _leave(number)
         self.request(signal.Signals(number).name)
+
+
+def _leave(number: int) -> NoReturn:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
 
 
 stop = StopRequest()

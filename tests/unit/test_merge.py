@@ -1,4 +1,7 @@
 import os
+import signal
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from ampmpi.cli import merge as merge_cli
 from ampmpi.cli import uncompress as uncompress_cli
 from ampmpi.database import compress as compress_module
 from ampmpi.database.archive import Archive
+from ampmpi.database.lock import Lock
 from ampmpi.database.merge import merge, uncompress
 from ampmpi.errors import DatabaseError, DescriptorMismatchError, InputError
 
@@ -285,3 +289,19 @@ def test_uncompress_writes_an_entry_whose_loose_copy_is_damaged(tmp_path):
     assert done.stderr.count("moved to damaged/") == 2
     expected = {key: ENTRIES[key] for key in KEYS[:5]} | {KEYS[3]: ENTRIES[KEYS[9]]}
     assert dict(database.get_many()) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_ends_a_command_that_waits(tmp_path, number):
+    database = make(tmp_path / "a-fingerprints", KEYS[:3])
+    with Lock(database.layout):
+        program = Path(sys.executable).with_name("amp-compress")
+        command = [program, database.path, "--wait", "200"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+            while not any("lock" in name for name in os.listdir(database.layout.temporaries)):
+                assert process.poll() is None
+            process.send_signal(number)
+            assert process.wait(20) == (1 if number == signal.SIGINT else 128 + number)
+            assert b"Traceback" not in process.stderr.read()
+    database.compress()
+    assert os.listdir(database.layout.temporaries) == []
