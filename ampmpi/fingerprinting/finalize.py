@@ -6,7 +6,7 @@ work is shared and the promise that nothing is lost stays with one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from ampmpi.database import FingerprintDatabase, loose
 from ampmpi.database.compress import CompressReport, compress
@@ -30,26 +30,29 @@ def compress_together(database: FingerprintDatabase, comm: Communicator) -> Comp
         The archive cannot be written; nothing has changed then.
     """
     keys = agree(comm, lambda: sorted(loose.keys(database.layout))) if comm.size > 1 else []
-    helpers = comm.size - 1
+    mine = deflate_loose(database.path, keys[comm.rank :: comm.size])
     if comm.rank > 0:
-        _deflate(database.path, keys[comm.rank - 1 :: helpers], comm)
-    return agree(comm, lambda: _write(database, comm))
+        _send(mine, comm)
+    return agree(comm, lambda: _write(database, mine, comm))
 
 
-def _write(database: FingerprintDatabase, comm: Communicator) -> CompressReport:
-    chunks = _receive(comm)
+def _write(
+    database: FingerprintDatabase, mine: Generator[Chunk, None, None], comm: Communicator
+) -> CompressReport:
+    chunks = _gather(mine, comm)
     try:
         return compress(database.path, chunks=chunks)
     finally:
+        mine.close()
         for _ in chunks:  # nobody may be left waiting
             pass
         database.close()
 
 
-def _deflate(path: str, keys: list[str], comm: Communicator) -> None:
+def _send(chunks: Iterator[Chunk], comm: Communicator) -> None:
     parcel: list[Chunk] = []
     size = 0
-    for chunk in deflate_loose(path, keys):
+    for chunk in chunks:
         parcel.append(chunk)
         size += len(chunk.raw)
         if size >= PARCEL:
@@ -60,12 +63,20 @@ def _deflate(path: str, keys: list[str], comm: Communicator) -> None:
     comm.send([], 0)
 
 
-def _receive(comm: Communicator) -> Iterator[Chunk]:
-    """Take parcels from the other ranks in turn until each has sent an empty one."""
+def _gather(mine: Iterator[Chunk], comm: Communicator) -> Iterator[Chunk]:
+    """Take parcels from the other ranks until each has sent an empty one.
+
+    While none waits, this rank deflates entries of its own.
+    """
     senders = list(range(1, comm.size))
     while senders:
-        for sender in tuple(senders):
+        ready = [sender for sender in senders if comm.has_sent(sender)]
+        if not ready and (chunk := next(mine, None)) is not None:
+            yield chunk
+            continue
+        for sender in ready or senders[:1]:
             parcel: list[Chunk] = comm.receive(sender)
             if not parcel:
                 senders.remove(sender)
             yield from parcel
+    yield from mine

@@ -21,6 +21,9 @@ from ampmpi.parallel.launch import check_launcher, check_ranks, ranks_promised, 
 
 T = TypeVar("T")
 
+OBJECT = 1
+"""Tag of objects that one rank sends to another."""
+
 
 class Communicator(Protocol):
     """What the package needs of a group of ranks."""
@@ -86,6 +89,9 @@ class Communicator(Protocol):
     def receive(self, source: int) -> Any:
         """Wait for an object from `source` and return it."""
 
+    def has_sent(self, source: int) -> bool:
+        """Whether an object from `source` waits to be received."""
+
     def abort(self, code: int = 1) -> None:
         """End every rank of the job at once."""
 
@@ -150,6 +156,9 @@ class SerialCommunicator:
 
     def receive(self, source: int) -> Any:
         raise ValueError("a serial job has no other rank")
+
+    def has_sent(self, source: int) -> bool:
+        return False
 
     def abort(self, code: int = 1) -> None:
         raise SystemExit(code)
@@ -264,10 +273,13 @@ class MPICommunicator:
         self._comm.Recv(bytearray(), source, tag)
 
     def send(self, obj: Any, target: int) -> None:
-        self._comm.ssend(obj, target)
+        self._comm.ssend(obj, target, OBJECT)
 
     def receive(self, source: int) -> Any:
-        return self._comm.recv(source=source)
+        return self._comm.recv(source=source, tag=OBJECT)
+
+    def has_sent(self, source: int) -> bool:
+        return bool(self._comm.Iprobe(source, OBJECT))
 
     def abort(self, code: int = 1) -> None:
         sys.stdout.flush()
