@@ -69,3 +69,17 @@ def spoil_sector(monkeypatch, path, begin, end, error=errno.EIO, times=1 << 30):
         return real(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", pread)
+
+
+def flip(path, position, bits=32):
+    """Change bits of one byte of a file."""
+    with open(path, "r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ bits]))
+
+
+def damage(layout, key):
+    """Change a bit in the middle of an archived entry."""
+    flip(layout.archive, sum(place_of(layout.archive, key)) // 2)

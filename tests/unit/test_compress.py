@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from archive_samples import make_data, place_of, spoil_sector
+from archive_samples import damage, make_data, place_of, spoil_sector
 from entry_samples import limited_memory, make_entries, make_key
 
 from ampmpi import FingerprintDatabase
@@ -40,18 +40,6 @@ def archived(layout):
     with Archive.open(layout.archive) as archive:
         assert archive.indexed
         return dict(archive.read_many())
-
-
-def damage(layout, key):
-    """Flip a bit of an archived entry."""
-    with Archive.open(layout.archive) as archive:
-        row = archive.index.row(bytes.fromhex(key))
-        position = int(archive.index.offset[row]) + int(archive.index.packed[row]) // 2
-    with open(layout.archive, "r+b") as file:
-        file.seek(position)
-        byte = file.read(1)[0]
-        file.seek(position)
-        file.write(bytes([byte ^ 32]))
 
 
 def test_loose_entries_go_into_the_archive(layout):

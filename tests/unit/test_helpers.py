@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from archive_samples import make_data
+from archive_samples import damage, make_data
 from entry_samples import make_key
 
 from ampmpi.database import helpers
@@ -72,14 +72,7 @@ def test_archives_are_equal_to_the_byte(layout, monkeypatch, tmp_path):
 
 def test_damage_in_the_old_archive_is_found(layout, small_tasks):
     compress(layout.root)
-    with Archive.open(layout.archive) as archive:
-        row = archive.index.row(bytes.fromhex(make_key(5)))
-        position = int(archive.index.offset[row]) + int(archive.index.packed[row]) // 2
-    with open(layout.archive, "r+b") as file:
-        file.seek(position)
-        byte = file.read(1)[0]
-        file.seek(position)
-        file.write(bytes([byte ^ 32]))
+    damage(layout, make_key(5))
     more = make_data(33)
     make_database(layout.root, {make_key(number): more[make_key(number)] for number in (30, 31)})
     report = compress(layout.root, processes=2)

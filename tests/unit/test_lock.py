@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -27,6 +28,24 @@ def write_lock(layout, **changes):
               "start": me.start, "job": None, "nonce": "1", "since": time.time()}  # fmt: skip
     with open(layout.lock, "w") as file:
         json.dump(fields | changes, file)
+
+
+@contextlib.contextmanager
+def beating(layout):
+    """Touch a lock all the time, as its holder does."""
+    done = threading.Event()
+
+    def beat():
+        while not done.wait(0.02):
+            os.utime(layout.lock)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def ended_process():
@@ -103,20 +122,8 @@ def test_a_foreign_lock_is_broken_only_when_it_stands_still(layout, changes):
 
 def test_a_foreign_lock_that_beats_is_left_alone(layout):
     write_lock(layout, host="elsewhere")
-    done = threading.Event()
-
-    def beat():
-        while not done.wait(0.02):
-            os.utime(layout.lock)
-
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
-        with pytest.raises(LockedError), Lock(layout, wait=3, stale_after=2.5):
-            pass
-    finally:
-        done.set()
-        thread.join()
+    with beating(layout), pytest.raises(LockedError), Lock(layout, wait=3, stale_after=2.5):
+        pass
     assert read_holder(layout).owner.host == "elsewhere"
 
 
@@ -163,20 +170,8 @@ def test_a_lock_that_may_not_be_read_counts_while_it_beats(layout, monkeypatch):
         return original(path, *rest, **more)
 
     monkeypatch.setattr(os, "open", closed)
-    stop = threading.Event()
-
-    def beat():
-        while not stop.wait(0.05):
-            os.utime(layout.lock)
-
-    beating = threading.Thread(target=beat)
-    beating.start()
-    try:
-        with pytest.raises(LockedError), Lock(layout, wait=1.5, stale_after=0.5):
-            pass
-    finally:
-        stop.set()
-        beating.join()
+    with beating(layout), pytest.raises(LockedError), Lock(layout, wait=1.5, stale_after=0.5):
+        pass
     assert os.path.exists(layout.lock)
     monkeypatch.setattr(lock_module, "_POLL", 0.05)
     with Lock(layout, wait=5, stale_after=0.3) as lock:

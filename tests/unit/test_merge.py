@@ -6,6 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from archive_samples import damage
 from click.testing import CliRunner
 from entry_samples import make_entries, make_key
 
@@ -15,7 +16,6 @@ from ampmpi.cli import info as info_cli
 from ampmpi.cli import merge as merge_cli
 from ampmpi.cli import uncompress as uncompress_cli
 from ampmpi.database import compress as compress_module
-from ampmpi.database.archive import Archive
 from ampmpi.database.lock import Lock
 from ampmpi.database.merge import merge, uncompress
 from ampmpi.errors import DatabaseError, DescriptorMismatchError, InputError
@@ -225,25 +225,11 @@ def test_a_locked_database_does_not_stop_the_others(tmp_path):
     assert locked.info().archived == 3
 
 
-def flip(database, position):
-    with open(database.layout.archive, "r+b") as file:
-        file.seek(position)
-        byte = file.read(1)[0]
-        file.seek(position)
-        file.write(bytes([byte ^ 1]))
-
-
-def position_of(database, key):
-    with Archive.open(database.layout.archive) as archive:
-        row = archive.index.row(bytes.fromhex(key))
-        return int(archive.index.offset[row]) + int(archive.index.packed[row]) // 2
-
-
 def test_into_a_damaged_archive(tmp_path):
     target = make(tmp_path / "t-fingerprints", KEYS[:5], archived=5)
     one = make(tmp_path / "a-fingerprints", KEYS[4:9], archived=5)
-    flip(target, position_of(target, KEYS[1]))
-    flip(target, position_of(target, KEYS[4]))
+    damage(target.layout, KEYS[1])
+    damage(target.layout, KEYS[4])
     report = merge(target.path, [one.path])
     assert report.compress.lost.keys() == {KEYS[1]}
     assert report.added == {one.path: 5}
