@@ -253,12 +253,16 @@ def _expected_neighbors(atoms: Atoms, radius: float) -> float:
     axes = atoms.cell.array[atoms.pbc]
     if n_atoms == 0 or not (np.isfinite(atoms.positions).all() and np.isfinite(axes).all()):
         return 0.0
+    sphere = 4.0 / 3.0 * np.pi * radius**3
+    if len(axes) == 3:
+        volume = float(atoms.cell.volume)
+        return n_atoms * sphere / volume if volume > 0.0 else 0.0
     # Orthonormal directions of which the first span the periodic axes.
     directions, triangle = np.linalg.qr(np.vstack([axes, np.eye(3)]).T)
     open_lengths = np.ptp(atoms.positions @ directions[:, len(axes) :], axis=0) + ATOM_SIZE
     volume = abs(float(np.prod(np.diag(triangle)[: len(axes)]) * np.prod(open_lengths)))
     box = np.prod(np.minimum(open_lengths, 2.0 * radius)) * (2.0 * radius) ** len(axes)
-    reach = min(4.0 / 3.0 * np.pi * radius**3, float(box))
+    reach = min(sphere, float(box))
     if len(axes) == 0:
         return min(n_atoms - 1.0, n_atoms * reach / volume)
     return n_atoms * reach / volume if volume > 0.0 else 0.0
