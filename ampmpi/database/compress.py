@@ -19,14 +19,14 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database import deleted
+from ampmpi.database import deleted, loose
 from ampmpi.database.archive import Archive, Identity, IndexedArchive
 from ampmpi.database.aside import is_young, keep_copy, set_aside_as_read
 from ampmpi.database.atomic import Temporary, database_error, sweep, sync_directory
 from ampmpi.database.foreign import StreamedArchive
 from ampmpi.database.helpers import Helpers, deflate_with, portions, read_back
 from ampmpi.database.intake import ChangedError, judge, read_loose, remove_archived
-from ampmpi.database.layout import Layout, is_key, require_database
+from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.salvage import rescue
 from ampmpi.database.unreadable import is_damage, reason_of
@@ -247,16 +247,16 @@ class _Run:
             old: Archive | None = None
             with contextlib.suppress(FileNotFoundError):
                 old = stack.enter_context(Archive.open(layout.archive))
-            marks, loose = deleted.marked(layout), self._list_loose()
-            self._steps = 2 * (len(loose) + (len(old) if old is not None else 0))
+            marks, keys = deleted.marked(layout), sorted(loose.keys(layout))
+            self._steps = 2 * (len(keys) + (len(old) if old is not None else 0))
             report.bytes_before = report.bytes_after = old.identity.size if old is not None else 0
             temporary = stack.enter_context(Temporary(layout.temporaries, "archive"))
             writer = ArchiveWriter(temporary)
             self._add_chunks(writer, chunks)
             if self._helpers.count:
-                left = [key for key in loose if bytes.fromhex(key) not in self._added]
+                left = [key for key in keys if bytes.fromhex(key) not in self._added]
                 self._add_chunks(writer, deflate_with(self._helpers, layout, left))
-            self._add_loose(writer, loose)
+            self._add_loose(writer, keys)
             gone = {key for key in marks if old is not None and key in old}
             if self._is_needed(old, gone):
                 self._add_old(writer, old, set(marks))
@@ -275,19 +275,6 @@ class _Run:
         deleted.unmark(layout, marks)
         self._remove_loose(set(deleted.marked(layout)))
         return report
-
-    def _list_loose(self) -> list[str]:
-        try:
-            with os.scandir(self.layout.loose) as found:
-                return sorted(
-                    item.name
-                    for item in found
-                    if is_key(item.name) and item.is_file(follow_symlinks=False)
-                )
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise database_error(error, "list", self.layout.loose) from error
 
     def _add(self, writer: ArchiveWriter, chunk: Chunk) -> None:
         if chunk.key is not None:

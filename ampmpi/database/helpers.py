@@ -101,7 +101,7 @@ class Helpers:
         except BrokenProcessPool as error:
             raise DatabaseError(
                 "a process that helped to compress was killed (is there enough memory?): "
-                "nothing has changed; start again, with --processes 1 for the least memory"
+                "nothing is lost; start again, with --processes 1 for the least memory"
             ) from error
 
 

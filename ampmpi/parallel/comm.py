@@ -226,10 +226,10 @@ class MPICommunicator:
 
     def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
         if self.rank != root:
-            return self._comm.recv(source=root)  # type: ignore[no-any-return]
+            return self.receive(root)  # type: ignore[no-any-return]
         for target in range(self.size):
             if target != root:
-                self._comm.send(part(target), target)
+                self.send(part(target), target)
         return part(root)
 
     def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
