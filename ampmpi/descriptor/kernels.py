@@ -32,26 +32,30 @@ def add_values(species, start, neighbor, vectors, squares, plan, values, sources
 
 @entry
 def add_primes(
-    species, start, neighbor, vectors, squares, plan, slots, values, primes, sources=SOURCES
+    species, start, neighbor, vectors, squares, plan, pairs, slots, values, primes, sources=SOURCES
 ):
-    """Add the features of each atom to `values` and their derivatives to `primes`."""
+    """Add the features of each atom to `values` and their derivatives to `primes`, both zero.
+
+    Moving all atoms by the same vector changes nothing: the derivative by the
+    centre's own position is minus the sum of the others, and its images do not count.
+    """
     work = make_work(start, plan)
-    width = values.shape[1]
-    gradient = np.empty((work.near.shape[1], 3, width))
     no_energy = np.empty(0)
-    scale = 1.0 / plan.cutoff
+    pair = 0
     for i in range(len(species)):
         s = species[i]
-        n = prepare(i, species, start, neighbor, vectors, squares, plan, work)
+        prepare(i, species, start, neighbor, vectors, squares, plan, work)
         pair_values(s, plan, work, values[i])
-        add_gradient(i, s, n, plan, work, no_energy, values[i], gradient)
+        near = slots[start[i] : start[i + 1]]
+        add_gradient(s, plan, work, no_energy, values[i], near, primes)
         own = slots[len(neighbor) + i]
-        for j in range(n):
-            slot = slots[start[i] + j]
-            for d in range(3):
-                for f in range(width):
-                    primes[slot, d, f] += scale * gradient[j, d, f]
-                    primes[own, d, f] -= scale * gradient[j, d, f]
+        primes[own] = 0.0
+        while pair < len(pairs) and pairs[pair, 1] == i:
+            if pair != own:
+                for d in range(3):
+                    for f in range(primes.shape[2]):
+                        primes[own, d, f] -= primes[pair, d, f]
+            pair += 1
 
 
 @entry
@@ -61,15 +65,16 @@ def add_forces(
     """Add an energy's forces and its derivative by strain, given its derivative by features."""
     work = make_work(start, plan)
     gradient = np.empty((work.near.shape[1], 3, 1))
+    slots = np.arange(work.near.shape[1])
     no_values = np.empty(0)
-    scale = 1.0 / plan.cutoff
     for i in range(len(species)):
         n = prepare(i, species, start, neighbor, vectors, squares, plan, work)
-        add_gradient(i, species[i], n, plan, work, dE_dG[i], no_values, gradient)
+        gradient[:n] = 0.0
+        add_gradient(species[i], plan, work, dE_dG[i], no_values, slots, gradient)
         for j in range(n):
             near = start[i] + j
             for d in range(3):
-                pull = scale * gradient[j, d, 0]
+                pull = gradient[j, d, 0]
                 forces[neighbor[near], d] -= pull
                 forces[i, d] += pull
                 for e in range(3):
@@ -142,7 +147,7 @@ def primes(
     pairs, slots = derivative_pairs(near.start, near.neighbor)
     result = np.zeros((len(species), width))
     derivatives = np.zeros((len(pairs), 3, width))
-    add_primes(species, *near[:4], plan, slots, result, derivatives)
+    add_primes(species, *near[:4], plan, pairs, slots, result, derivatives)
     return result, pairs, derivatives
 
 

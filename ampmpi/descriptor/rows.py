@@ -233,6 +233,33 @@ def sum_slopes(n, gamma, zeta, plus, minus, buffer):
 
 
 @fast
+def sum_linear_slopes(n, gamma, buffer):
+    """Return what `sum_slopes` does for ζ = 1, from the sums over 1 and over c."""
+    v1 = a1 = x1 = y1 = z1 = 0.0
+    vc = ac = xc = yc = zc = 0.0
+    for k in range(n & _MASK):
+        c, q, side = buffer[C + k], buffer[Q + k], buffer[M + k]
+        x, y, z = buffer[X + k], buffer[Y + k], buffer[Z + k]
+        v1 += q
+        a1 += side
+        x1 += side * x
+        y1 += side * y
+        z1 += side * z
+        side *= c
+        across = side + buffer[TURN_K + k]
+        vc += c * q
+        ac += side + buffer[TURN_J + k]
+        xc += across * x
+        yc += across * y
+        zc += across * z
+    vc, ac, xc, yc, zc = gamma * vc, gamma * ac, gamma * xc, gamma * yc, gamma * zc
+    return (
+        (v1 + vc, a1 + ac, x1 + xc, y1 + yc, z1 + zc),
+        (v1 - vc, a1 - ac, x1 - xc, y1 - yc, z1 - zc),
+    )
+
+
+@fast
 def clear_angles(n, buffer):
     """Set the weighted sum of angular parts to zero."""
     for k in range(n & _MASK):

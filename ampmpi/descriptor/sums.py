@@ -104,18 +104,19 @@ def pair_values(s, plan, work, values):
 
 
 @inner
-def _pair_gradient(s, plan, work, dE_dG, gradient):
+def _pair_gradient(s, plan, work, dE_dG, slots, gradient):
     """Add the derivatives of G2, or of the energy through G2, to the gradient."""
     near = work.near
+    per_length = 1.0 / plan.cutoff
     for row in range(plan.pair_start[s], plan.pair_start[s + 1]):
         a, radial, feature = plan.pairs[row, 0], plan.pairs[row, 1], plan.pairs[row, 2]
-        scale, column = 1.0, feature
+        scale, column = per_length, feature
         if len(dE_dG) > 0:
-            scale, column = dE_dG[feature], 0
+            scale, column = per_length * dE_dG[feature], 0
         for j in range(work.first[a], work.first[a + 1]):
             slope = scale * work.slopes[radial, j]
             for d in range(3):
-                gradient[j, d, column] += slope * near[d, j]
+                gradient[slots[j], d, column] += slope * near[d, j]
 
 
 @inner
@@ -159,7 +160,7 @@ def group_values(row, plan, work, values):
 
 
 @inner
-def _add_row(gradient, j, column, near, scale, slope, w, sums):
+def _add_row(gradient, slot, column, near, j, scale, slope, w, sums):
     """Add what one row says of the vector of j; ``sums`` as `rows.sum_slopes` gives them.
 
     Since t = 1 − u, the third side's derivative by its vector is −2 dw/dt times the vector.
@@ -167,13 +168,13 @@ def _add_row(gradient, j, column, near, scale, slope, w, sums):
     value, along, x, y, z = sums
     across = 2.0 * scale * w
     along = scale * slope * value - across * along
-    gradient[j, 0, column] += along * near[0, j] + across * x
-    gradient[j, 1, column] += along * near[1, j] + across * y
-    gradient[j, 2, column] += along * near[2, j] + across * z
+    gradient[slot, 0, column] += along * near[0, j] + across * x
+    gradient[slot, 1, column] += along * near[1, j] + across * y
+    gradient[slot, 2, column] += along * near[2, j] + across * z
 
 
 @inner
-def _group_gradient(row, swap, plan, work, dE_dG, values, gradient):
+def _group_gradient(row, swap, plan, work, dE_dG, values, slots, gradient):
     """Add the derivatives of a group's angular functions by the vectors of the neighbours j.
 
     Each pair of neighbours is taken in both orders (`swap` for the second, where
@@ -189,12 +190,13 @@ def _group_gradient(row, swap, plan, work, dE_dG, values, gradient):
     buffer, near = work.buffer, work.near
     weights, slopes = work.weights[radial], work.slopes[radial]
     energy = len(dE_dG) > 0
+    per_length = 1.0 / plan.cutoff
     last = work.first[b + 1]
     for chunk in range(work.first[b], last, CHUNK):
         chunk_end = min(chunk + CHUNK, last)
         n = rows.load(buffer, chunk, chunk_end, near, weights)
         for j in range(work.first[a], work.first[a + 1]):
-            w, slope, inverse = weights[j], slopes[j], near[4, j]
+            w, slope, inverse, slot = weights[j], slopes[j], near[4, j], slots[j]
             itself = a == b and chunk <= j < chunk_end
             if itself:
                 buffer[WEIGHT + j - chunk] = 0.0
@@ -210,35 +212,41 @@ def _group_gradient(row, swap, plan, work, dE_dG, values, gradient):
                     channels[channel, 2],
                 )
                 f, g = features[channel, 0], features[channel, 1]
-                plus, minus = rows.powers(0, n, gamma, zeta, buffer)
                 if energy:
+                    plus, minus = rows.powers(0, n, gamma, zeta, buffer)
                     gp = scale * dE_dG[f] if f >= 0 else 0.0
                     gm = scale * dE_dG[g] if g >= 0 else 0.0
                     rows.add_angles(n, gamma, zeta, plus, minus, gp, gm, buffer)
                     continue
-                p, m = rows.sum_slopes(n, gamma, zeta, plus, minus, buffer)
+                if zeta == 1.0:
+                    p, m = rows.sum_linear_slopes(n, gamma, buffer)
+                else:
+                    plus, minus = rows.powers(0, n, gamma, zeta, buffer)
+                    p, m = rows.sum_slopes(n, gamma, zeta, plus, minus, buffer)
                 if f >= 0:
                     values[f] += 0.5 * scale * w * p[0]
-                    _add_row(gradient, j, f, near, scale, slope, w, p)
+                    _add_row(gradient, slot, f, near, j, per_length * scale, slope, w, p)
                 if g >= 0:
                     values[g] += 0.5 * scale * w * m[0]
-                    _add_row(gradient, j, g, near, scale, slope, w, m)
+                    _add_row(gradient, slot, g, near, j, per_length * scale, slope, w, m)
             if energy:
                 sums = rows.sum_angles(n, buffer)
-                _add_row(gradient, j, 0, near, 1.0, slope, w, sums)
+                _add_row(gradient, slot, 0, near, j, per_length, slope, w, sums)
             if itself:
                 buffer[WEIGHT + j - chunk] = w
 
 
 @inner
-def add_gradient(i, s, n, plan, work, dE_dG, values, gradient):
-    """Find the derivatives of an atom's features, or of the energy, by its neighbours' vectors."""
-    gradient[:n] = 0.0
-    _pair_gradient(s, plan, work, dE_dG, gradient)
+def add_gradient(s, plan, work, dE_dG, values, slots, gradient):
+    """Add the derivatives of an atom's features, or of the energy, by its neighbours' vectors.
+
+    Those of neighbour j go to ``gradient[slots[j]]``.
+    """
+    _pair_gradient(s, plan, work, dE_dG, slots, gradient)
     for row in range(plan.group_start[s], plan.group_start[s + 1]):
-        _group_gradient(row, False, plan, work, dE_dG, values, gradient)
+        _group_gradient(row, False, plan, work, dE_dG, values, slots, gradient)
         if plan.groups[row, 0] != plan.groups[row, 1]:
-            _group_gradient(row, True, plan, work, dE_dG, values, gradient)
+            _group_gradient(row, True, plan, work, dE_dG, values, slots, gradient)
 
 
 @inner
