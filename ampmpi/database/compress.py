@@ -32,6 +32,7 @@ from ampmpi.database.salvage import rescue
 from ampmpi.database.unreadable import is_damage, reason_of
 from ampmpi.database.writer import ArchiveWriter, Chunk, Stamp, deflate_entry, deflate_record
 from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError
+from ampmpi.heap import keep_freed_memory
 
 Progress = Callable[[int, int], None]
 
@@ -133,6 +134,7 @@ def compress(
         It is no database, or the archive cannot be written: nothing has changed.
     """
     started = time.monotonic()
+    keep_freed_memory()
     layout = require_database(path)
     with (
         Helpers(processes) as helpers,

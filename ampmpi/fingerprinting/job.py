@@ -30,6 +30,7 @@ from ampmpi.fingerprinting.inventory import Inventory, present, take_inventory
 from ampmpi.fingerprinting.misses import Misses, find_misses
 from ampmpi.fingerprinting.planning import predict
 from ampmpi.fingerprinting.summary import FailedImage, Plan, Summary
+from ampmpi.heap import keep_freed_memory
 from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, as_communicator
 from ampmpi.parallel.failure import abort_on_error, agree, agree_alone, install_excepthook
@@ -161,6 +162,7 @@ class _Job:
         self, images: Any, descriptor: Gaussian | None, prefix: str, derivatives: bool
     ) -> Summary:
         """Do everything up to the last entry."""
+        keep_freed_memory()
         given = descriptor or default_descriptor()
         self.open_databases(prefix, derivatives)
         inventory = take_inventory(images, given, self.comm, self.stopping)

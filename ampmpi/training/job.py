@@ -12,6 +12,7 @@ import numpy as np
 
 from ampmpi.descriptor import Gaussian
 from ampmpi.errors import AmpmpiError, InputError, ModelError
+from ampmpi.heap import keep_freed_memory
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.network import Array
@@ -80,6 +81,7 @@ def load(
     resident : bool
         Hold the arrays in memory; else they are read in every pass.
     """
+    keep_freed_memory()
     warm_up(comm, "ampmpi.model")
     limits = model.lossfunction
     only_atoms = dict(limits.nft_ids or ())

@@ -19,7 +19,8 @@ PARTS = {"images", "descriptor", "database", "model", "parallel"}
 MAY_IMPORT = {
     "errors": set(),
     "entries": set(),
-    **{part: {"errors", "entries", part} for part in PARTS},
+    "heap": set(),
+    **{part: {"errors", "entries", "heap", part} for part in PARTS},
 }
 USE_OTHERS = {"cli", "report", "fingerprinting", "training", "committee", "calculator"}
 
