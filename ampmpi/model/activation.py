@@ -14,6 +14,11 @@ ACTIVATIONS = ("tanh", "sigmoid", "linear")
 LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 PER_LN2 = 1.0 / math.log(2.0)
 
+# Coefficients of the Taylor series of exp(r).
+THIRD, FOURTH, FIFTH, SIXTH, SEVENTH, EIGHTH, NINTH, TENTH, ELEVENTH, TWELFTH, THIRTEENTH = (
+    1.0 / math.factorial(n) for n in range(3, 14)
+)
+
 # Added to a number below 2^51 it leaves the nearest integer in the last bits.
 ROUND = 1.5 * 2.0**52
 
@@ -75,19 +80,12 @@ def tanh_and_slope(values, slopes):  # type: ignore[no-untyped-def]  # pragma: n
             shifted = y * PER_LN2 + ROUND
             k = shifted - ROUND
             r = (y - k * LN2_HIGH) - k * LN2_LOW
-            series = 1.0 / 6227020800.0
-            series = series * r + 1.0 / 479001600.0
-            series = series * r + 1.0 / 39916800.0
-            series = series * r + 1.0 / 3628800.0
-            series = series * r + 1.0 / 362880.0
-            series = series * r + 1.0 / 40320.0
-            series = series * r + 1.0 / 5040.0
-            series = series * r + 1.0 / 720.0
-            series = series * r + 1.0 / 120.0
-            series = series * r + 1.0 / 24.0
-            series = series * r + 1.0 / 6.0
-            series = series * r + 0.5
-            series = r + r * r * series
+            r2 = r * r
+            r4 = r2 * r2
+            low = (0.5 + THIRD * r) + (FOURTH + FIFTH * r) * r2
+            middle = (SIXTH + SEVENTH * r) + (EIGHTH + NINTH * r) * r2
+            high = (TENTH + ELEVENTH * r) + (TWELFTH + THIRTEENTH * r) * r2
+            series = r + r2 * (low + (middle + high * r4) * r4)
             exponent = np.int64((np.float64(shifted).view(np.int64) + 1023) << 52)
             power = exponent.view(np.float64)
             E = power * series + (power - 1.0)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -93,8 +94,7 @@ class Coefficients:
     overfit: float = 0.0
 
 
-@dataclass(frozen=True, eq=False)
-class LossSums:
+class LossSums(NamedTuple):
     """Sums over some images; those of several ranks add up.
 
     Attributes

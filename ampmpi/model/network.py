@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,17 +77,23 @@ class Network:
             raise ModelError(
                 f"{vector.size} parameters were given for networks that have {self.n_parameters}"
             )
-        matrices: dict[str, list[Array]] = {element: [] for element in self.elements}
-        start = 0
-        for element, _, (rows, columns) in self.shapes:
-            matrices[element].append(vector[start : start + rows * columns].reshape(rows, columns))
-            start += rows * columns
+        layers: dict[str, list[Array]] = {element: [] for element in self.elements}
+        for element, block, shape in self._blocks:
+            layers[element].append(vector[block].reshape(shape))
+        scaling = vector[-2 * len(layers) :].reshape(-1, 2)
         return {
-            element: ElementParameters(
-                tuple(matrices[element]), vector[start + 2 * i : start + 2 * i + 2]
-            )
+            element: ElementParameters(tuple(layers[element]), scaling[i])
             for i, element in enumerate(self.elements)
         }
+
+    @cached_property
+    def _blocks(self) -> list[tuple[str, slice, tuple[int, int]]]:
+        """Element, place in the vector and shape of each weight matrix."""
+        blocks, start = [], 0
+        for element, _, (rows, columns) in self.shapes:
+            blocks.append((element, slice(start, start + rows * columns), (rows, columns)))
+            start += rows * columns
+        return blocks
 
     def penalty_mask(self) -> NDArray[np.bool_]:
         """Which parameters `overfit` penalises: as in Amp, the first layer without its biases."""
@@ -100,8 +106,7 @@ class Network:
         return mask
 
 
-@dataclass(frozen=True, eq=False)
-class ElementParameters:
+class ElementParameters(NamedTuple):
     """Parameters of one element's network.
 
     Attributes
@@ -116,8 +121,7 @@ class ElementParameters:
     scaling: Array
 
 
-@dataclass(frozen=True, eq=False)
-class Forward:
+class Forward(NamedTuple):
     """What a forward pass leaves for the passes that follow.
 
     Attributes
@@ -158,8 +162,7 @@ def forward(parameters: ElementParameters, x: Array, activation: str) -> Forward
     return Forward(tuple(outputs), tuple(slopes), slope_E * outputs[-1][0] + intercept)
 
 
-@dataclass(frozen=True, eq=False)
-class Sensitivities:
+class Sensitivities(NamedTuple):
     """Derivatives of the atomic energies with respect to the nodes of layers 1 … K.
 
     Attributes
@@ -236,7 +239,8 @@ def energy_gradient(
     back = parameters.scaling[1] * seeds[np.newaxis]
     for k in range(len(parameters.layers) - 1, -1, -1):
         back *= state.slopes[k]
-        gradient.layers[k][:] += state.outputs[k] @ back.T
+        target = gradient.layers[k]
+        target += state.outputs[k] @ back.T
         if k:
             back = _backward(parameters.layers[k], back)
     gradient.scaling[0] += seeds.sum()
