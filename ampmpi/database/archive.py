@@ -196,18 +196,24 @@ class IndexedArchive(Archive):
     ----------
     index : Index
         Where everything lies.
-    footer : Footer
-        Sizes and checksum of the tar.
+    footer : Footer or None
+        Sizes and checksum of the tar; None where the index was given.
     """
 
     indexed = True
 
     def __init__(
-        self, path: str, descriptor: int, identity: Identity, footer: Footer, index: Index
+        self, path: str, descriptor: int, identity: Identity, footer: Footer | None, index: Index
     ) -> None:
         super().__init__(path, descriptor, identity)
         self.footer = footer
         self.index = index
+
+    @classmethod
+    def with_index(cls, path: str, index: Index) -> Self:
+        """Open an archive, a part of whose index is known."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return cls(path, descriptor, Identity.of(os.fstat(descriptor)), None, index)
 
     def __len__(self) -> int:
         return len(self.index.digests)

@@ -396,6 +396,7 @@ def _is_dead(name: str) -> bool:
 def _disagreement(archive: IndexedArchive) -> str | None:
     """Say how the index and the tar differ, when every record of the index is sound."""
     index, footer = archive.index, archive.footer
+    assert footer is not None
     order = np.argsort(index.offset)
     start = index.offset[order].astype(np.int64)
     end = start + index.packed[order].astype(np.int64)

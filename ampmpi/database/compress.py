@@ -24,7 +24,7 @@ from ampmpi.database.archive import Archive, Identity, IndexedArchive
 from ampmpi.database.aside import is_young, keep_copy, set_aside_as_read
 from ampmpi.database.atomic import Temporary, database_error, sweep, sync_directory
 from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.helpers import Helpers, deflate_with, portions, read_back
+from ampmpi.database.helpers import Forked, Helpers, deflate_with, portions, read_back
 from ampmpi.database.intake import ChangedError, judge, read_loose, remove_archived
 from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import Lock
@@ -91,6 +91,7 @@ def compress(
     *,
     chunks: Iterable[Chunk] = (),
     processes: int = 1,
+    helpers: Helpers | None = None,
     wait: float = 0.0,
     break_lock: bool = False,
     job: str | None = None,
@@ -114,6 +115,8 @@ def compress(
     processes : int
         How many processes deflate, and read the new archive back; with more
         than one they are forked from this one, which must not have initialised MPI.
+    helpers : Helpers, optional
+        Who does this instead.
     wait : float
         How many seconds to wait for another process's lock.
     break_lock : bool
@@ -137,12 +140,12 @@ def compress(
     keep_freed_memory()
     layout = require_database(path)
     with (
-        Helpers(processes) as helpers,
+        Forked(processes if helpers is None else 1) as forked,
         Lock(layout, wait=wait, break_lock=break_lock, job=job) as lock,
     ):
         sweep(layout.temporaries)
         for _ in range(_ATTEMPTS):
-            run = _Run(layout, lock, helpers, progress, damage)
+            run = _Run(layout, lock, helpers or forked, progress, damage)
             try:
                 report = run.compress(iter(chunks))
             except _ArchiveChangedError:
@@ -266,6 +269,8 @@ class _Run:
                 report.entries = writer.close().entries
                 with ThreadPoolExecutor(1) as disk:
                     synced = disk.submit(temporary.sync)
+                    if self._helpers.apart:
+                        synced.result()
                     self._verify(temporary.path, old)
                     synced.result()
                 self._keep_damaged(old)

@@ -1,4 +1,4 @@
-"""Processes that share the computing of one compress on this machine."""
+"""Processes that share the work of one compress."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import cache, partial
+from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ampmpi.database.archive import Archive, IndexedArchive
+from ampmpi.database.archive import IndexedArchive
+from ampmpi.database.index import Index
 from ampmpi.database.intake import judge, read_loose
 from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.writer import Chunk, deflate_entry
@@ -35,8 +35,34 @@ _PORTION = 256
 _PARCEL = 1 << 21
 
 
-class Helpers:
-    """Processes that compute for this one; use it as a context manager.
+class Helpers(Protocol):
+    """Who computes for this process.
+
+    Attributes
+    ----------
+    count : int
+        How many there are besides this process; 0: nobody.
+    apart : bool
+        Whether some are on other hosts, which see of a file only what was flushed.
+    """
+
+    count: int
+    apart: bool
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Return the results of tasks, in their order.
+
+        Parameters
+        ----------
+        function : callable
+            A module's function of one task.
+        tasks : iterable
+            They and their results are sent between processes.
+        """
+
+
+class Forked:
+    """Processes forked from this one; use it as a context manager.
 
     They are forked at once, so make them before any thread is started, and
     never in a process that has initialised MPI. They end when this process does,
@@ -47,6 +73,8 @@ class Helpers:
     count : int
         How many; with fewer than two everything is computed in this process.
     """
+
+    apart = False
 
     def __init__(self, count: int) -> None:
         self.count = count if count > 1 else 0
@@ -73,14 +101,7 @@ class Helpers:
             self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
-        """Return the results of tasks, in their order.
-
-        Parameters
-        ----------
-        function : callable
-            A module's function of one task.
-        tasks : iterable
-            They and their results are sent between processes.
+        """Return the results of tasks; see `Helpers.map`.
 
         Raises
         ------
@@ -185,16 +206,13 @@ def read_back(helpers: Helpers, archive: IndexedArchive) -> Iterator[tuple[int, 
         Those rows among them that are not sound.
     """
     rows = np.argsort(archive.index.offset)
-    tasks = np.split(rows, range(_PORTION, len(rows), _PORTION))
-    find = partial(_find_damaged, archive.path) if helpers.count else archive.find_damaged
-    for task, damaged in zip(tasks, helpers.map(find, tasks), strict=True):
-        yield len(task), damaged
+    tasks = [np.sort(task) for task in np.split(rows, range(_PORTION, len(rows), _PORTION))]
+    find = partial(_find_damaged, archive.path)
+    parts = (archive.index.part(task) for task in tasks)
+    for task, damaged in zip(tasks, helpers.map(find, parts), strict=True):
+        yield len(task), task[damaged].tolist()
 
 
-def _find_damaged(path: str, rows: NDArray[np.intp]) -> list[int]:
-    archive = _open(path)
-    assert isinstance(archive, IndexedArchive)
-    return archive.find_damaged(rows)
-
-
-_open = cache(Archive.open)
+def _find_damaged(path: str, index: Index) -> list[int]:
+    with IndexedArchive.with_index(path, index) as archive:
+        return archive.find_damaged(np.argsort(index.offset))

@@ -80,6 +80,16 @@ class Index:
         positions[positions == len(self.digests)] = 0
         return np.where(self.digests[positions] == digests, positions, -1)
 
+    def part(self, rows: NDArray[np.intp]) -> Index:
+        """Return the index of some rows, which are sorted."""
+        return Index(
+            self.digests[rows[rows < len(self.digests)]],
+            self.offset[rows],
+            self.packed[rows],
+            self.length[rows],
+            self.crc[rows],
+        )
+
     def keys(self) -> list[str]:
         """All keys, sorted."""
         text = self.digests.tobytes().hex()

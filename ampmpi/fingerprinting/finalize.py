@@ -1,22 +1,30 @@
 """The job's end: loose entries go into the archive.
 
-The ranks deflate, and rank 0 alone writes, verifies and renames, so that the
-work is shared and the promise that nothing is lost stays with one.
+All ranks deflate, read back and remove; rank 0 alone writes, and renames what
+all have found to be right, so that the promise that nothing is lost stays with one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
-from ampmpi.database import FingerprintDatabase, loose
+from ampmpi.database import FingerprintDatabase
 from ampmpi.database.compress import CompressReport, compress
-from ampmpi.database.helpers import deflate_loose
-from ampmpi.database.writer import Chunk
+from ampmpi.errors import AmpmpiError
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree
 
-PARCEL = 1 << 23
-"""Bytes of deflated entries that a rank sends at a time."""
+T = TypeVar("T")
+R = TypeVar("R")
+
+_AHEAD = 64
+"""How many tasks rank 0 may be ahead of their results: with 2 MB each this bounds its memory."""
+
+_LONGEST_NAP = 5e-3
+_END = 7576  # tag of the message that no more tasks come
 
 
 def compress_together(database: FingerprintDatabase, comm: Communicator) -> CompressReport:
@@ -29,54 +37,122 @@ def compress_together(database: FingerprintDatabase, comm: Communicator) -> Comp
     DatabaseError
         The archive cannot be written; nothing has changed then.
     """
-    keys = agree(comm, lambda: sorted(loose.keys(database.layout))) if comm.size > 1 else []
-    mine = deflate_loose(database.path, keys[comm.rank :: comm.size])
+    if comm.size == 1:
+        return agree(comm, lambda: _compress(database, None))
+    apart = comm.split_nodes().size < comm.size
     if comm.rank > 0:
-        _send(mine, comm)
-    return agree(comm, lambda: _write(database, mine, comm))
+        _serve(comm)
+    return agree(comm, lambda: _lead(database, Ranks(comm, apart)))
 
 
-def _write(
-    database: FingerprintDatabase, mine: Generator[Chunk, None, None], comm: Communicator
-) -> CompressReport:
-    chunks = _gather(mine, comm)
+def _compress(database: FingerprintDatabase, helpers: Ranks | None) -> CompressReport:
     try:
-        return compress(database.path, chunks=chunks)
+        return compress(database.path, helpers=helpers)
     finally:
-        mine.close()
-        for _ in chunks:  # nobody may be left waiting
-            pass
         database.close()
 
 
-def _send(chunks: Iterator[Chunk], comm: Communicator) -> None:
-    parcel: list[Chunk] = []
-    size = 0
-    for chunk in chunks:
-        parcel.append(chunk)
-        size += len(chunk.raw)
-        if size >= PARCEL:
-            comm.send(parcel, 0)
-            parcel, size = [], 0
-    if parcel:
-        comm.send(parcel, 0)
-    comm.send([], 0)
+def _lead(database: FingerprintDatabase, ranks: Ranks) -> CompressReport:
+    try:
+        return _compress(database, ranks)
+    finally:
+        ranks.dismiss()
 
 
-def _gather(mine: Iterator[Chunk], comm: Communicator) -> Iterator[Chunk]:
-    """Take parcels from the other ranks until each has sent an empty one.
+class Ranks:
+    """The other ranks, as helpers of rank 0; see `ampmpi.database.helpers.Helpers`."""
 
-    While none waits, this rank deflates entries of its own.
-    """
-    senders = list(range(1, comm.size))
-    while senders:
-        ready = [sender for sender in senders if comm.has_sent(sender)]
-        if not ready and (chunk := next(mine, None)) is not None:
-            yield chunk
-            continue
-        for sender in ready or senders[:1]:
-            parcel: list[Chunk] = comm.receive(sender)
-            if not parcel:
-                senders.remove(sender)
-            yield from parcel
-    yield from mine
+    def __init__(self, comm: Communicator, apart: bool) -> None:
+        self.count = comm.size - 1
+        self.apart = apart
+        self._comm = comm
+        self._idle = deque(range(1, comm.size))
+        self._busy: dict[int, int] = {}
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Return the results of tasks, in their order; a rank has one task at a time.
+
+        While no result is there to be taken and there are tasks, this rank works on one itself.
+        """
+        results: dict[int, Any] = {}
+        left = enumerate(tasks)
+        wanted = 0
+        task = next(left, None)
+        while task is not None or wanted in results or self._busy:
+            self._collect(results)
+            while task is not None and self._idle and task[0] - wanted < _AHEAD:
+                self._give(self._idle.popleft(), function, task)
+                task = next(left, None)
+            if wanted in results:
+                yield _value(results.pop(wanted))
+                wanted += 1
+            elif task is not None and task[0] - wanted < _AHEAD:
+                results[task[0]] = function(task[1])
+                task = next(left, None)
+            else:
+                self._await(wanted)
+
+    def dismiss(self) -> None:
+        """Let the others return from `_serve`, whatever they are at."""
+        while self._busy:
+            self._take(next(iter(self._busy)))
+        for rank in self._idle:
+            self._comm.tell(rank, _END)
+
+    def _give(self, rank: int, function: Callable[[T], R], task: tuple[int, T]) -> None:
+        number, what = task
+        self._comm.send((function, what), rank)
+        self._busy[rank] = number
+
+    def _take(self, rank: int) -> tuple[int, Any]:
+        result = self._comm.receive(rank)
+        self._idle.append(rank)
+        return self._busy.pop(rank), result
+
+    def _collect(self, results: dict[int, Any]) -> None:
+        for rank in [rank for rank in self._busy if self._comm.has_sent(rank)]:
+            number, result = self._take(rank)
+            results[number] = result
+
+    def _await(self, wanted: int) -> None:
+        """Rest until the rank that has this task, or any when none has it, has done its own."""
+        ranks = [rank for rank, number in self._busy.items() if number == wanted]
+        _rest_until(lambda: any(map(self._comm.has_sent, ranks or self._busy)))
+
+
+def _value(result: Any) -> Any:
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _serve(comm: Communicator) -> None:
+    """Do the tasks of rank 0 until it has no more; what a file or disk does is for it to judge."""
+    while _is_needed(comm):
+        function, task = comm.receive(0)
+        result: Any
+        try:
+            result = function(task)
+        except (OSError, AmpmpiError) as error:
+            result = error
+        comm.send(result, 0)
+
+
+def _is_needed(comm: Communicator) -> bool:
+    """Rest until there is a task, or no more is to come."""
+    ended = False
+
+    def has_news() -> bool:
+        nonlocal ended
+        ended = comm.told(_END) is not None
+        return ended or comm.has_sent(0)
+
+    _rest_until(has_news)
+    return not ended
+
+
+def _rest_until(condition: Callable[[], bool]) -> None:
+    nap = 1e-4
+    while not condition():
+        time.sleep(nap)
+        nap = min(2 * nap, _LONGEST_NAP)

@@ -103,7 +103,7 @@ from ampmpi.database import helpers
 def pid(_):
     time.sleep(0.3)
     return os.getpid()
-with helpers.Helpers(2) as pair:
+with helpers.Forked(2) as pair:
     print(*pair.map(pid, range(2)), flush=True)
     time.sleep(600)
 """
@@ -125,7 +125,7 @@ def test_helpers_end_with_a_killed_parent():
 
 
 def test_results_are_in_order_and_errors_come_through():
-    with helpers.Helpers(3) as three:
+    with helpers.Forked(3) as three:
         assert list(three.map(np.sqrt, range(50))) == [np.sqrt(number) for number in range(50)]
         with pytest.raises(ValueError):
             list(three.map(int, ["1", "x", "2"]))
