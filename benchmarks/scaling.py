@@ -17,6 +17,7 @@ import argparse
 import itertools
 import json
 import os
+import pickle
 import re
 import shutil
 import statistics
@@ -66,9 +67,9 @@ class Costs:
         Files that a start-up looks for or opens.
     entry_bytes, archive_bytes : float
         The entries of one image, loose and archived.
-    deflate, copy : float
-        Compressing one image's entries; what else a compress does with them, the disk's and the
-        metadata's time left out.
+    deflate, inflate, copy : float
+        Compressing one image's entries; reading them back; what a compress costs rank 0 besides,
+        the disk's and the metadata's time left out.
     """
 
     entries: int
@@ -82,6 +83,7 @@ class Costs:
     entry_bytes: float
     archive_bytes: float
     deflate: float
+    inflate: float
     copy: float
 
 
@@ -114,7 +116,7 @@ class FileSystem:
 # open is asked for nowhere else. Data go to other servers.
 PUT = 3  # create, close, rename
 READ = 2  # open, close
-REMOVE = 2  # lstat, unlink, by the rank that writes the archive
+REMOVE = 2  # lstat, unlink
 
 
 # ---- the model ----
@@ -228,8 +230,8 @@ def simulate(
     """Return the seconds of each phase of a job, and of what may follow it.
 
     ``again`` is a later job's look at entries that are all there and loose: rank 0 lists them, all
-    ranks read them back. ``compress`` is the end of a job without dblabel: all ranks read and
-    deflate, rank 0 writes and removes.
+    ranks read them back. ``compress`` is the end of a job without dblabel: the ranks, not all of
+    them at a time, deflate while rank 0 writes, then read back, then remove.
 
     Parameters
     ----------
@@ -240,6 +242,7 @@ def simulate(
     error : float
         Relative error (standard deviation) of the predicted cost that images are dealt by.
     """
+    from ampmpi.fingerprinting.finalize import AHEAD
     from ampmpi.parallel.schedule import deal
 
     share = n_images / n_ranks
@@ -270,12 +273,17 @@ def simulate(
     moved = n_images * costs.entry_bytes / files.bandwidth
     reading = share * costs.entries * READ * operation
     phases["again"] = n_images * costs.entries * costs.list_one + max(reading, READ * served, moved)
-    phases["compress"] = max(
-        reading
-        + share * costs.deflate
-        + n_images * (costs.copy + costs.entries * REMOVE * operation),
-        (READ + REMOVE) * served,
-        moved + 2 * n_images * costs.archive_bytes / files.bandwidth,
+    each = n_images / min(n_ranks, AHEAD)
+    packed = n_images * costs.archive_bytes / files.bandwidth
+    phases["compress"] = (
+        max(
+            each * (costs.entries * READ * operation + costs.deflate),
+            n_images * costs.copy,
+            READ * served,
+            moved + packed,
+        )
+        + max(each * costs.inflate, packed)
+        + max(each * costs.entries * REMOVE * operation, REMOVE * served)
     )
     return phases
 
@@ -314,8 +322,10 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
     from ampmpi.database.entry import encode
     from ampmpi.database.writer import deflate_entry
     from ampmpi.fingerprinting.inventory import first_of_each, present
+    from ampmpi.heap import keep_freed_memory
     from ampmpi.parallel.schedule import deal
 
+    keep_freed_memory()  # as a job does
     images = crystals(10, cells=cells)
     descriptor = Gaussian(cutoff=6.5, elements=["Cu", "Pt"]).resolve(["Cu", "Pt"])
 
@@ -347,6 +357,7 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
         database.put(key, entry)
     list_one = best(database.digests) / len(keys)
     packed = deflate_entry("0" * 32, data).raw
+    inflate, copy = np.sum([measure_compress(entry) for entry in entries], axis=0)
     program = "import ampmpi.cli.fingerprint, ampmpi.descriptor.gaussian, ase.io, mpi4py"
     imports = best(lambda: subprocess.run([sys.executable, "-c", program], check=True), 3)
     return Costs(
@@ -361,30 +372,49 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
         entry_bytes=len(data),
         deflate=best(lambda: deflate_entry("0" * 32, data)),
         archive_bytes=len(packed),
-        copy=sum(map(measure_copy, entries)),
+        inflate=float(inflate),
+        copy=float(copy),
     )
 
 
-def measure_copy(entry: bytes) -> float:
-    """Return what an entry costs the rank that writes the archive, its disk left out, s."""
+class Elsewhere:
+    """Helpers of a compress, as if they were other ranks: their time is not this process's."""
+
+    count, apart = 1, False
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def map(self, function, tasks):
+        name = function.func.__name__
+        for task in tasks:
+            start = time.perf_counter()
+            message = pickle.dumps(function(task))
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            yield pickle.loads(message)
+
+
+def measure_compress(entry: bytes) -> tuple[float, float]:
+    """Return what reading an entry back takes, and what an entry costs rank 0 besides, s."""
     from ampmpi import FingerprintDatabase
-    from ampmpi.database.compress import compress, deflate_loose
+    from ampmpi.database.compress import compress
 
     n = max(5, min(1000, 50_000_000 // len(entry)))
-    keys = [f"{i:032x}" for i in range(n)]
     kind = "fingerprints" if b" fingerprint" in entry[:64] else "fingerprint-primes"
-    times = []
+    inflate, copy = [], []
     for _ in range(3):
         with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
             path = Path(scratch, f"x-{kind}.ampdb")
             with FingerprintDatabase.create(path) as database:
-                for key in keys:
-                    database.put_bytes(key, entry)
-            chunks = list(deflate_loose(path, keys))
+                for i in range(n):
+                    database.put_bytes(f"{i:032x}", entry)
+            others = Elsewhere()
             start = time.perf_counter()
-            compress(path, chunks=iter(chunks))
-            times.append((time.perf_counter() - start) / n)
-    return min(times)
+            compress(path, helpers=others)
+            whole = time.perf_counter() - start
+            inflate.append(others.seconds["_find_damaged"] / n)
+            copy.append((whole - sum(others.seconds.values())) / n)
+    return min(inflate), min(copy)
 
 
 def count_opens(program: str) -> int:

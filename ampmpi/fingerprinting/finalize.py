@@ -20,7 +20,7 @@ from ampmpi.parallel.failure import agree
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AHEAD = 64
+AHEAD = 64
 """How many tasks rank 0 may be ahead of their results: with 2 MB each this bounds its memory."""
 
 _LONGEST_NAP = 5e-3
@@ -80,13 +80,13 @@ class Ranks:
         task = next(left, None)
         while task is not None or wanted in results or self._busy:
             self._collect(results)
-            while task is not None and self._idle and task[0] - wanted < _AHEAD:
+            while task is not None and self._idle and task[0] - wanted < AHEAD:
                 self._give(self._idle.popleft(), function, task)
                 task = next(left, None)
             if wanted in results:
                 yield _value(results.pop(wanted))
                 wanted += 1
-            elif task is not None and task[0] - wanted < _AHEAD:
+            elif task is not None and task[0] - wanted < AHEAD:
                 results[task[0]] = function(task[1])
                 task = next(left, None)
             else:

@@ -43,7 +43,7 @@ def portion(request, monkeypatch):
 
 @pytest.mark.parametrize("ahead", [1, 64])
 def test_every_entry_arrives(comm, database, portion, monkeypatch, ahead):
-    monkeypatch.setattr(finalize, "_AHEAD", ahead)
+    monkeypatch.setattr(finalize, "AHEAD", ahead)
     monkeypatch.setattr(helpers, "_PARCEL", 2000)
     report = finalize.compress_together(database, comm)
     assert (report.added, report.entries, report.files_freed) == (61, 61, 60)

@@ -18,7 +18,8 @@ spec.loader.exec_module(scaling)
 
 COSTS = scaling.Costs(
     entries=2, compute=3e-3, read=1e-5, digest=1e-5, book=1e-6, list_one=1e-6, imports=1.0,
-    opens=6000, entry_bytes=0.62e6, archive_bytes=0.35e6, deflate=2e-3, copy=1e-3,
+    opens=6000, entry_bytes=0.62e6, archive_bytes=0.35e6, deflate=2e-3, inflate=1e-3,
+    copy=1e-4,
 )  # fmt: skip
 FAST = scaling.FileSystem("fast", 0.0, 1e-9, 4, 1e15)
 
