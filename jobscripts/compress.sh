@@ -2,6 +2,7 @@
 #SBATCH --job-name=compress
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
+#SBATCH --cpus-per-task=4
 #SBATCH --time=01:00:00
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append

@@ -157,7 +157,9 @@ def _preview(path: str, delete: bool) -> None:
 
 def _cores() -> int:
     """How many cores this process may use, up to where writing is what takes the time."""
-    return min(len(os.sched_getaffinity(0)), 8)
+    cores = len(os.sched_getaffinity(0))
+    granted = os.environ.get("SLURM_CPUS_ON_NODE", "")  # not every SLURM keeps a job to them
+    return min(cores, int(granted) if granted.isdecimal() else cores, 8)
 
 
 def _compress(

@@ -11,6 +11,7 @@ import pytest
 from archive_samples import damage, make_data
 from entry_samples import make_key
 
+from ampmpi.cli import compress as cli_compress
 from ampmpi.database import helpers
 from ampmpi.database.archive import Archive
 from ampmpi.database.compress import compress
@@ -99,6 +100,7 @@ def test_a_killed_helper_ends_the_compress_and_nothing_changes(layout, monkeypat
 
 PARENT = """
 import os, time
+from ampmpi.cli import compress as cli_compress
 from ampmpi.database import helpers
 def pid(_):
     time.sleep(0.3)
@@ -129,3 +131,12 @@ def test_results_are_in_order_and_errors_come_through():
         assert list(three.map(np.sqrt, range(50))) == [np.sqrt(number) for number in range(50)]
         with pytest.raises(ValueError):
             list(three.map(int, ["1", "x", "2"]))
+
+
+@pytest.mark.parametrize(
+    ("granted", "expected"), [("1", 1), ("3", 3), ("64", 8), ("", 8), ("2(x2)", 8)]
+)
+def test_a_slurm_job_takes_the_cores_that_it_was_granted(monkeypatch, granted, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", granted)
+    assert cli_compress._cores() == expected
