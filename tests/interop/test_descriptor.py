@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from amp_form import amp_form, assert_close, received
 from ase import Atoms
-from systems import descriptors, images, organic, random_descriptor, random_image
+from ase.build import bulk
+from systems import (
+    alloy,
+    descriptors,
+    images,
+    organic,
+    random_descriptor,
+    random_image,
+    shaken,
+)
 
 from ampmpi import Gaussian, hash_image, make_symmetry_functions
 
@@ -72,6 +81,35 @@ def test_random_values_are_amps(amp, tmp_path, seed):
         fingerprint, primes = gaussian.calculate(image)
         assert_close(amp_form(fingerprint), received(answer["fingerprints"][key]), 1e-12)
         assert_close(amp_form(primes), received(answer["fingerprint-primes"][key]), 1e-11)
+
+
+@pytest.mark.parametrize("cutoff", [2.0, 10.0])
+def test_the_smallest_and_the_largest_cutoff(amp, tmp_path, cutoff):
+    atoms = images()["cell edge below the cutoff"] * (1, 1, 2)
+    atoms.numbers[0] = 29
+    atoms = shaken(atoms, 7, 0.2)
+    atoms.set_cell(atoms.cell[:] * 0.75, scale_atoms=True)
+    settings = {"cutoff": cutoff, "elements": ["Cu", "Pt"]}
+    answer = amp(
+        "write", [atoms], descriptor=settings, dblabel=str(tmp_path / "x"), derivatives=True
+    )
+    near = np.diff(Gaussian(**settings).surroundings(atoms).neighbors.start)
+    assert near.min() > (0 if cutoff == 2.0 else 600)
+    fingerprint, primes = Gaussian(**settings).calculate(atoms)
+    key = hash_image(atoms)
+    assert_close(amp_form(fingerprint), received(answer["fingerprints"][key]), 1e-12)
+    assert_close(amp_form(primes), received(answer["fingerprint-primes"][key]), 1e-11)
+
+
+def test_five_hundred_atoms(amp, tmp_path):
+    atoms = alloy(shaken(bulk("Cu", "fcc", a=3.75, cubic=True) * (5, 5, 5), 8))
+    settings = {"cutoff": 6.5, "elements": ["Cu", "Pt"]}
+    answer = amp(
+        "write", [atoms], descriptor=settings, dblabel=str(tmp_path / "x"), derivatives=False
+    )
+    ours = amp_form(Gaussian(**settings).fingerprint(atoms))
+    assert len(ours) == 500
+    assert_close(ours, received(answer["fingerprints"][hash_image(atoms)]), 1e-12)
 
 
 @pytest.mark.parametrize("case", [case for case, _ in CASES])

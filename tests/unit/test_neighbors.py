@@ -6,6 +6,7 @@ from ase.neighborlist import neighbor_list as ase_neighbor_list
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ampmpi.descriptor import neighbors
 from ampmpi.descriptor.neighbors import neighbor_list
 
 
@@ -84,6 +85,21 @@ def test_a_large_cell_with_many_bins():
     rng = np.random.default_rng(5)
     atoms = Atoms("H400", positions=rng.random((400, 3)) * 30.0, cell=[30.0, 28.0, 32.0], pbc=True)
     assert_as_ase(atoms, 4.0)
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_the_search_of_an_atom_does_not_grow_with_the_cell(periodic):
+    looked_at = []
+    for repeats in (12, 16, 24):
+        atoms = bulk("Cu", a=3.6, cubic=True) * (repeats, repeats, repeats)
+        pbc = np.full(3, periodic)
+        axes = neighbors._search_axes(atoms.cell.array, pbc)
+        _, fractions, heights = neighbors._wrap(atoms.positions, axes, pbc)
+        grid = neighbors._make_grid(fractions, heights, pbc, 6.0)
+        per_bin = len(atoms) / grid.n_bins.prod()
+        looked_at.append(per_bin * (2 * grid.reach + 1).prod())
+    near = 4 / 3.6**3 * 4 / 3 * np.pi * 6.0**3
+    assert max(looked_at) < 6 * near  # a cube of 2.5 cutoffs has 3.7 times the sphere's volume
 
 
 def test_atoms_that_are_far_apart_without_periodicity():
