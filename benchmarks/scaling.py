@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -385,7 +385,8 @@ class Elsewhere:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def map(self, function, tasks):
+    def map(self, function: Callable, tasks: Iterable) -> Iterator:
+        """Return the results of tasks as they come out of a message."""
         name = function.func.__name__
         for task in tasks:
             start = time.perf_counter()
