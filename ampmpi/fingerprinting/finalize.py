@@ -23,6 +23,7 @@ R = TypeVar("R")
 AHEAD = 64
 """How many tasks rank 0 may be ahead of their results: with 2 MB each this bounds its memory."""
 
+_FEW = 4
 _LONGEST_NAP = 5e-3
 _END = 7576  # tag of the message that no more tasks come
 
@@ -72,7 +73,7 @@ class Ranks:
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Return the results of tasks, in their order; a rank has one task at a time.
 
-        While no result is there to be taken and there are tasks, this rank works on one itself.
+        Where the ranks are few, this one works on tasks itself while it would have to wait.
         """
         results: dict[int, Any] = {}
         left = enumerate(tasks)
@@ -86,7 +87,7 @@ class Ranks:
             if wanted in results:
                 yield _value(results.pop(wanted))
                 wanted += 1
-            elif task is not None and task[0] - wanted < AHEAD:
+            elif task is not None and self.count < _FEW and task[0] - wanted < AHEAD:
                 results[task[0]] = function(task[1])
                 task = next(left, None)
             else:
