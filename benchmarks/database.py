@@ -148,9 +148,8 @@ def reads(table: Table, folder: Path, path: Path, n_entries: int) -> None:
         Archive.open(layout.archive).close()
 
     table.row("open", 1e3 * best(opened), "ms")
-    with Archive.open(layout.archive) as archive:
-        table.row("keys()", 1e3 * best(archive.keys), "ms")
     with FingerprintDatabase(path) as database:
+        table.row("keys()", 1e3 * best(lambda: list(database.keys())), "ms")
         start = time.perf_counter()
         count = sum(1 for _ in database.get_many())
         table.row("all entries in order, decoded", time.perf_counter() - start, "s")

@@ -92,8 +92,13 @@ class Index:
 
     def keys(self) -> list[str]:
         """All keys, sorted."""
-        text = self.digests.tobytes().hex()
-        return [text[start : start + 32] for start in range(0, len(text), 32)]
+        return keys_of(self.digests)
+
+
+def keys_of(digests: NDArray[np.bytes_]) -> list[str]:
+    """Keys of 16-byte strings."""
+    text = digests.tobytes().hex()
+    return [text[start : start + 32] for start in range(0, len(text), 32)]
 
 
 def digests_of(keys: list[str]) -> NDArray[np.bytes_]:
