@@ -111,15 +111,20 @@ def report(error: BaseException, comm: Communicator | None = None) -> None:
 
 
 def install_excepthook(comm: Communicator) -> None:
-    """Let an exception that a script does not catch end the job on every rank."""
-    if comm.size == 1 or getattr(sys.excepthook, "_ampmpi", False):
+    """Let an exception that a script does not catch end the job on every rank.
+
+    One of the package's errors gives its own exit code.
+    """
+    if getattr(sys.excepthook, "_ampmpi", False):
         return
     previous = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if is_shared(error):
+        if comm.size == 1 or is_shared(error):
             if comm.rank == 0:
                 previous(kind, error, trace)
+            if isinstance(error, AmpmpiError):
+                raise SystemExit(error.exit_code)
             return
         report(error, comm)
         comm.abort(exit_code(error))

@@ -24,14 +24,9 @@ from ampmpi.errors import LaunchError
 WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 """Signals that ask a job to stop at the next image or step."""
 
-THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
+BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
+THREADS = (*BLAS_THREADS, "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 """Where MPI launchers say how many ranks they started."""
@@ -64,6 +59,28 @@ class StopRequest:
             for number in WARNINGS:
                 signal.signal(number, self._note)
             self._installed = True
+
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Take the warning signals within the block, for what a script calls.
+
+        Handlers of the script's own stay, and so does everything where the signals are
+        taken already or where Python would not let them be.
+        """
+        if self._installed or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        usual = (signal.SIG_DFL, signal.default_int_handler)
+        before = {number: signal.getsignal(number) for number in WARNINGS}
+        free = [number for number in WARNINGS if before[number] in usual]
+        for number in free:
+            signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            for number in free:
+                signal.signal(number, before[number])
+            self.signal_name = None
 
     def end_at_once(self) -> None:
         """Let a warning end what runs: for commands that may be left off anywhere.
@@ -170,6 +187,15 @@ def under_launcher(environ: Mapping[str, str] = os.environ) -> bool:
     return any(name in environ for name in (*SIZES, "PMIX_RANK", "SLURM_STEP_NUM_TASKS"))
 
 
+def several_ranks(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether an MPI launcher started several ranks.
+
+    ``srun`` without MPI's interface starts processes that may have nothing to do with MPI.
+    """
+    by_mpi = any(name in environ for name in (*SIZES[:2], "PMIX_RANK"))
+    return by_mpi and ranks_promised(environ) > 1
+
+
 def speaks(environ: Mapping[str, str] = os.environ) -> bool:
     """Return whether this process is the first of its job by the launcher's count."""
     for name in RANKS:
@@ -235,6 +261,11 @@ def prepare() -> None:
         cache = kernel_cache()
         if cache is not None:
             os.environ["NUMBA_CACHE_DIR"] = str(cache)
+
+
+def wants_blas_threads(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the environment asks for several threads of BLAS."""
+    return any(environ.get(name, "1") != "1" for name in BLAS_THREADS)
 
 
 def kernel_cache(environ: Mapping[str, str] = os.environ) -> Path | None:

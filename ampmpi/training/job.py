@@ -20,6 +20,7 @@ from ampmpi.model.scaling import merge_ranges
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, raise_first
 from ampmpi.parallel.kernels import warm_up
+from ampmpi.parallel.threads import one_blas_thread
 from ampmpi.training.data import ResidentShare, ScaledShare, Share, Source, StreamedShare
 from ampmpi.training.dataset import Dataset
 from ampmpi.training.fit import Fit, FitResult, Schedule
@@ -174,9 +175,10 @@ def fit(
         finally:
             loss.finish()
 
-    if comm.rank:
-        loss.serve()
-    result = agree(comm, run)
+    with one_blas_thread():
+        if comm.rank:
+            loss.serve()
+        result = agree(comm, run)
     model.vector = result.vector
     return result
 

@@ -95,6 +95,57 @@ def test_first_signal_is_remembered():
             signal.signal(number, handler)
 
 
+def test_signals_are_caught_for_a_while_and_handlers_of_a_script_stay():
+    request = StopRequest()
+    before = {number: signal.getsignal(number) for number in launch.WARNINGS}
+    heard = []
+    signal.signal(signal.SIGTERM, lambda *_: heard.append("SIGTERM"))
+    try:
+        with request.caught():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert heard == ["SIGTERM"]
+            assert not request.requested
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert request.signal_name == "SIGUSR1"
+        assert not request.requested
+        assert signal.getsignal(signal.SIGUSR1) == before[signal.SIGUSR1]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("environ", "several"),
+    [
+        ({}, False),
+        ({"PMI_SIZE": "2"}, True),
+        ({"PMI_SIZE": "1"}, False),
+        ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "4"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, False),
+    ],
+)
+def test_several_ranks_are_those_of_an_mpi_launcher(environ, several):
+    assert launch.several_ranks(environ) == several
+
+
+@pytest.mark.parametrize(("said", "threads"), [(None, 1), ("1", 1), ("2", 2)])
+def test_blas_has_one_thread_unless_the_environment_says_how_many(said, threads):
+    code = (
+        "import numpy\n"
+        "from threadpoolctl import threadpool_info, threadpool_limits\n"
+        "from ampmpi.parallel.threads import one_blas_thread\n"
+        "threadpool_limits(2, user_api='blas')\n"
+        "with one_blas_thread():\n"
+        "    print({pool['num_threads'] for pool in threadpool_info()})\n"
+        "print({pool['num_threads'] for pool in threadpool_info()})\n"
+    )
+    env = {name: value for name, value in os.environ.items() if name not in launch.THREADS}
+    if said is not None:
+        env["OMP_NUM_THREADS"] = said
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert result.stdout.split("\n")[:2] == [f"{{{threads}}}", "{2}"], result.stderr
+
+
 def test_signals_are_caught_before_anything_heavy_is_imported():
     code = (
         "import sys, signal\n"

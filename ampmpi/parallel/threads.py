@@ -1,0 +1,23 @@
+"""BLAS on one thread: the ranks are the parallelism, and the networks are small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ampmpi.parallel.launch import wants_blas_threads
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let BLAS use one thread within the block, unless the environment says how many.
+
+    The environment alone is of no use to a script that imports numpy before this package.
+    """
+    if wants_blas_threads():
+        yield
+        return
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):
+        yield
