@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,28 @@ __all__ = [
 ]
 
 
+def _begin_script() -> None:
+    """Start MPI for a script on several ranks before it does anything with ASE.
+
+    ASE decides when it first touches a file whether the ranks write it together or each
+    for itself. A launch that is wrong is told of when the ranks are needed.
+    """
+    from ampmpi.errors import LaunchError
+    from ampmpi.parallel import launch
+
+    launch.prepare()
+    if launch.several_ranks():
+        from ampmpi.parallel.comm import world
+
+        with contextlib.suppress(LaunchError):
+            world()
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: no command loads what it does not need."""
     if name not in _HOME:
         raise AttributeError(f"module 'ampmpi' has no attribute {name!r}")
+    _begin_script()
     value = getattr(importlib.import_module(f"ampmpi.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,8 @@ import ampmpi
 from ampmpi.descriptor import Gaussian
 from ampmpi.errors import ImageError, InputError, TrainingConvergenceError
 from ampmpi.parallel.comm import Communicator, as_communicator
-from ampmpi.parallel.failure import abort_on_error, agree
+from ampmpi.parallel.failure import abort_on_error, agree, install_excepthook
+from ampmpi.parallel.launch import stop
 from ampmpi.parallel.log import Log
 from ampmpi.training.curve import Step
 from ampmpi.training.data import Source
@@ -96,7 +97,9 @@ def train_calculator(
     ranks = as_communicator(comm)
     label = calculator.label or "amp"
     model = calculator.model
+    install_excepthook(ranks)
     with ExitStack() as stack:
+        stack.enter_context(stop.caught())
         stack.enter_context(abort_on_error(ranks))
         log = open_log(stack, ranks, label if calculator.logging else None)
         write_head(log, ranks, calculator.descriptor, label)
@@ -154,6 +157,7 @@ def prepare(
         raise InputError(
             "validation images and a validation fraction are given; leave one of them out"
         )
+    images, validation = _reusable(images), _reusable(validation)
     pool = open_pool(comm, images, validation)
     dataset = survey(comm, pool, forces=forces, fraction=fraction, seed=seed)
     prefix = dblabel or label
@@ -185,6 +189,11 @@ def prepare(
         described,
     )
     return dataset, described, source
+
+
+def _reusable(images: Any) -> Any:
+    """Return images that can be gone through several times: an iterator's as a list."""
+    return list(images) if isinstance(images, Iterator) else images
 
 
 def _described(descriptor: Gaussian, path: str) -> Gaussian:

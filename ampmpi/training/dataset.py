@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,9 +67,7 @@ class Pool:
 def open_pool(comm: Communicator, images: Any, validation: Any = None) -> Pool:
     """Open images on every rank; files are looked through by rank 0 alone."""
     parts: list[Images] = []
-    for given in (images, validation):
-        if given is None:
-            continue
+    for given in (images,) if validation is None else (images, validation):
         names = file_names(given)
         if names is None:
             parts.append(open_images(given))
@@ -137,12 +135,33 @@ class Dataset:
                     target(atoms, key, name, forces=self.forces),
                     atoms=atoms if keep_atoms else None,
                 )
-                for _, key, name, atoms in self.pool.read(sorted(mine.tolist()))
+                for key, name, atoms in self.read(mine)
             ]
         except AmpmpiError as caught:
             error = caught
         raise_first(comm, error)
         return found
+
+    def read(self, indices: NDArray[np.int64]) -> Iterator[tuple[str, str, Atoms]]:
+        """Read images again that were surveyed, as hash, name and atoms, in ascending order.
+
+        Raises
+        ------
+        ImageError
+            An image cannot be read, or is not the one that a rank has surveyed.
+        """
+        for index, key, name, atoms in self.pool.read(sorted(indices.tolist())):
+            if self._key_of[index] != key.encode():
+                raise ImageError(
+                    f"{name} is not the same on every rank, or was changed meanwhile: give all "
+                    "ranks the same images, from a file or with a seed for whatever is random in "
+                    "them"
+                )
+            yield key, name, atoms
+
+    @cached_property
+    def _key_of(self) -> dict[int, bytes]:
+        return dict(zip(self.indices.tolist(), self.keys.tolist(), strict=True))
 
 
 def survey(

@@ -85,7 +85,7 @@ def plan_memory(
     picked = np.unique(np.linspace(mine.start, mine.stop - 1, min(SAMPLE, len(mine))).astype(int))
     computing = reading = 0.0
     pairs: list[tuple[float, int]] = []
-    for _, key, _, atoms in dataset.pool.read(sorted(indices[picked].tolist())):
+    for key, _, atoms in dataset.read(indices[picked]):
         start = time.perf_counter()
         _, primes = descriptor.calculate(atoms)
         computing += time.perf_counter() - start

@@ -239,6 +239,73 @@ def test_a_warned_training_says_that_it_is_unfinished(tmp_path, number):
     assert len(curve(path)) - 1 == steps + 5
 
 
+SCRIPT = """
+import numpy as np
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.io import Trajectory, read
+from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
+rng = np.random.default_rng({seed})
+images = []
+with Trajectory("images.traj", "w") as trajectory:
+    for _ in range(8):
+        atoms = bulk("Cu", "fcc", a=3.7, cubic=True)
+        atoms.rattle(0.1, rng=rng)
+        atoms.calc = EMT()
+        atoms.get_forces()
+        trajectory.write(atoms)
+        images.append(atoms)
+assert len(read("images.traj", ":")) == 8
+calc = Amp(descriptor=Gaussian(cutoff=4.0), model=NeuralNetwork((4,), randomseed=1), label="t")
+calc.model.regressor = Regressor("L-BFGS-B")
+calc.model.lossfunction = LossFunction(
+    convergence={{"energy_rmse": 1e-12, "force_rmse": 1e-12}}, maxiter={steps}
+)
+calc.train(images={images})
+"""
+
+
+@pytest.mark.starts_jobs
+def test_a_script_makes_its_images_and_trains_on_every_number_of_ranks(tmp_path):
+    ends = []
+    for ranks in (0, 3):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        script = SCRIPT.format(seed=1, steps=15, images='"images.traj"')
+        result = finish(start(["-c", script], ranks, folder))
+        assert result.code == 0, result.err
+        ends.append(float(curve(folder / "t-curve.txt")[-1].split()[1]))
+    assert ends[1] == pytest.approx(ends[0], rel=1e-9)
+
+
+@pytest.mark.starts_jobs
+def test_images_that_differ_between_ranks_are_refused(tmp_path):
+    script = SCRIPT.format(seed="", steps=15, images="images")
+    result = finish(start(["-c", script], 2, tmp_path))
+    assert result.code == 3
+    assert "is not the same on every rank" in result.err
+
+
+@pytest.mark.starts_jobs
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_a_warned_script_saves_its_checkpoint_and_goes_on(tmp_path, ranks):
+    script = SCRIPT.format(seed=1, steps=1_000_000, images='"images.traj"')
+    job = start(["-c", script], ranks, tmp_path)
+    path = tmp_path / "t-curve.txt"
+    while job.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") > 60):
+        time.sleep(0.01)
+    job.send_signal(signal.SIGTERM)
+    result = finish(job)
+    assert result.code == 75, result.err
+    assert "start it again to go on" in result.err
+    steps = len(curve(path)) - 1
+    script = SCRIPT.format(seed=1, steps=steps + 5, images='"images.traj"')
+    result = finish(start(["-c", script], ranks, tmp_path))
+    assert result.code == 0, result.err
+    assert len(curve(path)) - 1 == steps + 5
+    assert f"after step {steps}." in (tmp_path / "t-log.txt").read_text()
+
+
 @pytest.mark.starts_jobs
 def test_a_committee_is_the_same_on_groups_and_alone(tmp_path):
     command = ["train", "images.traj", "--label", "c", "--cutoff", "4.5", "--max-steps", "10"]

@@ -81,6 +81,21 @@ def test_a_training_learns_and_its_errors_are_those_of_the_calculator():
     assert list(Path("t-fingerprints.ampdb/loose").iterdir()) == []
 
 
+def test_images_may_come_from_an_iterator():
+    result = calculator(maxiter=2).train(iter(emt_images(3)))
+    again = calculator("u", maxiter=2).train(emt_images(3))
+    assert result.best.loss == again.best.loss
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [([], "there is no image to train on"), (None, "cannot be a NoneType"), (3, "cannot be a int")],
+)
+def test_what_are_no_images_is_refused(images, reason):
+    with pytest.raises(InputError, match=reason):
+        calculator().train(images)
+
+
 def test_convergence_ends_a_training():
     calc = calculator(maxiter=2000, energy_rmse=0.02, force_rmse=0.4)
     result = calc.train(emt_images(4))
