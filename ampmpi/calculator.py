@@ -37,9 +37,10 @@ class Amp(Calculator):
     model : NeuralNetwork
         Turns fingerprints into energies.
     label : str or None
-        Prefix of the training's files.
+        Prefix of the training's files; None is ``amp`` without a log.
     dblabel : str, optional
-        Prefix of the databases, where several trainings share them.
+        Prefix of the databases, where several trainings share them. That of the
+        descriptor comes first.
     cores : int, optional
         Ranks come from ``mpirun``; a number other than 1 is refused.
     envcommand : None
@@ -68,11 +69,7 @@ class Amp(Calculator):
         logging: bool = True,
         atoms: Atoms | None = None,
     ) -> None:
-        if cores not in (None, 1):
-            raise InputError(
-                f"Amp: cores={cores!r} is not taken here; leave it out and start the script with "
-                "mpirun -n and the number of ranks"
-            )
+        self.cores = cores
         if envcommand is not None:
             raise InputError(
                 "Amp: envcommand is not taken here; set the environment in the job script"
@@ -81,12 +78,29 @@ class Amp(Calculator):
         self.descriptor = descriptor
         self.model = model
         self.logging = bool(logging)
-        self.dblabel = dblabel if dblabel is not None else descriptor.dblabel
+        self.dblabel = dblabel
+
+    @property
+    def dblabel(self) -> str | None:
+        """Prefix of databases that trainings share; the descriptor's own comes first, as in Amp."""
+        return self._dblabel if self.descriptor.dblabel is None else self.descriptor.dblabel
+
+    @dblabel.setter
+    def dblabel(self, dblabel: str | None) -> None:
+        self._dblabel = dblabel
 
     @property
     def cores(self) -> int:
-        """Always 1: the ranks come from ``mpirun``."""
+        """Always 1: the ranks come from ``mpirun``; setting another number is refused."""
         return 1
+
+    @cores.setter
+    def cores(self, cores: int | None) -> None:
+        if cores not in (None, 1):
+            raise InputError(
+                f"Amp: cores={cores!r} is not taken here; leave it out and start the script with "
+                "mpirun -n and the number of ranks"
+            )
 
     @property
     def descriptor(self) -> Gaussian:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..entries import Fingerprint, FingerprintPrimes
 from ..errors import DescriptorError
+from ..parameters import Parameters
 from .checks import MOST_NEIGHBORS, check_cell, check_elements, check_numbers, check_overlap
 from .plan import Plan, make_plan
 from .settings import MODE, VERSION, Settings, from_amp
@@ -111,9 +112,9 @@ class Gaussian:
         return self._from_settings(settings, self.dblabel)
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> Parameters:
         """Amp's parameters of the descriptor, as plain numbers, strings, lists and dicts."""
-        return self.settings.to_amp()
+        return Parameters(self.settings.to_amp())
 
     @property
     def digest(self) -> str:

@@ -20,6 +20,7 @@ from ampmpi.model.network import (
 )
 from ampmpi.model.scaling import feature_scaling, initial_scaling, network_input, prescale
 from ampmpi.model.settings import LossFunction, Regressor
+from ampmpi.parameters import Parameters
 
 IMPORT_NAME = ".model.neuralnetwork.NeuralNetwork"
 VERSION = "2015.12"
@@ -154,7 +155,7 @@ class NeuralNetwork:
         self.scalings = {element: part.scaling for element, part in parts.items()}
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> Parameters:
         """The parameters in the form that Amp's class takes and its files keep."""
         hidden: Any = self.hiddenlayers
         weights = scalings = fprange = None
@@ -171,16 +172,16 @@ class NeuralNetwork:
                 e: {"intercept": float(self.scalings[e][0]), "slope": float(self.scalings[e][1])}
                 for e in sorted(self.scalings)
             }
-        return {
-            "importname": IMPORT_NAME,
-            "version": VERSION,
-            "mode": MODE,
-            "hiddenlayers": hidden,
-            "activation": self.activation,
-            "weights": weights,
-            "scalings": scalings,
-            "fprange": fprange,
-        }
+        return Parameters(
+            importname=IMPORT_NAME,
+            version=VERSION,
+            mode=MODE,
+            hiddenlayers=hidden,
+            activation=self.activation,
+            weights=weights,
+            scalings=scalings,
+            fprange=fprange,
+        )
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> NeuralNetwork:

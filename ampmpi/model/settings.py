@@ -7,6 +7,7 @@ from typing import Any
 
 from ampmpi.errors import InputError
 from ampmpi.model.loss import Coefficients
+from ampmpi.parameters import Parameters
 
 CRITERIA = ("energy_rmse", "energy_maxresid", "force_rmse", "force_maxresid")
 
@@ -115,16 +116,18 @@ class LossFunction:
         return Coefficients(self.energy_coefficient, force, self.overfit)
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        """Everything that determines the loss, plain; not what decides when the training ends."""
-        return {
-            "energy_coefficient": self.energy_coefficient,
-            "force_coefficient": self.coefficients.force,
-            "overfit": self.overfit,
-            "weight_duplicates": self.weight_duplicates,
-            "nft_ids": self.nft_ids,
-            "d": self.d,
-        }
+    def parameters(self) -> Parameters:
+        """The keywords, as Amp names them; the coefficient of forces is None without them."""
+        return Parameters(
+            convergence=dict(self.convergence),
+            energy_coefficient=self.energy_coefficient,
+            force_coefficient=self.coefficients.force,
+            overfit=self.overfit,
+            weight_duplicates=self.weight_duplicates,
+            maxiter=self.maxiter,
+            nft_ids=self.nft_ids,
+            d=self.d,
+        )
 
 
 class Regressor:
@@ -167,16 +170,14 @@ class Regressor:
         self.optimizer_kwargs.update(optimizer_kwargs or {})
 
     @property
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self) -> Parameters:
         """Everything that determines the optimiser's way, plain."""
         name = self.optimizer
-        return {
-            "optimizer": name if isinstance(name, str) else getattr(name, "__name__", repr(name)),
-            "optimizer_kwargs": {
-                k: self.optimizer_kwargs[k] for k in sorted(self.optimizer_kwargs)
-            },
-            "lossprime": self.lossprime,
-        }
+        return Parameters(
+            optimizer=name if isinstance(name, str) else getattr(name, "__name__", repr(name)),
+            optimizer_kwargs={k: self.optimizer_kwargs[k] for k in sorted(self.optimizer_kwargs)},
+            lossprime=self.lossprime,
+        )
 
 
 def _number(name: str, value: Any) -> float:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from ase import Atoms, units
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
+from ase.filters import FrechetCellFilter
+from ase.io import read, write
 from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS
 
-from ampmpi import Amp, Gaussian, NeuralNetwork
+from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork
 from ampmpi.errors import ImageError, InputError, ModelError
 
 
@@ -176,6 +182,65 @@ def test_keywords_that_cannot_be_honoured_are_refused(keyword, value, reason):
 def test_a_models_wrong_keywords_are_named(keywords, reason):
     with pytest.raises(InputError, match=reason):
         NeuralNetwork(**keywords)
+
+
+def test_cores_can_be_set_to_one_only():
+    calculator = random_calculator(alloy())
+    calculator.cores = 1
+    with pytest.raises(InputError, match="mpirun"):
+        calculator.cores = 4
+    assert calculator.cores == 1
+
+
+def test_parameters_are_read_by_key_and_attribute_and_not_changed():
+    calculator = random_calculator(alloy())
+    calculator.model.lossfunction = LossFunction(convergence={"force_rmse": 0.1}, maxiter=7)
+    model, descriptor = calculator.model.parameters, calculator.descriptor.parameters
+    assert model.fprange == model["fprange"]
+    assert model.hiddenlayers["Cu"] == (6, 5)
+    assert descriptor.Gs["Pt"][0]["type"] == "G2"
+    loss = calculator.model.lossfunction.parameters
+    assert loss.convergence["force_rmse"] == 0.1
+    assert loss.maxiter == 7
+    with pytest.raises(AttributeError, match="layers"):
+        model.layers  # noqa: B018
+    for change in (
+        lambda: setattr(model, "scalings", None),
+        lambda: model.update(scalings=None),
+        lambda: loss.__setitem__("maxiter", 3),
+    ):
+        with pytest.raises(TypeError, match="can only be read"):
+            change()
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_calculator_can_be_copied_and_sent(way):
+    atoms = alloy()
+    atoms.calc = random_calculator(atoms)
+    other = atoms.copy()
+    other.calc = way(atoms.calc)
+    np.testing.assert_array_equal(other.get_forces(), atoms.get_forces())
+    assert way(atoms.calc.model.parameters) == atoms.calc.model.parameters
+
+
+@pytest.mark.parametrize("name", ["x.traj", "x.extxyz", "x.db"])
+def test_ase_writes_its_results_to_files(tmp_path, name):
+    atoms = alloy()
+    atoms.calc = random_calculator(atoms)
+    forces, stress = atoms.get_forces(), atoms.get_stress()
+    write(tmp_path / name, atoms)
+    found = read(tmp_path / name)
+    assert found.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), rel=1e-7)
+    np.testing.assert_allclose(found.get_forces(), forces, atol=1e-7)
+    np.testing.assert_allclose(found.get_stress(), stress, atol=1e-7)
+
+
+def test_a_cell_relaxes_to_no_stress():
+    atoms = alloy(width=0.02)
+    atoms.calc = random_calculator(atoms)
+    before = atoms.get_potential_energy()
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1.0, steps=8)
+    assert atoms.get_potential_energy() < before
 
 
 def test_elements_and_models_that_lack_something_are_named():

@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "errors": set(),
     "entries": set(),
     "heap": set(),
-    **{part: {"errors", "entries", "heap", part} for part in PARTS},
+    "parameters": set(),
+    **{part: {"errors", "entries", "heap", "parameters", part} for part in PARTS},
 }
 USE_OTHERS = {"cli", "report", "fingerprinting", "training", "committee", "calculator"}
 
