@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ampmpi.errors import ImageError, InputError
-from ampmpi.images import Images, ImageSet
+from ampmpi.errors import ImageError, InputError, ModelError
+from ampmpi.images import Images
 from ampmpi.model.network import Array
 from ampmpi.training.curve import read
 
@@ -88,34 +89,37 @@ def evaluate(calculators: Sequence[Amp], images: Images, outside: float = 0.05) 
 
     Raises
     ------
-    ImageError
-        An image cannot be read or described.
+    ImageError, ModelError
+        An image cannot be read or described, or a calculator is not made for it.
     """
     found = []
-    for index, atoms in images.read_many(range(len(images)), results=True):
-        name = str(images.ref(index))
-        if isinstance(atoms, ImageError):
-            raise ImageError(f"{name}: {atoms}")
-        energy, forces = _reference(atoms)
-        atoms.constraints = []
-        energies, predicted = [], []
-        for calculator in calculators:
-            calculator.calculate(atoms, ["energy", "forces"])
-            energies.append(calculator.results["energy"])
-            predicted.append(calculator.results["forces"])
-        found.append(
-            Evaluation(
-                name,
-                tuple(atoms.symbols),
-                energy,
-                forces,
-                np.array(energies),
-                np.array(predicted),
-                tuple(_outside(calculators[0], atoms, outside)),
+    ranges = _distinct_ranges(calculators)
+    with closing(images):
+        for index, atoms in images.read_many(range(len(images)), results=True):
+            name = str(images.ref(index))
+            if isinstance(atoms, ImageError):
+                raise ImageError(f"{name}: {atoms}")
+            energy, forces = _reference(atoms)
+            atoms.constraints = []
+            energies, predicted = [], []
+            for calculator in calculators:
+                try:
+                    calculator.calculate(atoms, ["energy", "forces"])
+                except (ImageError, ModelError) as error:
+                    raise type(error)(f"{name}: {error}") from error
+                energies.append(calculator.results["energy"])
+                predicted.append(calculator.results["forces"])
+            found.append(
+                Evaluation(
+                    name,
+                    tuple(atoms.symbols),
+                    energy,
+                    forces,
+                    np.array(energies),
+                    np.array(predicted),
+                    tuple(warning for one in ranges for warning in _outside(one, atoms, outside)),
+                )
             )
-        )
-    if isinstance(images, ImageSet):
-        images.close()
     return found
 
 
@@ -130,10 +134,21 @@ def _reference(atoms: Any) -> tuple[float | None, Array | None]:
     )
 
 
+def _distinct_ranges(calculators: Sequence[Amp]) -> list[Amp]:
+    """Return one calculator for each descriptor and trained range: a committee has but one."""
+    distinct: dict[str, Amp] = {}
+    for calculator in calculators:
+        ranges = calculator.model.parameters["fprange"]
+        distinct.setdefault(f"{calculator.descriptor.digest} {ranges}", calculator)
+    return list(distinct.values())
+
+
 def _outside(calculator: Amp, atoms: Any, part: float) -> Iterator[str]:
     """Name atoms and features that the training did not reach, the farthest first."""
     ranges = calculator.model.fprange or {}
-    fingerprint = calculator.descriptor.resolve(ranges).fingerprint(atoms)
+    descriptor = calculator.descriptor.resolve(ranges)
+    fingerprint = descriptor.fingerprint(atoms)
+    functions = descriptor.parameters["Gs"]
     far = []
     for atom, symbol in enumerate(fingerprint.symbols):
         low, high = ranges[symbol].T
@@ -146,9 +161,18 @@ def _outside(calculator: Amp, atoms: Any, part: float) -> Iterator[str]:
     for distance, atom, symbol, feature, value in sorted(far, reverse=True):
         low, high = ranges[symbol][feature]
         yield (
-            f"atom {atom} ({symbol}), feature {feature}: {value:.4g} is outside the trained range "
+            f"atom {atom} ({symbol}), feature {feature} ({_named(functions[symbol][feature])}): "
+            f"{value:.4g} is outside the trained range "
             f"{low:.4g} to {high:.4g} by {distance:.0%} of it"
         )
+
+
+def _named(function: Mapping[str, Any]) -> str:
+    """Return a symmetry function's type, elements and parameters in words."""
+    given = dict(function)
+    elements = [given.pop("element")] if "element" in given else given.pop("elements")
+    numbers = "".join(f", {key} {given[key]:.4g}" for key in sorted(given) if key != "type")
+    return f"{given['type']} of {'-'.join(elements)}{numbers}"
 
 
 def summary(name: str, found: Sequence[Evaluation]) -> list[str]:

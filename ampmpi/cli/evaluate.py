@@ -52,4 +52,7 @@ def command(files: tuple[str, ...], output: str | None, outside: float) -> None:
             click.echo(line)
     if output is not None:
         text = "".join(json.dumps(row) + "\n" for row in rows(results))
-        Path(output).write_text(text, encoding="utf-8")
+        try:
+            Path(output).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--output {output} cannot be written: {error.strerror}") from error

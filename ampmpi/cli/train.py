@@ -169,6 +169,8 @@ def command(**options: Any) -> None:
             raise InputError(
                 "--validation and --validation-fraction are given; leave one of them out"
             )
+        if options["patience"] and not (options["validation"] or options["validation_fraction"]):
+            raise InputError("--patience needs --validation or --validation-fraction")
         if options["dry_run"]:
             dry_run(job, comm, members, size, Log(comm.rank))
         else:
@@ -270,9 +272,15 @@ def dry_run(
     for line in summary.lines():
         say(line)
     say(plan_memory(comm, size, dataset, descriptor, None, job.memory).line())
-    say(f"{len(members)} to fit, with {comm.size // size} groups of {size} ranks:")
+    say(f"{len(members)} to fit, with {groups_of(comm.size, size)}:")
     for member in members:
         say(f"  {member.name}, seed {member.seed}")
+
+
+def groups_of(ranks: int, size: int) -> str:
+    """Say how many groups there are, and of how many ranks."""
+    groups = ranks // size
+    return f"{groups} group{'s' if groups > 1 else ''} of {size} rank{'s' if size > 1 else ''}"
 
 
 def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: ExitStack) -> None:
@@ -310,13 +318,11 @@ def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: E
     group = comm.split(comm.rank // size, comm.rank)
     plan = plan_memory(comm, size, dataset, descriptor, source, job.memory)
     say(plan.line())
-    source = replace(source, recompute=plan.recompute and not plan.resident)
+    source = replace(source, recompute=bool(plan.recompute) and not plan.resident)
     prepared = load(group, dataset, descriptor, source, job.model((1,), 0), resident=plan.resident)
-    plural = "s" if comm.size > size else ""
     say(
         f"Training {len(members)} model{'s' if len(members) > 1 else ''} on {prepared.n_training} "
-        f"images, validating on {prepared.n_validation}, with {comm.size // size} group{plural} "
-        f"of {size} rank{'s' if size > 1 else ''}"
+        f"images, validating on {prepared.n_validation}, with {groups_of(comm.size, size)}"
     )
 
     def make_log(member: Member) -> Log:

@@ -97,11 +97,14 @@ def train_calculator(
     ranks = as_communicator(comm)
     label = calculator.label or "amp"
     model = calculator.model
+    when = replace(schedule or Schedule(), **_checkpoints(model.checkpoints))
+    if when.patience is not None and validation is None and not validation_fraction:
+        raise InputError("patience needs validation images or a validation fraction")
     install_excepthook(ranks)
     with ExitStack() as stack:
         stack.enter_context(stop.caught())
         stack.enter_context(abort_on_error(ranks))
-        log = open_log(stack, ranks, label if calculator.logging else None)
+        log = open_log(stack, ranks, calculator.label if calculator.logging else None)
         write_head(log, ranks, calculator.descriptor, label)
         dataset, descriptor, source = prepare(
             ranks,
@@ -118,13 +121,12 @@ def train_calculator(
         calculator.descriptor = descriptor
         plan = plan_memory(ranks, ranks.size, dataset, descriptor, source, memory)
         log(plan.line())
-        source = replace(source, recompute=plan.recompute and not plan.resident)
+        source = replace(source, recompute=bool(plan.recompute) and not plan.resident)
         prepared = load(ranks, dataset, descriptor, source, model, resident=plan.resident)
         log(
             f"Training on {prepared.n_training} images with {int(dataset.n_atoms.sum())} atoms, "
             f"validating on {prepared.n_validation}, on {ranks.size} ranks."
         )
-        when = replace(schedule or Schedule(), **_checkpoints(model.checkpoints))
         result = fit(ranks, prepared, model, label, when, log)
         file = agree(ranks, lambda: _save(calculator, result, label, overwrite, log))
         finalize(ranks, source, compress=calculator.dblabel is None, log=log)
@@ -203,7 +205,9 @@ def _described(descriptor: Gaussian, path: str) -> Gaussian:
     manifest = FingerprintDatabase(path).manifest()
     if descriptor.elements is not None or manifest is None:
         return descriptor
-    return Gaussian.from_parameters(manifest.parameters)
+    found = Gaussian.from_parameters(manifest.parameters)
+    found.dblabel = descriptor.dblabel
+    return found
 
 
 def finalize(

@@ -290,6 +290,11 @@ def _settings(
     drawn: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     """Collect what determines the way of a fit; a checkpoint belongs to one set of these."""
+    loss = {
+        k: v
+        for k, v in model.lossfunction.parameters.items()
+        if k not in ("convergence", "maxiter")
+    }
     given = {k: v for k, v in model.parameters.items() if k in ("weights", "scalings", "fprange")}
     hidden = model.hiddenlayers
     return {
@@ -302,7 +307,7 @@ def _settings(
         "prescale": model.prescale,
         "seed": model.randomseed,
         "given parameters": _digest(repr(given).encode()) if any(given.values()) else None,
-        "loss": model.lossfunction.parameters,
+        "loss": loss,
         "optimiser": model.regressor.parameters,
         "validate_every": schedule.validate_every,
         "block": schedule.block,

@@ -36,22 +36,26 @@ class MemoryPlan:
         What a rank may take, bytes.
     resident : bool
         Whether the arrays are held in memory.
-    recompute : bool
+    recompute : bool or None
         Where they are not: whether to compute derivatives anew in each pass rather than
-        read them, because that was measured to be faster.
+        read them, because that was measured to be faster. None: reading was not measured.
     """
 
     rank_bytes: float
     limit: float
     resident: bool
-    recompute: bool
+    recompute: bool | None
 
     def line(self) -> str:
         """Return the plan in words."""
         need = f"{self.rank_bytes / 1e9:.2f} GB per rank, {self.limit / 1e9:.2f} GB free for each"
         if self.resident:
             return f"Memory: {need}"
-        way = "computed anew" if self.recompute else "read from the database"
+        way = {
+            None: "read from the database or computed anew, whichever proves faster,",
+            False: "read from the database",
+            True: "computed anew",
+        }[self.recompute]
         return f"Memory: {need}; the derivatives do not fit and are {way} in every pass"
 
 
@@ -112,7 +116,7 @@ def plan_memory(
         rank_bytes=need,
         limit=allowed,
         resident=need <= allowed or not dataset.forces,
-        recompute=bool(times[0] < times[1]),
+        recompute=None if source is None else bool(times[0] < times[1]),
     )
 
 

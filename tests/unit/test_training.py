@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from click.testing import CliRunner
@@ -379,11 +381,57 @@ def test_a_calculator_is_not_replaced_unasked():
     assert Path("t.amp").read_text() == "mine"
 
 
+def test_patience_needs_something_to_validate_on():
+    write("set.traj", emt_images(2))
+    with pytest.raises(InputError, match="--patience needs --validation"):
+        run("set.traj", "--label", "t", "--cutoff", 4, "--patience", 5)
+    with pytest.raises(InputError, match="patience needs validation images"):
+        calculator().train(emt_images(2), schedule=Schedule(patience=5))
+
+
+def test_a_calculator_with_a_narrower_range_warns_of_its_own():
+    from ampmpi.images import open_images
+    from ampmpi.report import evaluate
+
+    calculator("wide", maxiter=2).train([*emt_images(4), *emt_images(4, seed=5, width=0.5)])
+    calculator("narrow", maxiter=2).train(emt_images(4))
+    images = open_images(emt_images(1, seed=5, width=0.5))
+    wide, narrow = Amp.load("wide.amp"), Amp.load("narrow.amp")
+    assert evaluate([wide], images)[0].warnings == ()
+    warnings = evaluate([narrow], images)[0].warnings
+    assert warnings
+    assert evaluate([wide, narrow], images)[0].warnings == warnings
+
+
+def test_the_descriptors_dblabel_comes_first_and_is_not_compressed():
+    loss = LossFunction(convergence={"energy_rmse": 1e-9}, maxiter=2)
+    descriptor = Gaussian(cutoff=4.0, dblabel="of-descriptor")
+    calc = Amp(descriptor, NeuralNetwork((3,), lossfunction=loss), label="t", dblabel="of-amp")
+    calc.train(emt_images(3))
+    assert calc.dblabel == "of-descriptor"
+    assert len(list(Path("of-descriptor-fingerprints.ampdb/loose").iterdir())) == 3
+    assert not list(Path().glob("of-amp*"))
+    calc.descriptor = Gaussian(cutoff=4.0)
+    assert calc.dblabel == "of-amp"
+
+
+def test_no_label_means_no_log():
+    assert calculator(None, maxiter=2).train(emt_images(3)).file == "amp.amp"
+    assert not Path("amp-log.txt").exists()
+    calc = calculator("t", maxiter=2)
+    calc.logging = False
+    calc.train(emt_images(3))
+    assert not Path("t-log.txt").exists()
+
+
 def test_a_dry_run_writes_nothing():
     write("set.traj", emt_images(3))
     text = run("set.traj", "--label", "t", "--cutoff", 4, "--committee", 3, "--dry-run")
     assert "Memory: " in text
     assert "member2" in text
+    assert "3 to fit, with 1 group of 1 rank:" in text
+    small = run("set.traj", "--label", "t", "--cutoff", 4, "--memory", 0.1, "--dry-run")
+    assert "do not fit and are read from the database or computed anew" in small
     assert [p.name for p in Path().iterdir()] == ["set.traj"]
 
 
@@ -393,12 +441,17 @@ def test_evaluate_and_plot():
 
     write("set.traj", emt_images(6))
     write("far.traj", emt_images(2, seed=5, width=0.5))
+    write("h.traj", Atoms("H"))
     run("set.traj", "--label", "c", "--cutoff", 4, "--committee", 2, "--max-steps", 30)
     files = ["c-committee-0.amp", "c-committee-1.amp"]
     result = CliRunner().invoke(evaluate, [*files, "set.traj", "far.traj", "--output", "o.jsonl"])
     assert result.exit_code == 0, result.output
     assert "disagreement of 2" in result.output
-    assert "outside the trained range" in result.output
+    assert re.search(
+        r"far\.traj, image 0: atom \d \((Cu|Pt)\), feature \d+ "
+        r"\((G2 of (Cu|Pt), eta [\d.]+, offset 0|G4 of .*, zeta \d)\): .* outside the trained ",
+        result.output,
+    )
     assert "forces on Pt" in result.output
     rows = [json.loads(line) for line in Path("o.jsonl").read_text().splitlines()]
     image = emt_images(6)[0]
@@ -408,6 +461,11 @@ def test_evaluate_and_plot():
         predicted.append(image.get_potential_energy())
     assert rows[0]["energy"] == pytest.approx(np.mean(predicted), rel=1e-9)
     assert rows[0]["energy_spread"] == pytest.approx(np.std(predicted), rel=1e-6)
+
+    strange = CliRunner().invoke(evaluate, [files[0], "h.traj"])
+    assert str(strange.exception).startswith("h.traj, image 0: the descriptor has no functions")
+    unwritten = CliRunner().invoke(evaluate, [files[0], "far.traj", "--output", "no/o.jsonl"])
+    assert "--output no/o.jsonl cannot be written" in str(unwritten.exception)
 
     result = CliRunner().invoke(plot, ["c", "set.traj"])
     assert result.exit_code == 0, result.output
