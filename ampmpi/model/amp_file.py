@@ -2,7 +2,7 @@
 
 A file holds ``dict(descriptor='dict(…)', model='dict(…)')``: Python source that Amp
 evaluates. Here its syntax tree is walked, and what is not a literal or a call of
-``dict``, ``OrderedDict``, ``array`` or ``matrix`` is refused.
+``dict``, ``OrderedDict``, ``array``, ``matrix`` or one of numpy's scalars is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from ampmpi.errors import ModelError
 from ampmpi.model.files import write_atomically
 
 SECTIONS = ("descriptor", "model")
+
+# Since numpy 2 a number of numpy's writes itself down as a call, such as np.float64(0.5).
+NUMPY = ("np", "numpy")
+SCALARS = ("float64", "float32", "int64", "int32", "str_")
 
 
 def read(file: str | os.PathLike[str] | TextIO) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -138,6 +142,12 @@ def _value(node: ast.expr) -> Any:
             return _dict((_value(k), _value(v)) for k, v in pairs)
         case ast.Call(func=ast.Name(id=function), args=arguments, keywords=keywords):
             return _call(function, arguments, keywords)
+        case ast.Call(
+            func=ast.Attribute(value=ast.Name(id=module), attr=name), args=[argument], keywords=[]
+        ) if module in NUMPY and name in SCALARS:
+            value = _value(argument)
+            if isinstance(value, str if name == "str_" else int | float):
+                return value
     raise ValueError(f"line {node.lineno} holds something other than numbers, text and lists")
 
 

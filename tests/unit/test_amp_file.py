@@ -120,6 +120,19 @@ def test_what_amp_could_not_read_is_not_written(tmp_path):
     assert path.read_text() == "before"
 
 
+def test_numbers_as_numpy_2_writes_them_are_read(tmp_path):
+    path = tmp_path / "t.amp"
+    model = "dict(scalings={np.str_('Cu'): {'slope': np.float64(-0.5), 'intercept': np.int64(2)}})"
+    path.write_text(f"dict(descriptor='dict(cutoff=numpy.float64(6.5))', model={model!r})")
+    descriptor, model = amp_file.read(path)
+    assert descriptor == {"cutoff": 6.5}
+    assert model == {"scalings": {"Cu": {"slope": -0.5, "intercept": 2}}}
+    for wrong in ("np.load('x')", "np.float64('x')", "os.float64(1)", "np.str_(1)"):
+        path.write_text(f'dict(descriptor="dict(cutoff={wrong})", model="dict()")')
+        with pytest.raises(ModelError, match=r"is no \\.amp file"):
+            amp_file.read(path)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
