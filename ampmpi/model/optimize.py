@@ -55,13 +55,12 @@ class Journal:
 
     def arrays(self) -> dict[str, Array]:
         """Return the journal as arrays, for a checkpoint."""
-        n = len(self.points)
         return {
             "block_start": self.start,
             "block_iterations": np.array(float(self.iterations)),
-            "points": np.array(self.points).reshape(n, -1),
+            "points": _rows(self.points),
             "losses": np.array(self.losses),
-            "gradients": np.array(self.gradients).reshape(n, -1),
+            "gradients": _rows(self.gradients),
         }
 
     @classmethod
@@ -74,6 +73,10 @@ class Journal:
             arrays["losses"].tolist(),
             list(arrays["gradients"]),
         )
+
+
+def _rows(vectors: list[Array]) -> Array:
+    return np.array(vectors) if vectors else np.empty((0, 0))
 
 
 Evaluate = Callable[[Array], tuple[float, Array]]

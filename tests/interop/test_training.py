@@ -46,29 +46,31 @@ def training_images():
     return [*found, with_energies(single)]
 
 
-def batch_of(descriptor, atoms, weights):
+def batch_of(descriptor, atoms, weights, only=None):
     samples = []
-    for image, weight in zip(atoms, weights, strict=True):
+    for index, (image, weight) in enumerate(zip(atoms, weights, strict=True)):
         fingerprint, primes = descriptor.calculate(image)
         forces = image.get_forces(apply_constraint=False)
         energy = image.get_potential_energy(apply_constraint=False)
-        samples.append(Sample("0" * 32, fingerprint, primes, energy, forces, weight))
+        atom = (only or {}).get(index, -1)
+        samples.append(Sample("0" * 32, fingerprint, primes, energy, forces, weight, atom))
     return make_batch(samples)
 
 
 @pytest.mark.parametrize(
-    ("case", "activation", "hidden", "forces", "overfit", "fortran"),
+    ("case", "activation", "hidden", "forces", "overfit", "fortran", "nft"),
     [
-        ("default", "tanh", (5, 4), True, 0.0, True),
-        ("default", "tanh", (5, 4), False, 0.0, True),
-        ("unequal", "sigmoid", (3,), True, 0.0, True),
-        ("unequal", "linear", (4, 2, 3), True, 0.0, True),
-        ("rich, cosine", "tanh", (6,), False, 0.01, True),
-        ("default", "tanh", (3, 2), True, 0.0, False),
+        ("default", "tanh", (5, 4), True, 0.0, True, {}),
+        ("default", "tanh", (5, 4), False, 0.0, True, {}),
+        ("unequal", "sigmoid", (3,), True, 0.0, True, {}),
+        ("unequal", "linear", (4, 2, 3), True, 0.0, True, {}),
+        ("rich, cosine", "tanh", (6,), False, 0.01, True, {}),
+        ("default", "tanh", (3, 2), True, 0.0, False, {}),
+        ("default", "tanh", (3, 2), True, 0.0, False, {0: 1, 3: 2}),
     ],
 )
 def test_loss_and_gradient_at_amps_parameters(
-    ask, tmp_path, case, activation, hidden, forces, overfit, fortran
+    ask, tmp_path, case, activation, hidden, forces, overfit, fortran, nft
 ):
     settings = descriptors()[case]
     atoms = training_images()
@@ -85,11 +87,12 @@ def test_loss_and_gradient_at_amps_parameters(
         overfit=overfit,
         weight_duplicates=True,
         fortran=fortran,
+        nft=list(nft.items()),
         seed=42,
         scales=[0.0, 0.3],
     )
     descriptor = Gaussian(**settings)
-    batch = batch_of(descriptor, atoms, [1, 2, 1, 1, 1, 1])
+    batch = batch_of(descriptor, atoms, [1, 2, 1, 1, 1, 1], nft)
     model = NeuralNetwork(
         hiddenlayers=hidden,
         activation=activation,

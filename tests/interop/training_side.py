@@ -9,7 +9,7 @@ from amp import Amp
 from amp.descriptor.gaussian import Gaussian
 from amp.model import LossFunction
 from amp.model.neuralnetwork import NeuralNetwork
-from amp.utilities import Logger, hash_images, make_filename
+from amp.utilities import Logger, get_hash, hash_images, make_filename
 from amp_side import make_images
 
 
@@ -26,7 +26,10 @@ def predict(request):
 def losses(request):
     """Set a model up as for a training; return its parameters and losses at some vectors."""
     convergence = {"energy_rmse": 1e-4, "force_rmse": 1e-3 if request["forces"] else None}
+    atoms = make_images(request["images"])
+    nft = [(get_hash(atoms[image]), atom) for image, atom in request.get("nft", [])]
     loss = LossFunction(
+        nft_ids=nft or None,
         convergence=convergence,
         energy_coefficient=request["energy_coefficient"],
         force_coefficient=request["force_coefficient"] if request["forces"] else None,
@@ -47,7 +50,7 @@ def losses(request):
         label=request["label"],
         cores=1,
     )
-    images = hash_images(make_images(request["images"]))
+    images = hash_images(atoms)
     log = Logger(None)
     calculator.descriptor.calculate_fingerprints(
         images=images,

@@ -12,9 +12,10 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from click.testing import CliRunner
+from scipy.optimize import minimize
 from training_images import emt_images
 
-from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
+from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor, hash_image
 from ampmpi.cli.train import command
 from ampmpi.committee import Queue, group_size, make_members
 from ampmpi.errors import (
@@ -114,6 +115,79 @@ def test_every_optimiser_lowers_the_loss(optimizer):
     assert losses.min() < (1.0 if optimizer == "Nelder-Mead" else 0.5) * losses[0]
 
 
+def test_an_optimiser_of_ones_own_is_called_as_scipys():
+    calc = calculator(maxiter=30)
+    calc.model.regressor = Regressor(minimize, {"method": "CG", "options": {"gtol": 0.0}})
+    assert calc.train(emt_images(3)).steps == 30
+    assert curve()["loss"].min() < 0.5 * curve()["loss"][0]
+
+
+def test_options_of_the_optimiser_are_honoured():
+    calc = calculator(optimizer="BFGS")
+    calc.model.regressor = Regressor("BFGS", {"options": {"maxiter": 4}})
+    with pytest.raises(TrainingConvergenceError, match="did not reach its criteria"):
+        calc.train(emt_images(3))
+    assert 4 <= len(curve()) < 20
+
+
+def test_an_optimiser_without_gradients_lowers_the_loss():
+    calc = calculator(maxiter=400)
+    calc.model.hiddenlayers = (2,)
+    calc.model.regressor = Regressor("L-BFGS-B", lossprime=False)
+    calc.train(emt_images(3))
+    assert curve()["loss"].min() < 0.8 * curve()["loss"][0]
+
+
+def test_a_numerical_gradient_leads_the_same_way():
+    for label, d in (("analytical", None), ("numerical", 1e-5)):
+        calc = calculator(label, maxiter=8)
+        calc.model.lossfunction.d = d
+        calc.train(emt_images(3))
+    np.testing.assert_allclose(
+        curve("numerical")["loss"], curve("analytical")["loss"], rtol=1e-5, atol=0
+    )
+
+
+def test_steps_are_kept_logged_and_not_ended_as_the_keywords_say():
+    calc = calculator("t", maxiter=12, energy_rmse=100.0, force_rmse=100.0, checkpoints=-5)
+    calc.model.lossfunction.raise_ConvergenceOccurred = False
+    assert calc.train(emt_images(3)).steps == 12
+    assert sorted(p.name for p in Path("t-checkpoints").iterdir()) == ["10.amp", "5.amp"]
+    assert Amp.load("t-checkpoints/10.amp").model.vector.size
+    assert "ForceRMSE" in Path("t-log.txt").read_text()
+    quiet = calculator("u", maxiter=12, checkpoints=None)
+    quiet.model.lossfunction.log_losses = False
+    quiet.train(emt_images(3))
+    assert "ForceRMSE" not in Path("u-log.txt").read_text()
+    assert not list(Path().glob("u-checkpoint*.amp"))
+
+
+def test_one_atoms_force_is_trained_where_nft_ids_say_so():
+    images = emt_images(4)
+    key = hash_image(images[1])
+    calc = calculator(maxiter=3)
+    calc.model.lossfunction = LossFunction(
+        force_coefficient=0.5,
+        convergence={"energy_rmse": 1e-9, "force_rmse": 1e-9},
+        maxiter=3,
+        nft_ids=[(key, 2)],
+    )
+    best = calc.train(images).best
+    energy = force = 0.0
+    for index, image in enumerate(images):
+        copy = image.copy()
+        copy.calc = calc
+        errors = (copy.get_forces() - image.get_forces()) ** 2
+        force += errors[2].mean() if index == 1 else errors.mean()
+        if index != 1:
+            one = copy.get_potential_energy() - image.get_potential_energy()
+            energy += (one / len(image)) ** 2
+    assert best.loss == pytest.approx(energy + 0.5 * force, rel=1e-9)
+    calc.model.lossfunction.nft_ids = [(key, 4)]
+    with pytest.raises(InputError, match=f"atom 4 of image {key}, which has 4 atoms"):
+        calc.train(images)
+
+
 def test_the_last_of_duplicates_counts_and_weights_on_demand():
     images = emt_images(4)
     again = images[0].copy()
@@ -130,7 +204,7 @@ def test_the_last_of_duplicates_counts_and_weights_on_demand():
 
 
 @pytest.mark.parametrize("stop_at", [3, 17, 31])
-@pytest.mark.parametrize("optimizer", ["L-BFGS-B", "BFGS"])
+@pytest.mark.parametrize("optimizer", ["L-BFGS-B", "BFGS", "TNC", "Newton-CG", "Nelder-Mead"])
 def test_a_stopped_training_ends_as_an_undisturbed_one(monkeypatch, stop_at, optimizer):
     schedule = Schedule(block=12, checkpoint_every=5, validate_every=4)
     options = {"validation_fraction": 0.25, "schedule": schedule}
