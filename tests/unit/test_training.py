@@ -431,6 +431,71 @@ def test_a_committee_from_the_command_line():
     assert before == {p.name: p.stat().st_mtime_ns for p in Path("c-members").glob("*-curve.txt")}
 
 
+OPTIONS = {
+    "images": ["a.traj", "b.traj@:5"],
+    "label": "here/x",
+    "dblabel": "shared",
+    "descriptor": "g.toml",
+    "cutoff": 5.5,
+    "hidden": [[5, 5], [20]],
+    "activation": "sigmoid",
+    "seed": 7,
+    "starts": 2,
+    "committee": 3,
+    "bootstrap": True,
+    "groups": 2,
+    "forces": False,
+    "energy-rmse": 0.002,
+    "energy-maxresid": 0.01,
+    "force-rmse": 0.03,
+    "force-maxresid": 0.2,
+    "energy-coefficient": 2.0,
+    "force-coefficient": 0.1,
+    "overfit": 1e-6,
+    "weight-duplicates": True,
+    "prescale": False,
+    "optimizer": "BFGS",
+    "max-steps": 123,
+    "validation": ["c.traj", "d.traj"],
+    "validation-fraction": 0.25,
+    "validate-every": 5,
+    "patience": 50,
+    "checkpoint-every": 30,
+    "keep-checkpoints": True,
+    "restart": True,
+    "overwrite": True,
+    "memory": 1.5,
+    "no-compress": True,
+    "dry-run": True,
+}
+
+
+def as_arguments(options):
+    for name, value in options.items():
+        if name == "images":
+            yield from value
+        elif isinstance(value, bool):
+            yield f"--{name}" if value else f"--no-{name}"
+        else:
+            for item in value if isinstance(value, list) else [value]:
+                yield f"--{name}"
+                yield ",".join(map(str, item)) if isinstance(item, list) else str(item)
+
+
+def test_every_option_is_the_same_in_a_file():
+    assert {p.name.replace("_", "-") for p in command.params} == {*OPTIONS, "config"}
+    rows = [f"{name} = {json.dumps(value)}\n" for name, value in OPTIONS.items()]
+    Path("all.toml").write_text("".join(rows))
+    from_file = command.make_context("train", ["--config", "all.toml"]).params
+    from_line = command.make_context("train", list(as_arguments(OPTIONS))).params
+    assert from_file == from_line
+    assert from_line["hidden"] == [(5, 5), (20,)]
+    defaults = command.make_context("train", ["a.traj"]).params
+    assert all(from_line[name] != defaults[name] for name in defaults)
+    first = command.make_context("train", ["--config", "all.toml", "--seed", "8"]).params
+    assert first == {**from_file, "seed": 8}
+
+
 @pytest.mark.parametrize(
     ("toml", "reason"),
     [
