@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 from pathlib import Path
+
+
+def sweep(path: str | os.PathLike[str]) -> None:
+    """Remove what killed processes left of writing a file that no other process writes now."""
+    target = Path(path)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:

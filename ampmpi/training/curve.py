@@ -65,8 +65,9 @@ class Curve:
         rows = []
         if last and self.path.exists():
             for row in self.path.read_text(encoding="utf-8").splitlines():
-                first = row.split(" ", 1)[0]
-                if first.isdigit() and int(first) <= last:
+                values = row.split()
+                whole = len(values) == len(COLUMNS) and values[0].isdigit()
+                if whole and int(values[0]) <= last:
                     rows.append(row + "\n")
         write_atomically(self.path, ("# " + " ".join(COLUMNS) + "\n" + "".join(rows)).encode())
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from ampmpi.errors import ModelError, Unfinished
 from ampmpi.model import checkpoint as checkpoints
+from ampmpi.model.files import sweep
 from ampmpi.model.loss import overfit_term
 from ampmpi.model.network import Array
 from ampmpi.model.optimize import BLOCK, Journal, StopOptimisation, optimise
@@ -140,6 +141,8 @@ class Fit:
         ModelError
             The loss is not a number.
         """
+        for name in ("checkpoint.npz", "checkpoint.amp", "curve.txt", "initial-parameters.amp"):
+            sweep(f"{self.label}-{name}")
         if known is not None and known.state["outcome"] and known.state["ends"] == self.ends:
             return self._finished(known)
         self._restore(start, known)
@@ -285,7 +288,16 @@ class Fit:
         return gradient
 
     def _save(self, outcome: str | None) -> None:
-        """Write the checkpoint, and Amp's beside it while the fit goes on."""
+        """Write the checkpoint, and Amp's beside it while the fit goes on.
+
+        What is kept comes first, as a restart begins after the checkpoint; Amp's last, as
+        it stands in for a checkpoint that is not there.
+        """
+        vector = self.journal.points[-1] if outcome is None else self.best_vector
+        if outcome is None and self.schedule.keep_checkpoints:
+            folder = Path(f"{self.label}-checkpoints")
+            folder.mkdir(exist_ok=True)
+            self.save_amp(str(folder / f"{self.steps}.amp"), vector)
         seconds = self.seconds + time.monotonic() - self.began
         best = [getattr(self.best, name) for name in self.best.__dataclass_fields__]
         arrays = {
@@ -303,9 +315,4 @@ class Fit:
         checkpoints.save(self.path, checkpoints.Checkpoint(self.settings, state, arrays))
         self.saved = time.monotonic()
         if outcome is None:
-            vector = self.journal.points[-1]
             self.save_amp(f"{self.label}-checkpoint.amp", vector)
-            if self.schedule.keep_checkpoints:
-                folder = Path(f"{self.label}-checkpoints")
-                folder.mkdir(exist_ok=True)
-                self.save_amp(str(folder / f"{self.steps}.amp"), vector)

@@ -199,6 +199,43 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path, ranks):
     assert curve(folders[1] / "t-curve.txt") == curve(folders[0] / "t-curve.txt")
 
 
+# The command with a process that is killed while it writes the third checkpoint.
+KILLED_SAVING = """
+import os, signal
+from ampmpi.model import checkpoint
+write, calls = checkpoint.write_atomically, []
+def killed(path, data):
+    calls.append(path)
+    if len(calls) == 3:
+        os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+    write(path, data)
+checkpoint.write_atomically = killed
+from ampmpi.cli.main import ampmpi
+ampmpi()
+"""
+
+
+@pytest.mark.starts_jobs
+def test_a_training_killed_while_it_saves_keeps_every_checkpoint_and_nothing_else(tmp_path):
+    write(tmp_path / "images.traj", training_images())
+    command = ["train", "images.traj", "--label", "t", "--cutoff", "4.5", "--max-steps", "90"]
+    command += ["--checkpoint-every", "20", "--keep-checkpoints"]
+    killed = finish(start(["-c", KILLED_SAVING, *command], 0, tmp_path))
+    assert killed.code == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".t-checkpoint.npz.*.tmp"))) == 1
+    with open(tmp_path / "t-curve.txt", "a") as file:
+        file.write("1")  # as a full disk may leave it
+    result = run(command, 0, tmp_path)
+    assert result.code == 0, result.err
+    assert "after step 40." in (tmp_path / "t-log.txt").read_text()
+    assert sorted(p.name for p in (tmp_path / "t-checkpoints").iterdir()) == [
+        f"{step}.amp" for step in (20, 40, 60, 80)
+    ]
+    assert not list(tmp_path.rglob("*.tmp"))
+    steps = [int(row.split()[0]) for row in curve(tmp_path / "t-curve.txt")[1:]]
+    assert steps == list(range(1, 91))
+
+
 @pytest.mark.starts_jobs
 def test_a_training_that_compiles_is_the_same_as_one_that_does_not(tmp_path):
     (tmp_path / "cache").mkdir()
