@@ -233,33 +233,69 @@ def rows(found: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
         }
 
 
+# Curves that a legend names one by one.
+NAMED = 12
+
+
 def curve_figure(paths: Sequence[str]) -> Any:
     """Draw the errors of trainings against their steps."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for path in paths:
-        table = read_curve(path)
-        label = Path(path).name.removesuffix("-curve.txt")
-        for axes, what in ((left, "energy_rmse"), (right, "force_rmse")):
+    tables = {Path(path).name.removesuffix("-curve.txt"): read_curve(path) for path in paths}
+    wanted = [("energy_rmse", "energy rmse, meV/atom"), ("force_rmse", "force rmse, meV/Å")]
+    if not any(np.isfinite(table["force_rmse"]).any() for table in tables.values()):
+        del wanted[1]
+    figure = Figure(figsize=(1.5 + 4 * len(wanted), 3.6), layout="constrained")
+    validated = False
+    for axes, (what, unit) in zip(figure.subplots(1, len(wanted), squeeze=False)[0], wanted,
+                                  strict=True):  # fmt: skip
+        for label, table in tables.items():
             [drawn] = axes.plot(table["step"], 1e3 * table[what], label=label, linewidth=1)
             good = np.isfinite(table[f"val_{what}"])
-            if good.any():
-                axes.plot(
-                    table["step"][good],
-                    1e3 * table[f"val_{what}"][good],
-                    color=drawn.get_color(),
-                    linestyle=":",
-                    label=f"{label}, validation",
-                )
-    for axes, unit in ((left, "energy rmse, meV/atom"), (right, "force rmse, meV/Å")):
+            validated |= bool(good.any())
+            axes.plot(
+                table["step"][good], 1e3 * table[f"val_{what}"][good], ".:", color=drawn.get_color()
+            )
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
-        if any(np.isfinite(line.get_ydata()).any() for line in axes.get_lines()):
-            axes.set_yscale("log")
-    left.legend(fontsize="small")
+        axes.set_yscale("log")
+    title = "dotted: validation" if validated else None
+    if len(tables) <= NAMED:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", title=title,
+                      fontsize="small", title_fontsize="small")  # fmt: skip
+    elif title:
+        figure.suptitle(f"{len(tables)} fits; {title}", fontsize="small")
     return figure
+
+
+def outcome(path: str) -> str:
+    """Say where a learning curve is best: by validation loss, or loss without validation."""
+    table = read_curve(path)
+    name = Path(path).name.removesuffix("-curve.txt")
+    values = table["val_loss"] if np.isfinite(table["val_loss"]).any() else table["loss"]
+    if not np.isfinite(values).any():
+        return f"{name}: no step yet"
+    best = table[int(np.nanargmin(values))]
+    text = f"{name}: {int(table['step'][-1])} steps, the best is {int(best['step'])}"
+    for kind, prefix in (("training", ""), ("validation", "val_")):
+        parts = [
+            f"{1e3 * best[prefix + what]:.4g} {unit}"
+            for what, unit in (("energy_rmse", "meV/atom"), ("force_rmse", "meV/Å"))
+            if np.isfinite(best[prefix + what])
+        ]
+        if parts:
+            text += f"; {kind} rmse {', '.join(parts)}"
+    return text
+
+
+def describe(name: str, calculator: Amp) -> str:
+    """Say what a calculator consists of."""
+    model, descriptor = calculator.model, calculator.descriptor
+    shapes = [f"{e} {'-'.join(map(str, n))}" for e, n in model.network.nodes.items()]
+    return (
+        f"{name}: {descriptor.settings.cutoff}, networks {', '.join(shapes)}, "
+        f"{model.activation}, {len(model.vector)} parameters"
+    )
 
 
 def read_curve(path: str) -> Any:
@@ -277,32 +313,31 @@ def parity_figure(found: Sequence[Evaluation]) -> Any:
     """Draw predicted against reference energies and forces, with histograms of the errors."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 6.4), layout="constrained")
-    axes = figure.subplots(2, 2)
     energies = [item for item in found if item.energy is not None]
     forces = [item for item in found if item.forces is not None]
-    pairs = [
-        (
-            [(item.energy or 0.0) / len(item.symbols) for item in energies],
-            [item.energies.mean() / len(item.symbols) for item in energies],
-            "energy, eV/atom",
-        ),
-        (
-            [f for item in forces if item.forces is not None for f in item.forces.flat],
-            [f for item in forces for f in item.predicted.mean(axis=0).flat],
-            "force, eV/Å",
-        ),
-    ]
-    for (left, right), (known, seen, what) in zip(axes, pairs, strict=True):
-        reference, predicted = np.array(known), np.array(seen)
-        left.plot(reference, predicted, ".", markersize=2)
-        if len(reference):
-            ends = [min(reference.min(), predicted.min()), max(reference.max(), predicted.max())]
-            left.plot(ends, ends, linewidth=0.8, color="black")
-            right.hist(1e3 * (predicted - reference), bins=50)
-        left.set_xlabel(f"reference {what}")
-        left.set_ylabel(f"predicted {what}")
-        right.set_xlabel(f"error, m{what.split(', ')[1]}")
+    known = [item.forces.ravel() for item in found if item.forces is not None]
+    rows = []
+    if energies:
+        reference = np.array([(item.energy or 0.0) / len(item.symbols) for item in energies])
+        errors = np.array([item.energy_error for item in energies])
+        rows.append((reference, errors, "energy", "eV/atom"))
+    if forces:
+        reference = np.concatenate(known)
+        errors = np.concatenate([_force_errors(item).ravel() for item in forces])
+        rows.append((reference, errors, "force", "eV/Å"))
+    if not rows:
+        raise InputError("the images carry neither energies nor forces to compare with")
+    figure = Figure(figsize=(8, 3.2 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), 2, squeeze=False)
+    for (left, right), (reference, errors, what, unit) in zip(axes, rows, strict=True):
+        predicted = reference + errors
+        left.plot(reference, predicted, ".", markersize=6 if len(reference) < 300 else 2)
+        ends = [min(reference.min(), predicted.min()), max(reference.max(), predicted.max())]
+        left.plot(ends, ends, linewidth=0.8, color="black")
+        right.hist(1e3 * errors, bins=50)
+        left.set_xlabel(f"reference {what}, {unit}")
+        left.set_ylabel(f"predicted {what}, {unit}")
+        right.set_xlabel(f"error of the {what}, m{unit}")
         right.set_ylabel("count")
     return figure
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import glob
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ampmpi.errors import InputError
-
-if TYPE_CHECKING:
-    from ampmpi.report import Evaluation
 
 
 @click.command("plot")
@@ -32,6 +28,8 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
         if importlib.util.find_spec(module) is None:
             raise InputError(f"ampmpi plot needs {module}; install ampmpi[plot]")
     from ampmpi import report
+    from ampmpi.calculator import Amp
+    from ampmpi.images import open_images
 
     curves = [p for p in [f"{label}-curve.txt"] if Path(p).exists()]
     curves += sorted(glob.glob(f"{glob.escape(label)}-members/*-curve.txt"))
@@ -41,6 +39,10 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
             f"there is nothing to draw: no {label}-curve.txt, and no calculator with images"
         )
     sections, figures = [], {}
+    loaded = [Amp.load(name) for name in names]
+    about = [report.describe(*both) for both in zip(names, loaded, strict=True)]
+    about += [report.outcome(path) for path in curves]
+    sections.append(report.Section("Training", "\n".join(about)))
     members = Path(f"{label}-members.txt")
     if members.exists():
         sections.append(report.Section("Members", members.read_text(encoding="utf-8")))
@@ -50,7 +52,9 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
             report.Section("Learning curves", image=report.embedded(figures["learning"]))
         )
     if images:
-        found = _evaluate(names, images)
+        if not loaded:
+            raise InputError("there is no calculator to evaluate; give --calculator")
+        found = report.evaluate(loaded, open_images(list(images)))
         text = "\n".join(report.summary(", ".join(images), found))
         figures["parity"] = report.parity_figure(found)
         sections.append(
@@ -75,13 +79,3 @@ def _trained(label: str) -> list[str]:
     """Return the committee of a label, or its one calculator."""
     committee = sorted(glob.glob(f"{glob.escape(label)}-committee-*.amp"))
     return committee or [p for p in [f"{label}.amp"] if Path(p).exists()]
-
-
-def _evaluate(names: list[str], images: tuple[str, ...]) -> list[Evaluation]:
-    from ampmpi.calculator import Amp
-    from ampmpi.images import open_images
-    from ampmpi.report import evaluate
-
-    if not names:
-        raise InputError("there is no calculator to evaluate; give --calculator")
-    return evaluate([Amp.load(name) for name in names], open_images(list(images)))

@@ -612,3 +612,33 @@ def test_evaluate_and_plot():
     assert html.count("data:image/png;base64,") == 3
     assert "http" not in html
     assert Path("c-parity.png").stat().st_size > 10000
+    best = min(np.genfromtxt(path, names=True)["loss"].min() for path in curves("c"))
+    assert re.search(r"20-10-10-1, Pt 20-10-10-1, tanh, \d+ parameters", html)
+    assert html.count("30 steps, the best is") == len(curves("c")) == 2
+    assert f"{best:.6g}" in html
+
+    write("bare.extxyz", [image.copy() for image in emt_images(2)])
+    bare = CliRunner().invoke(plot, ["c", "bare.extxyz"])
+    assert "neither energies nor forces" in str(bare.exception)
+
+
+def curves(label):
+    return sorted(Path(f"{label}-members").glob("*-curve.txt"))
+
+
+def test_pictures_of_a_training_of_energies_alone():
+    from ampmpi.cli.plot import command as plot
+
+    write("set.traj", emt_images(6))
+    run("set.traj", "--label", "e", "--cutoff", 4, "--no-forces", "--max-steps", 12)
+    only = [image.copy() for image in emt_images(6)]
+    for image, known in zip(only, emt_images(6), strict=True):
+        image.calc = SinglePointCalculator(image, energy=known.get_potential_energy())
+    write("only.extxyz", only)
+    result = CliRunner().invoke(plot, ["e", "only.extxyz", "--format", "svg"])
+    assert result.exit_code == 0, result.output
+    learning, parity = Path("e-learning.svg").read_text(), Path("e-parity.svg").read_text()
+    assert "energy rmse" in learning
+    assert "error of the energy" in parity
+    assert "force" not in learning + parity
+    assert "validation" not in Path("e-report.html").read_text()
