@@ -184,7 +184,7 @@ class Amp(Calculator):
         periodic_cell = atoms.cell.rank == 3
         if "stress" in wanted and not periodic_cell:
             raise PropertyNotImplementedError("stress needs a cell with three vectors")
-        descriptor = self.descriptor.resolve(self.model.fprange or ())
+        descriptor = self.descriptor.resolve(self.model.network.elements)
         energies, dE_dG = self.model.atomic_energies(descriptor.fingerprint(atoms))
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +104,7 @@ def train_calculator(
     with ExitStack() as stack:
         stack.enter_context(stop.caught())
         stack.enter_context(abort_on_error(ranks))
+        agree(ranks, lambda: Path(label).parent.mkdir(parents=True, exist_ok=True))
         log = open_log(stack, ranks, calculator.label if calculator.logging else None)
         write_head(log, ranks, calculator.descriptor, label)
         dataset, descriptor, source = prepare(
@@ -179,7 +180,7 @@ def prepare(
         if summary.failed:
             raise ImageError(
                 f"{len(summary.failed)} images cannot be fingerprinted, the first: "
-                f"{summary.failed[0]}; take them out of the set"
+                f"{str(summary.failed[0]).rstrip('.')}; take them out of the set"
             )
         for line in summary.lines():
             log(line)
@@ -194,8 +195,13 @@ def prepare(
 
 
 def _reusable(images: Any) -> Any:
-    """Return images that can be gone through several times: an iterator's as a list."""
-    return list(images) if isinstance(images, Iterator) else images
+    """Return images that can be gone through several times, hashed ones as often as they came."""
+    if isinstance(images, Iterator):
+        return list(images)
+    if isinstance(images, Mapping):
+        copies = getattr(images, "metadata", {}).get("duplicates", {})
+        return [atoms for key, atoms in images.items() for _ in range(copies.get(key, 1))]
+    return images
 
 
 def _described(descriptor: Gaussian, path: str) -> Gaussian:

@@ -184,6 +184,12 @@ def test_a_models_wrong_keywords_are_named(keywords, reason):
         NeuralNetwork(**keywords)
 
 
+def test_a_model_that_is_not_trained_says_so():
+    for descriptor in (Gaussian(), Gaussian(elements=["Cu", "Pt"])):
+        with pytest.raises(ModelError, match="not trained yet"):
+            Amp(descriptor, NeuralNetwork()).get_potential_energy(alloy())
+
+
 def test_cores_can_be_set_to_one_only():
     calculator = random_calculator(alloy())
     calculator.cores = 1

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from scipy.optimize import minimize
 from training_images import emt_images
 
-from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor, hash_image
+from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor, hash_image, hash_images
 from ampmpi.cli.train import command
 from ampmpi.committee import Queue, group_size, make_members
 from ampmpi.errors import (
@@ -199,6 +199,10 @@ def test_the_last_of_duplicates_counts_and_weights_on_demand():
         first[weighted] = calc.train([*images, again]).best
     copy = again.copy()
     copy.calc = Amp.load("wFalse.amp")
+    hashed = calculator("hashed", maxiter=1)
+    hashed.model.lossfunction.weight_duplicates = True
+    losses = hashed.train(hash_images([*images, again])).best.loss
+    assert losses == pytest.approx(first[True].loss, rel=1e-9)
     assert first[False].energy_maxresid > abs(copy.get_potential_energy() - 50) / 4 * 0.999
     assert first[True].loss > first[False].loss
 
@@ -337,6 +341,13 @@ def test_images_that_teach_nothing_are_named(results, reason):
     images[1].calc = SinglePointCalculator(images[1], **results)
     with pytest.raises(ImageError, match=f"image 1.*{reason}"):
         calculator().train(images)
+
+
+def test_an_image_that_cannot_be_described_is_named_in_one_sentence():
+    calc = calculator()
+    calc.descriptor = Gaussian(cutoff=4.0, elements=["Cu"])
+    with pytest.raises(ImageError, match=r"image 0: .*\(Pt\).* leave the image out; take them"):
+        calc.train(emt_images(3))
 
 
 def test_an_element_that_a_loaded_model_lacks_is_named():
@@ -552,6 +563,13 @@ def test_the_descriptors_dblabel_comes_first_and_is_not_compressed():
     assert not list(Path().glob("of-amp*"))
     calc.descriptor = Gaussian(cutoff=4.0)
     assert calc.dblabel == "of-amp"
+
+
+def test_the_labels_folder_is_made_also_without_a_log():
+    calc = calculator("new/folder/t", maxiter=2)
+    calc.logging = False
+    assert calc.train(emt_images(3)).file == "new/folder/t.amp"
+    assert Path("new/folder/t.amp").exists()
 
 
 def test_no_label_means_no_log():
