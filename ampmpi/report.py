@@ -75,7 +75,12 @@ class Evaluation:
         return float(self.predicted.std(axis=0).max(initial=0.0))
 
 
-def evaluate(calculators: Sequence[Amp], images: Images, outside: float = 0.05) -> list[Evaluation]:
+def evaluate(
+    calculators: Sequence[Amp],
+    images: Images,
+    outside: float = 0.05,
+    indices: Sequence[int] | None = None,
+) -> list[Evaluation]:
     """Predict images with calculators, one image in memory at a time.
 
     Parameters
@@ -86,6 +91,8 @@ def evaluate(calculators: Sequence[Amp], images: Images, outside: float = 0.05) 
         The images.
     outside : float
         A feature is outside the trained range when it is by this part of the range.
+    indices : sequence of int, optional
+        Which images, ascending; all by default.
 
     Raises
     ------
@@ -94,8 +101,9 @@ def evaluate(calculators: Sequence[Amp], images: Images, outside: float = 0.05) 
     """
     found = []
     ranges = _distinct_ranges(calculators)
+    wanted = range(len(images)) if indices is None else indices
     with closing(images):
-        for index, atoms in images.read_many(range(len(images)), results=True):
+        for index, atoms in images.read_many(wanted, results=True):
             name = str(images.ref(index))
             if isinstance(atoms, ImageError):
                 raise ImageError(f"{name}: {atoms}")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ampmpi.errors import InputError
+from ampmpi.errors import AmpmpiError, InputError
 
 if TYPE_CHECKING:
+    from ampmpi.calculator import Amp
+    from ampmpi.parallel.comm import Communicator
     from ampmpi.report import Evaluation
 
 SUFFIX = ".amp"
@@ -26,21 +28,27 @@ def command(files: tuple[str, ...], output: str | None, outside: float) -> None:
     """Compare calculators (.amp files) with images that carry energies and forces.
 
     With several calculators their mean is compared, and their standard deviation is the
-    committee's disagreement.
+    committee's disagreement; --output has it for each image. Under mpirun the ranks share
+    the images.
     """
     from ampmpi.calculator import Amp
-    from ampmpi.images import open_images
-    from ampmpi.report import evaluate, rows, summary
+    from ampmpi.parallel.comm import world
+    from ampmpi.parallel.failure import abort_on_error, agree
+    from ampmpi.report import rows, summary
 
     calculators = [name for name in files if name.endswith(SUFFIX)]
     images = [name for name in files if not name.endswith(SUFFIX)]
     if not calculators or not images:
         lacking = "calculator (.amp file)" if not calculators else "file of images"
         raise InputError(f"no {lacking} is given; ampmpi evaluate CALC.amp IMAGES")
-    loaded = [Amp.load(name) for name in calculators]
+    comm = world()
+    with abort_on_error(comm):
+        loaded = agree(comm, lambda: [Amp.load(name) for name in calculators])
+        found_in = {name: _evaluate(comm, loaded, name, outside) for name in images}
+    if comm.rank:
+        return
     results: list[Evaluation] = []
-    for name in images:
-        found = evaluate(loaded, open_images([name]), outside)
+    for name, found in found_in.items():
         results += found
         for line in summary(name, found):
             click.echo(line)
@@ -56,3 +64,22 @@ def command(files: tuple[str, ...], output: str | None, outside: float) -> None:
             Path(output).write_text(text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"--output {output} cannot be written: {error.strerror}") from error
+
+
+def _evaluate(
+    comm: Communicator, calculators: list[Amp], name: str, outside: float
+) -> list[Evaluation]:
+    """Evaluate a file's images, each rank a part of them; rank 0 gets all."""
+    from ampmpi.images import open_images
+    from ampmpi.parallel.failure import agree, raise_first
+    from ampmpi.parallel.schedule import block
+    from ampmpi.report import evaluate
+
+    images = agree(comm, lambda: open_images([name]))
+    mine, error = [], None
+    try:
+        mine = evaluate(calculators, images, outside, block(len(images), comm.rank, comm.size))
+    except AmpmpiError as caught:
+        error = caught
+    raise_first(comm, error)
+    return [item for part in comm.gather(mine) or [] for item in part]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
@@ -341,6 +342,26 @@ def test_a_warned_script_saves_its_checkpoint_and_goes_on(tmp_path, ranks):
     assert result.code == 0, result.err
     assert len(curve(path)) - 1 == steps + 5
     assert f"after step {steps}." in (tmp_path / "t-log.txt").read_text()
+
+
+@pytest.mark.starts_jobs
+def test_ranks_share_an_evaluation(tmp_path):
+    write(tmp_path / "images.traj", training_images())
+    write(tmp_path / "far.traj", training_images(2, seed=3))
+    write(tmp_path / "h.traj", [*training_images(2), Atoms("H")])
+    command = ["train", "images.traj", "--label", "c", "--cutoff", "4.5", "--max-steps", "10"]
+    assert run([*command, "--committee", "2"], 0, tmp_path).code == 0
+    evaluate = ["evaluate", "c-committee-0.amp", "c-committee-1.amp"]
+    alone = run([*evaluate, "images.traj", "far.traj", "--output", "0.jsonl"], 0, tmp_path)
+    many = run([*evaluate, "images.traj", "far.traj", "--output", "3.jsonl"], 3, tmp_path)
+    assert alone.code == many.code == 0, many.err
+    assert many.out == alone.out
+    assert many.err == alone.err
+    assert "all images: 16 images" in many.out
+    assert (tmp_path / "3.jsonl").read_text() == (tmp_path / "0.jsonl").read_text()
+    bad = run([*evaluate, "h.traj"], 2, tmp_path)
+    assert bad.code == 3
+    assert bad.err.count("h.traj, image 2: ") == 1
 
 
 @pytest.mark.starts_jobs
