@@ -126,7 +126,7 @@ def train_calculator(
         prepared = load(ranks, dataset, descriptor, source, model, resident=plan.resident)
         log(
             f"Training on {prepared.n_training} images with {int(dataset.n_atoms.sum())} atoms, "
-            f"validating on {prepared.n_validation}, on {ranks.size} ranks."
+            f"validating on {prepared.n_validation}, on {ranks.size} rank{'s' if ranks.size > 1 else ''}."
         )
         result = fit(ranks, prepared, model, label, when, log)
         file = agree(ranks, lambda: _save(calculator, result, label, overwrite, log))
@@ -243,7 +243,7 @@ def open_log(stack: ExitStack, comm: Communicator, label: str | None) -> Log:
 def write_head(log: Callable[[str], None], comm: Communicator, what: Any, label: str) -> None:
     """Write what a log starts with."""
     log(
-        f"\nampmpi {ampmpi.__version__} on {comm.size} ranks, "
+        f"\nampmpi {ampmpi.__version__} on {comm.size} rank{'s' if comm.size > 1 else ''}, "
         f"{time.strftime('%Y-%m-%d %H:%M:%S')}, Python {platform.python_version()} on "
         f"{platform.node()}\nLabel: {label}\n{what}"
     )

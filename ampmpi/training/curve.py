@@ -85,6 +85,29 @@ def read(path: str | os.PathLike[str]) -> NDArray[np.void]:
         return np.atleast_1d(np.genfromtxt(path, names=True, dtype=float))
 
 
+def opening(lossfunction: LossFunction, n_images: int) -> str:
+    """Return what the log says before a fit, in the words by which ``amp.analysis`` finds it."""
+    settings = lossfunction.parameters
+    convergence = settings["convergence"]
+    lines = [
+        f"Amp training started. {datetime.datetime.now().isoformat(timespec='seconds')}",
+        f" {n_images} unique images after hashing.",
+        " Loss function convergence criteria:",
+        *(f"  {name}: {convergence[name]}" for name in sorted(convergence)),
+        " Loss function set-up:",
+        *(
+            f"  {name}: {settings[name]}"
+            for name in ("energy_coefficient", "force_coefficient", "overfit", "weight_duplicates")
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def closing(successful: bool) -> str:
+    """Return what the log says after a fit."""
+    return f"...optimization {'' if successful else 'un'}successful."
+
+
 def header(lossfunction: LossFunction, validation: bool) -> str:
     """Head of the log's table: Amp's columns, and two more with a validation set."""
     names = ["Step", "Time", "Loss (SSD)", "EnergyRMSE", "MaxResid"]

@@ -18,7 +18,7 @@ from ampmpi.model.loss import overfit_term
 from ampmpi.model.network import Array
 from ampmpi.model.optimize import BLOCK, Journal, StopOptimisation, optimise
 from ampmpi.model.settings import LossFunction, Regressor
-from ampmpi.training.curve import Curve, Step, converged, header, log_line
+from ampmpi.training.curve import Curve, Step, closing, converged, header, log_line, opening
 from ampmpi.training.shared_loss import SharedLoss, Totals
 
 CONVERGED, MAXITER, EARLY, STALLED = "converged", "maxiter", "early stopping", "stalled"
@@ -148,6 +148,7 @@ class Fit:
         self._restore(start, known)
         self.curve = Curve(f"{self.label}-curve.txt", self.steps)
         if self.lossfunction.log_losses:
+            self.log(opening(self.lossfunction, self.n_images))
             self.log(header(self.lossfunction, bool(self.n_validation)))
         outcome = STALLED
         try:
@@ -159,7 +160,10 @@ class Fit:
         if outcome == CONVERGED:
             self.best, self.best_vector = self.current, self.journal.points[-1]
         self._save(outcome)
-        return FitResult(outcome, self.best_vector, self.best, self.steps)
+        result = FitResult(outcome, self.best_vector, self.best, self.steps)
+        if self.lossfunction.log_losses:
+            self.log(closing(result.successful))
+        return result
 
     @property
     def ends(self) -> dict[str, Any]:

@@ -23,6 +23,13 @@ def predict(request):
     return answer
 
 
+def read_log(request):
+    """Read a training's log as Amp does for its pictures."""
+    from amp.analysis import read_trainlog
+
+    return read_trainlog(request["file"], verbose=False, multiple=True)
+
+
 def losses(request):
     """Set a model up as for a training; return its parameters and losses at some vectors."""
     convergence = {"energy_rmse": 1e-4, "force_rmse": 1e-3 if request["forces"] else None}
@@ -91,4 +98,5 @@ if __name__ == "__main__":
 
     amp_side.predict = predict
     amp_side.losses = losses
+    amp_side.read_log = read_log
     amp_side.main(*sys.argv[1:])
