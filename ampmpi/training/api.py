@@ -126,7 +126,7 @@ def train_calculator(
         prepared = load(ranks, dataset, descriptor, source, model, resident=plan.resident)
         log(
             f"Training on {prepared.n_training} images with {int(dataset.n_atoms.sum())} atoms, "
-            f"validating on {prepared.n_validation}, on {ranks.size} rank{'s' if ranks.size > 1 else ''}."
+            f"validating on {prepared.n_validation}."
         )
         result = fit(ranks, prepared, model, label, when, log)
         file = agree(ranks, lambda: _save(calculator, result, label, overwrite, log))
