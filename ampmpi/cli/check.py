@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,8 +12,10 @@ import numpy as np
 
 from ampmpi.cli.compress import worse
 from ampmpi.cli.text import amount, complain
+from ampmpi.database.aside import set_aside
 from ampmpi.database.check import CheckReport, check
 from ampmpi.database.database import FingerprintDatabase
+from ampmpi.database.layout import Layout
 from ampmpi.database.manifest import Manifest
 from ampmpi.descriptor import Gaussian
 from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
@@ -158,7 +161,7 @@ def _sample(report: CheckReport, number: int, images: Images, seed: int, repair:
         is_fingerprints = database.kind == "fingerprints"
         compute = descriptor.fingerprint if is_fingerprints else descriptor.fingerprint_primes
         chosen, looked = _choose(database, number, images, seed)
-        compared = 0
+        compared, wrong = 0, {}
         for key, image in chosen.items():
             try:
                 reason = _difference(database[key], compute(image))
@@ -168,6 +171,11 @@ def _sample(report: CheckReport, number: int, images: Images, seed: int, repair:
                 reason = f"it cannot be computed again: {error}"
             compared += 1
             if reason is not None:
+                wrong[key] = reason
+        if 2 * len(wrong) > compared > 1:
+            _doubt_manifest(report, database.layout, wrong, compared, repair)
+        else:
+            for key, reason in wrong.items():
                 report.problems.append(f"value: {key}: {reason}")
                 if repair:
                     _delete(report, database, key)
@@ -217,6 +225,24 @@ def _choose(
         chosen |= {key: image for key, (_, image) in found.items()}
         start, size = start + size, 2 * size
     return chosen, min(start, len(order))
+
+
+def _doubt_manifest(
+    report: CheckReport, layout: Layout, wrong: dict[str, str], compared: int, repair: bool
+) -> None:
+    """Blame the manifest where most entries differ: so many are not damaged alike."""
+    key, reason = next(iter(wrong.items()))
+    report.problems.append(
+        f"manifest: {layout.manifest} is that of another descriptor, or another program made the "
+        f"entries: {len(wrong)} of {compared} differ (of the first, {key}: {reason})"
+    )
+    if repair:
+        try:
+            target = set_aside(layout, layout.manifest, Path(layout.manifest).name)
+        except OSError as error:
+            report.remaining.append(f"manifest: it cannot be moved: {error.strerror or error}")
+        else:
+            report.repairs.append(f"manifest: moved to {target}; the entries stay")
 
 
 def _delete(report: CheckReport, database: FingerprintDatabase, key: str) -> None:

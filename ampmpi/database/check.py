@@ -25,6 +25,7 @@ from ampmpi.database.manifest import DamagedManifestError, Manifest
 from ampmpi.database.tarstream import BLOCK, END, is_bound
 from ampmpi.database.unreadable import is_damage
 from ampmpi.database.writer import Stamp
+from ampmpi.entries import Entry
 from ampmpi.errors import CorruptEntryError, DatabaseError, LockedError
 
 
@@ -110,6 +111,10 @@ def check(
     """
     found = _Check(require_database(path), progress, doubt)
     found.run()
+    if found.foreign is not None:
+        # Judged by the manifest of another descriptor, sound entries look damaged.
+        found = _Check(found.layout, None, doubt, found.foreign)
+        found.run()
     report = found.report
     report.repair = repair
     # Twice: what an archive without an index holds can be left out once it has one.
@@ -124,6 +129,22 @@ def check(
     return report
 
 
+@dataclass(frozen=True)
+class _Foreign:
+    """A manifest that most entries disagree with.
+
+    Attributes
+    ----------
+    stamp : Stamp
+        Which file it is.
+    reason : str
+        What is wrong with it.
+    """
+
+    stamp: Stamp
+    reason: str
+
+
 class _Check:
     """One reading of a database."""
 
@@ -132,8 +153,10 @@ class _Check:
         layout: Layout,
         progress: Progress | None,
         doubt: Callable[[Manifest], str | None] | None,
+        foreign: _Foreign | None = None,
     ) -> None:
         self.layout = layout
+        self.foreign = foreign
         self._doubt = doubt
         self.report = CheckReport(layout.root)
         self._bad_loose: dict[str, Stamp] = {}
@@ -142,7 +165,10 @@ class _Check:
         self._bad_archived: set[str] = set()
         self._damage: Damage | None = None
         self._archive_is_bad = False
+        self._manifest: Stamp | None = None
         self._bad_manifest: Stamp | None = None
+        self._fits = 0
+        self._misfits: list[str] = []
         self._functions: Mapping[str, Any] | None = None
         self._loose: set[str] = set()
         self._loose_is_missing = False
@@ -164,6 +190,13 @@ class _Check:
                 self._check_streamed(archive)
             self._find_lost(archive, suspects)
         self._look_around()
+        if len(self._misfits) > self._fits and self._manifest is not None:
+            self.foreign = _Foreign(
+                self._manifest,
+                f"{self.layout.manifest} is that of another descriptor: "
+                f"{len(self._misfits)} of {len(self._misfits) + self._fits} entries do not fit it "
+                f"(of the first, {self._misfits[0]})",
+            )
 
     def _problem(self, text: str) -> None:
         self.report.problems.append(text)
@@ -181,18 +214,16 @@ class _Check:
         found = entry.decode(data, kind=kind)
         if self._functions is None:
             return
-        for symbol, number in found.n_features.items():
-            of_element = self._functions.get(symbol)
-            if of_element is None:
-                raise CorruptEntryError(
-                    f"it has features for {symbol}, for which the descriptor has none"
-                )
-            if isinstance(of_element, list) and number != len(of_element):
-                raise CorruptEntryError(
-                    f"it has {number} features for {symbol}, the descriptor has {len(of_element)}"
-                )
+        if (misfit := _misfit(found, self._functions)) is not None:
+            self._misfits.append(misfit)
+            raise CorruptEntryError(misfit)
+        self._fits += 1
 
     def _check_manifest(self) -> None:
+        if self.foreign is not None:
+            self._problem(f"manifest: {self.foreign.reason}")
+            self._bad_manifest = self.foreign.stamp
+            return
         stamp: Stamp | None = None
         with contextlib.suppress(OSError):
             stamp = stamp_of(os.lstat(self.layout.manifest))
@@ -211,7 +242,7 @@ class _Check:
                 self._problem(f"manifest: {self.layout.manifest} cannot be believed: {reason}")
                 self._bad_manifest = stamp
             elif isinstance(functions := said.parameters.get("Gs"), Mapping):
-                self._functions = functions or None
+                self._functions, self._manifest = functions or None, stamp
         elif self.layout.kind != "other":
             self.report.notes.append(
                 "manifest: there is none: the next job compares entries with its own "
@@ -386,6 +417,17 @@ class _Check:
             f"archive: written anew with {done.entries} entries"
             + (f"; the damaged one is kept as {done.copy}" if done.copy else "")
         )
+
+
+def _misfit(found: Entry, functions: Mapping[str, Any]) -> str | None:
+    """Say how an entry disagrees with a descriptor's functions of each element, if so."""
+    for symbol, number in found.n_features.items():
+        of_element = functions.get(symbol)
+        if of_element is None:
+            return f"it has features for {symbol}, for which the descriptor has none"
+        if isinstance(of_element, list) and number != len(of_element):
+            return f"it has {number} features for {symbol}, the descriptor has {len(of_element)}"
+    return None
 
 
 def _is_dead(name: str) -> bool:

@@ -20,6 +20,7 @@ from ampmpi.database.check import check
 from ampmpi.database.gzipstream import MEMBER_HEADER
 from ampmpi.database.lock import Lock
 from ampmpi.database.manifest import Manifest
+from ampmpi.database.merge import uncompress
 from ampmpi.database.tarstream import entry_record
 from ampmpi.errors import DatabaseError
 
@@ -197,13 +198,53 @@ def test_entries_of_another_descriptor(database):
 def test_entries_of_an_element_that_the_descriptor_lacks(tmp_path):
     with FingerprintDatabase.create(tmp_path / "x-fingerprints.ampdb") as database:
         database.claim({"Gs": {"Ni": [{}] * 4}}, "d1", adopt=True)
-        for number in range(3):
-            database[make_key(number)] = make_entries(number, 3, {"Cu": 4})[0]
+        for number in range(6):
+            element = "Cu" if number < 3 else "Ni"
+            database[make_key(number)] = make_entries(number, 3, {element: 4})[0]
             age(database.layout.loose_entry(make_key(number)))
     report = check(database.path)
     assert report.exit_code == 4
     assert report.lost == sorted(make_key(number) for number in range(3))
     assert "features for Cu, for which the descriptor has none" in report.problems[0]
+
+
+@pytest.mark.parametrize("archive", ["indexed", "without index", "none"])
+@pytest.mark.parametrize("functions", [{"Cu": [{}] * 7}, {"Ni": [{}] * 4}])
+def test_the_manifest_of_another_descriptor_takes_no_entry_along(database, archive, functions):
+    """One small file that was copied into the wrong place is what makes way."""
+    layout = database.layout
+    if archive == "none":
+        uncompress(layout.root)
+    if archive == "without index":
+        os.truncate(layout.archive, os.path.getsize(layout.archive) - 5)
+    Path(layout.manifest).write_bytes(Manifest({"Gs": functions}, "d2").to_json())
+    for name in os.listdir(layout.loose):
+        age(layout.loose_entry(name))
+    expected = dict(database.get_many())
+    assert len(expected) == 10
+    report = check(layout.root)
+    assert (report.exit_code, report.lost, report.sound) == (4, [], 10)
+    assert len(report.problems) == (2 if archive == "without index" else 1)
+    assert report.problems[0].startswith(f"manifest: {layout.manifest} is that of another descriptor: 10 of")
+    report = check(layout.root, repair=True)
+    assert (report.exit_code, report.lost) == (5, [])
+    assert set(os.listdir(layout.damaged)) <= {"descriptor.json", "archive.tar.gz"}
+    assert not os.path.exists(layout.manifest)
+    assert dict(database.get_many()) == expected
+    assert check(layout.root).exit_code == 0
+
+
+def test_damaged_entries_are_found_beside_the_manifest_of_another_descriptor(database):
+    damage_loose(database, 8)
+    damage_archived(database, 3)
+    layout = database.layout
+    Path(layout.manifest).write_bytes(Manifest({"Gs": {"Cu": [{}] * 7}}, "d2").to_json())
+    report = check(layout.root, repair=True)
+    assert report.lost == sorted([make_key(3), make_key(8)])
+    assert sorted(os.listdir(layout.damaged)) == sorted(
+        ["archive.tar.gz", "descriptor.json", make_key(8)]
+    )
+    assert len(database) == 8
 
 
 def test_entries_of_another_descriptor_in_an_archive_without_index(database):
@@ -636,6 +677,20 @@ def test_sample_differs_from_run_to_run(sampled, monkeypatch):
     assert len({frozenset(found) for found, _ in several}) > 1
     found, output = several[0]
     assert chosen("--seed", output.partition("--seed ")[2].partition(")")[0])[0] == found
+
+
+def test_sample_blames_the_manifest_where_most_entries_differ(sampled):
+    """A manifest of as many functions, copied into the wrong place: no entry is deleted."""
+    database, images = sampled
+    other = Gaussian(elements=["Cu"], cutoff=5.0).resolve(["Cu"])
+    manifest = Manifest(other.parameters, other.digest).to_json()
+    Path(database.layout.manifest).write_bytes(manifest)
+    before = dict(database.get_many())
+    done = run(database.path, "--sample", 3, "--images", images, "--repair")
+    assert "is that of another descriptor, or another program" in done.stdout
+    assert dict(database.get_many()) == before
+    assert Path(database.layout.damaged, "descriptor.json").read_bytes() == manifest
+    assert done.exit_code == 5
 
 
 def test_what_a_repair_did_is_told_when_nothing_can_be_sampled(sampled):
