@@ -19,9 +19,10 @@ from ampmpi.database.compress import Damage, Progress, compress
 from ampmpi.database.foreign import StreamedArchive
 from ampmpi.database.gzipstream import MEMBER_HEADER, combine, crc32
 from ampmpi.database.intake import read_loose, stamp_of
-from ampmpi.database.layout import Layout, require_database
+from ampmpi.database.layout import Layout, is_key, require_database
 from ampmpi.database.lock import read_holder
 from ampmpi.database.manifest import DamagedManifestError, Manifest
+from ampmpi.database.salvage import rescue
 from ampmpi.database.tarstream import BLOCK, END, is_bound
 from ampmpi.database.unreadable import is_damage
 from ampmpi.database.writer import Stamp
@@ -207,17 +208,19 @@ class _Check:
             self._progress(self._done, max(total, self._done))
 
     def _judge(self, data: bytes) -> None:
-        """Check all that can be known of an entry."""
-        kind = self.layout.kind
-        if kind == "other" and data and entry.MAGIC not in data[-64:]:
-            return
-        found = entry.decode(data, kind=kind)
-        if self._functions is None:
-            return
-        if (misfit := _misfit(found, self._functions)) is not None:
+        """Check all that can be known of an entry, and count it for or against the manifest."""
+        if (misfit := self._misfit(data)) is not None:
             self._misfits.append(misfit)
             raise CorruptEntryError(misfit)
         self._fits += 1
+
+    def _misfit(self, data: bytes) -> str | None:
+        """Say how an entry that is sound disagrees with the manifest, if so."""
+        kind = self.layout.kind
+        if kind == "other" and data and entry.MAGIC not in data[-64:]:
+            return None
+        found = entry.decode(data, kind=kind)
+        return None if self._functions is None else _difference(found, self._functions)
 
     def _check_manifest(self) -> None:
         if self.foreign is not None:
@@ -309,10 +312,11 @@ class _Check:
             self._archive_is_bad = True
 
     def _check_streamed(self, archive: StreamedArchive) -> None:
-        is_ours = False
+        is_ours, missing = False, set(archive.keys())
         for key, headers, data in archive.walk():
             if key is None:
                 continue
+            missing.discard(key)
             self._step(len(self._loose) + len(archive))
             is_ours = is_ours or is_bound(headers[-BLOCK:], key, data) is not None
             try:
@@ -324,11 +328,15 @@ class _Check:
                 self._bad_archived.add(key)
                 self._archive_is_bad = True
                 self._problem(f"archive: {key} is damaged: {error}")
+        self._bad_archived |= missing
         if archive.damage is not None:
             self._archive_is_bad = True
+            before = set(archive.keys()) - missing
+            saved = len(self._salvageable(archive, before))
             self._problem(
                 f"archive: {archive.path} is damaged ({archive.damage}): "
-                f"{len(archive)} entries come before the damage; what comes after it may be lost"
+                f"{len(before)} entries come before the damage; what comes after it may be lost"
+                + (f", but for {saved} that can be saved" if saved else "")
             )
         elif is_ours:
             self._archive_is_bad = True
@@ -343,13 +351,26 @@ class _Check:
             )
 
     def _find_lost(self, archive: Archive | None, suspects: Iterable[str]) -> None:
+        hidden = deleted.marked(self.layout).keys()
         torn = self._bad_loose.keys() - self._young
-        for key in torn | self._unread | self._bad_archived | set(suspects):
-            in_loose = key in self._loose and key not in self._bad_loose
-            in_archive = archive is not None and key in archive and key not in self._bad_archived
-            if not in_loose and not in_archive:
-                self.report.lost.append(key)
-        self.report.lost.sort()
+        archived = (
+            set(archive.keys()) - self._bad_archived - hidden if archive is not None else set()
+        )
+        lost = torn | self._unread | (self._bad_archived - hidden) | set(suspects)
+        lost -= (self._loose - self._bad_loose.keys()) | archived
+        if lost and archive is not None and self._archive_is_bad:
+            lost -= self._salvageable(archive, archived)
+        self.report.lost = sorted(lost)
+
+    def _salvageable(self, archive: Archive, others: set[str]) -> set[str]:
+        """Find the entries, but others, that a repair saves from a damaged archive."""
+        found, hidden = set(), deleted.marked(self.layout).keys()
+        for key, data in rescue(archive.path):
+            if key not in others and key not in hidden:
+                with contextlib.suppress(CorruptEntryError):
+                    if self._misfit(data) is None:
+                        found.add(key)
+        return found
 
     def _look_around(self) -> None:
         layout, notes = self.layout, self.report.notes
@@ -417,9 +438,10 @@ class _Check:
             f"archive: written anew with {done.entries} entries"
             + (f"; the damaged one is kept as {done.copy}" if done.copy else "")
         )
+        report.lost = sorted({*report.lost, *filter(is_key, done.lost)})
 
 
-def _misfit(found: Entry, functions: Mapping[str, Any]) -> str | None:
+def _difference(found: Entry, functions: Mapping[str, Any]) -> str | None:
     """Say how an entry disagrees with a descriptor's functions of each element, if so."""
     for symbol, number in found.n_features.items():
         of_element = functions.get(symbol)

@@ -386,6 +386,9 @@ class _Run:
             elif key not in marks:
                 self._add_saved(writer, key, data, old.doubt(key, headers, data))
         if old.damage is not None:
+            for key in set(old.keys()) - marks:
+                if bytes.fromhex(key) not in self._added:
+                    self.report.lost.setdefault(key, old.damage)
             self._rescue(writer, old, marks)
 
     def _rescue(self, writer: ArchiveWriter, old: Archive, others: set[str]) -> None:

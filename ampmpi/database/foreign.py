@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from ampmpi.database.archive import Archive, Identity
 from ampmpi.database.gzipstream import GzipReader
 from ampmpi.database.tarstream import BLOCK, MAX_ENTRY_SIZE, is_bound, members, padded
+from ampmpi.database.unreadable import is_damage, reason_of
 from ampmpi.errors import CorruptEntryError
 
 
@@ -27,8 +28,9 @@ class StreamedArchive(Archive):
         Why reading ended early, or that the checksum is wrong.
     trusted : bool
         Whether the bytes before the damage, if there is any, are those that
-        were written: they are in a file that was only cut off. Otherwise an
-        entry without a checksum of its own cannot be believed.
+        were written: they are in a file that was only cut off, or that the disk
+        cannot read further. Otherwise an entry without a checksum of its own
+        cannot be believed.
     others : int
         Number of members that are no entries.
     """
@@ -79,19 +81,18 @@ class StreamedArchive(Archive):
         """Return an entry's bytes; see `Archive.read`."""
         if key not in self._places:
             raise KeyError(key)
-        for _, data in self.read_many([key]):
-            if isinstance(data, CorruptEntryError):
-                raise data
-            return data
-        raise CorruptEntryError(f"entry {key} in {self.path} can no longer be read")
+        ((_, data),) = self.read_many([key])
+        if isinstance(data, CorruptEntryError):
+            raise data
+        return data
 
     def read_many(
         self, keys: Iterable[str] | None = None
     ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
         """Go through entries; see `Archive.read_many`."""
         wanted = self._places if keys is None else {k for k in keys if k in self._places}
-        missing = len(wanted)
-        if not missing:
+        found: set[str] = set()
+        if not wanted:
             return
         for key, headers, data in self.walk():
             if key in wanted and key is not None:
@@ -101,9 +102,12 @@ class StreamedArchive(Archive):
                 else:
                     where = f"entry {key} in {self.path}"
                     yield key, CorruptEntryError(f"{where} cannot be believed: {reason}")
-                missing -= 1
-                if not missing:
+                found.add(key)
+                if len(found) == len(wanted):
                     return
+        for key in sorted(set(wanted) - found):
+            where = f"entry {key} in {self.path}"
+            yield key, CorruptEntryError(f"{where} can no longer be read: {self.damage}")
 
     def doubt(self, key: str, headers: bytes, data: bytes) -> str | None:
         """Say why an entry cannot be believed, if so."""
@@ -115,7 +119,7 @@ class StreamedArchive(Archive):
         return None
 
     def walk(self, others: bool = False) -> Iterator[tuple[str | None, bytes, bytes]]:
-        """Go through the members that count.
+        """Go through the members that count; `damage` says afterwards if not all could be read.
 
         Parameters
         ----------
@@ -142,7 +146,7 @@ class StreamedArchive(Archive):
                         continue
                     data = stream.read(member.size)
                     if len(data) < member.size:
-                        return
+                        raise EOFError("the tar ends inside an entry")
                     for name in sorted(names):
                         # The checksum in the headers is of the name there.
                         yield name, member.headers if name == member.key else b"", data
@@ -150,15 +154,23 @@ class StreamedArchive(Archive):
                     continue
                 elif others and member.size <= MAX_ENTRY_SIZE:
                     yield None, member.headers, stream.read(padded(member.size))
-        except (EOFError, ValueError):
-            return
+        except EOFError as error:
+            self.damage = self.damage or str(error)
+        except ValueError as error:
+            self.damage, self.trusted = self.damage or str(error), False
 
     def _stream(self) -> GzipReader:
         position = 0
 
         def read(size: int) -> bytes:
             nonlocal position
-            data = os.pread(self._descriptor, size, position)
+            try:
+                data = os.pread(self._descriptor, size, position)
+            except OSError as error:
+                if not is_damage(error):
+                    raise
+                reason = f"from byte {position} on it cannot be read: {reason_of(error)}"
+                raise EOFError(reason) from error
             position += len(data)
             return data
 

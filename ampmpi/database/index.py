@@ -24,7 +24,7 @@ from ampmpi.database.gzipstream import (
     stored_member,
 )
 from ampmpi.database.tarstream import BLOCK
-from ampmpi.database.unreadable import is_damage
+from ampmpi.database.unreadable import is_damage, reason_of
 
 INDEX_MAGIC = b"ampmpix1"
 FOOTER_MAGIC = b"ampmpif1"
@@ -234,7 +234,7 @@ def read_index(descriptor: int, size: int) -> Found | None:
     """
     if size < FOOTER_SIZE + len(MEMBER_HEADER) + 8:
         return None
-    footer = Footer.unpack(os.pread(descriptor, FOOTER_SIZE, size - FOOTER_SIZE))
+    footer = _footer(descriptor, size)
     if footer is None or not len(MEMBER_HEADER) + 8 <= footer.data_size < _LARGEST:
         return None
     data_end = size - FOOTER_SIZE - footer.index_size
@@ -258,14 +258,28 @@ def read_index(descriptor: int, size: int) -> Found | None:
     return Found(footer, index, _misfit(descriptor, footer, shift), shift)
 
 
+def _footer(descriptor: int, size: int) -> Footer | None:
+    try:
+        return Footer.unpack(os.pread(descriptor, FOOTER_SIZE, size - FOOTER_SIZE))
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return None
+
+
 def _misfit(descriptor: int, footer: Footer, shift: int) -> str | None:
     if shift:
         return f"it has {abs(shift)} bytes {'more' if shift > 0 else 'fewer'} than were written"
-    if os.pread(descriptor, len(MEMBER_HEADER), 0) != MEMBER_HEADER:
-        return "its first ten bytes are not those that were written"
     trailer = member_trailer(footer.data_crc, footer.data_length)
-    if os.pread(descriptor, 8, footer.data_size - 8) != trailer:
-        return "the checksum of the tar is not the one that was written"
+    try:
+        if os.pread(descriptor, len(MEMBER_HEADER), 0) != MEMBER_HEADER:
+            return "its first ten bytes are not those that were written"
+        if os.pread(descriptor, 8, footer.data_size - 8) != trailer:
+            return "the checksum of the tar is not the one that was written"
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        return f"its first bytes or the checksum of the tar cannot be read: {reason_of(error)}"
     return None
 
 

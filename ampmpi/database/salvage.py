@@ -109,15 +109,16 @@ class _Pieces:
         except OSError as error:
             if not is_damage(error):
                 raise
-        size, parts = min(_READ, os.fstat(descriptor).st_size - position), []
-        for start in range(0, size, _SECTOR):
-            length = min(_SECTOR, size - start)
+        end, parts = min(position + _READ, os.fstat(descriptor).st_size), []
+        while position < end:
+            length = min(_SECTOR - position % _SECTOR, end - position)
             try:
-                parts.append(os.pread(descriptor, length, position + start))
+                parts.append(os.pread(descriptor, length, position))
             except OSError as error:
                 if not is_damage(error):
                     raise
                 parts.append(bytes(length))
+            position += length
         return b"".join(parts)
 
     def end(self, position: int) -> int | None:

@@ -15,6 +15,7 @@ from entry_samples import limited_memory, make_entries, make_key
 from ampmpi import FingerprintDatabase, Gaussian, hash_image
 from ampmpi.cli.check import command
 from ampmpi.database import check as check_module
+from ampmpi.database import deleted
 from ampmpi.database.archive import Archive
 from ampmpi.database.check import check
 from ampmpi.database.gzipstream import MEMBER_HEADER
@@ -225,7 +226,9 @@ def test_the_manifest_of_another_descriptor_takes_no_entry_along(database, archi
     report = check(layout.root)
     assert (report.exit_code, report.lost, report.sound) == (4, [], 10)
     assert len(report.problems) == (2 if archive == "without index" else 1)
-    assert report.problems[0].startswith(f"manifest: {layout.manifest} is that of another descriptor: 10 of")
+    assert report.problems[0].startswith(
+        f"manifest: {layout.manifest} is that of another descriptor: 10 of"
+    )
     report = check(layout.root, repair=True)
     assert (report.exit_code, report.lost) == (5, [])
     assert set(os.listdir(layout.damaged)) <= {"descriptor.json", "archive.tar.gz"}
@@ -507,7 +510,7 @@ def check_repaired(database, lost):
     """Whether a repair says exactly what was lost, and keeps all else."""
     before = {make_key(n): make_entries(n, 3, {"Cu": 4})[0] for n in range(10)}
     report = check(database.path)
-    assert report.exit_code == 4
+    assert (report.exit_code, report.lost) == (4, sorted(lost))
     report = check(database.path, repair=True)
     assert report.exit_code == 5, report
     assert report.lost == sorted(lost)
@@ -605,6 +608,22 @@ def test_deleted_entries_are_not_rescued(database):
     assert (report.exit_code, report.lost) == (5, [])
     assert make_key(2) not in database
     assert len(database) == 9
+
+
+def test_a_deleted_entry_is_not_lost(database):
+    damage_archived(database, 3)
+    deleted.mark(database.layout, make_key(3))
+    assert check(database.path).lost == []
+    assert check(database.path, repair=True).lost == []
+
+
+def test_what_was_deleted_and_written_again_is_lost_with_its_loose_copy(database):
+    del database[make_key(3)]
+    database[make_key(3)] = make_entries(3, 3, {"Cu": 4})[0]
+    damage_loose(database, 3)
+    assert check(database.path).lost == [make_key(3)]
+    assert check(database.path, repair=True).lost == [make_key(3)]
+    assert make_key(3) not in database
 
 
 def test_repair_of_a_bomb_takes_little_memory(database):
