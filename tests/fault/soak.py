@@ -1,18 +1,25 @@
-"""Writers, readers and compressors on one database, killed at random.
+"""Everything that may be done to one database, at once and killed at random.
 
 ``python tests/fault/soak.py SECONDS`` runs it by hand. An entry counts as put
 once ``put`` returned; from then on every reader must find it, and find it
 right, whoever is killed.
+
+Some keys belong to one process each, which alone puts, merges and deletes them.
+It counts its steps: the rest of a key's count by four says whether the key is
+absent, being put, present, or being deleted. A reader that finds the same
+count before and after a look knows what it must have seen. A process that was
+killed in the middle of a step is followed by one that does the step again.
 """
 
 import argparse
 import collections
+import contextlib
+import itertools
 import mmap
 import os
 import random
 import shutil
 import signal
-import struct
 import sys
 import tempfile
 import time
@@ -22,12 +29,19 @@ from samples import make_entry, make_key
 
 from ampmpi import FingerprintDatabase
 from ampmpi.database.check import check
+from ampmpi.database.merge import merge, uncompress
 from ampmpi.errors import LockedError
 
 ENTRIES = 600
-COUNTERS = ("puts", "gets", "many", "lists", "compressions", "locked", "lost", "wrong", "errors")
-WRITERS, READERS, COMPRESSORS = 4, 3, 2
-KILLS_PER_SECOND = 5.0
+OWNERS, OWNED = 3, 60
+ABSENT, PUTTING, PRESENT, DELETING = range(4)
+COUNTERS = (
+    "puts", "gets", "many", "lists", "owned", "deletes", "merges", "compressions",
+    "uncompressions", "checks", "locked", "lost", "undead", "wrong", "errors",
+)  # fmt: skip
+KILLS_PER_SECOND = 3.0
+PATIENCE = 5.0
+"""Seconds for which a key may be seen that was deleted while it was made loose."""
 
 
 class Shared:
@@ -36,16 +50,16 @@ class Shared:
     def __init__(self, workers, errors):
         self.workers = workers
         self.errors = errors
-        self.memory = mmap.mmap(-1, ENTRIES + 8 * len(COUNTERS) * workers)
+        self.memory = mmap.mmap(-1, ENTRIES)
+        self.steps = memoryview(mmap.mmap(-1, 8 * OWNERS * OWNED)).cast("q")
+        self.counts = memoryview(mmap.mmap(-1, 8 * len(COUNTERS) * workers)).cast("q")
 
     def count(self, worker, name):
-        place = ENTRIES + 8 * (len(COUNTERS) * worker + COUNTERS.index(name))
-        (value,) = struct.unpack_from("q", self.memory, place)
-        struct.pack_into("q", self.memory, place, value + 1)
+        self.counts[len(COUNTERS) * worker + COUNTERS.index(name)] += 1
 
     def totals(self):
-        values = struct.unpack_from(f"{len(COUNTERS) * self.workers}q", self.memory, ENTRIES)
-        return {name: sum(values[number :: len(COUNTERS)]) for number, name in enumerate(COUNTERS)}
+        counts = self.counts.tolist()
+        return {name: sum(counts[number :: len(COUNTERS)]) for number, name in enumerate(COUNTERS)}
 
     def was_put(self, number):
         self.memory[number] = 1
@@ -91,6 +105,39 @@ def read(path, shared, worker, rng):
                 shared.complain(worker, "errors", f"corrupt: {database.corrupt}")
                 database.corrupt.clear()
             shared.count(worker, "lists")
+            look_at_owned(database, shared, worker, rng)
+
+
+def look_at_owned(database, shared, worker, rng):
+    """Look at keys that come and go; judge those of which it is known what must be seen."""
+    numbers = rng.sample(range(OWNERS * OWNED), 30)
+    before = {number: shared.steps[number] for number in numbers}
+    keys = {make_key(ENTRIES + number): number for number in numbers}
+    if rng.random() < 0.5:
+        found, how = dict(database.get_many(keys)), "get_many"
+    else:
+        looks = {key: database.get(key) for key in keys}
+        found, how = {key: entry for key, entry in looks.items() if entry is not None}, "get"
+    for key, number in keys.items():
+        if shared.steps[number] != before[number]:
+            continue
+        if before[number] % 4 == PRESENT:
+            judge(shared, worker, ENTRIES + number, found.get(key), f"{how}, owned")
+        elif before[number] % 4 == ABSENT and key in found:
+            expect_gone(database, shared, worker, number)
+        shared.count(worker, "owned")
+
+
+def expect_gone(database, shared, worker, number):
+    """A deleted key may be seen for a moment, while an uncompress takes it back."""
+    key, step, end = make_key(ENTRIES + number), shared.steps[number], time.monotonic() + PATIENCE
+    while key in database:
+        if shared.steps[number] != step:
+            return
+        if time.monotonic() > end:
+            shared.complain(worker, "undead", key)
+            return
+        time.sleep(0.05)
 
 
 def look(database, shared, worker, number):
@@ -121,6 +168,119 @@ def compress(path, shared, worker, rng):
             if report.lost or report.set_aside or report.warnings:
                 shared.complain(worker, "errors", report)
             shared.count(worker, "compressions")
+            time.sleep(rng.expovariate(10))
+
+
+def owner(path, shared, worker, rng, first):
+    """Put and delete keys of its own."""
+    with FingerprintDatabase(path, rank=worker) as database:
+        mine = finish_steps(database, shared, worker, first)
+        while True:
+            number = rng.choice(mine)
+            if shared.steps[number] % 4 == ABSENT:
+                put_owned(database, shared, worker, number)
+            elif rng.random() < 0.2:
+                database[make_key(ENTRIES + number)] = make_entry(ENTRIES + number)
+            else:
+                delete_owned(database, shared, worker, number)
+            time.sleep(rng.expovariate(200))
+
+
+def put_owned(database, shared, worker, number):
+    begin(shared, number, PUTTING)
+    database[make_key(ENTRIES + number)] = make_entry(ENTRIES + number)
+    shared.steps[number] += 1
+    shared.count(worker, "puts")
+
+
+def delete_owned(database, shared, worker, number):
+    begin(shared, number, DELETING)
+    with contextlib.suppress(KeyError):  # the one who was killed may have deleted it
+        del database[make_key(ENTRIES + number)]
+    shared.steps[number] += 1
+    shared.count(worker, "deletes")
+
+
+def begin(shared, number, step):
+    """Say what is being done, unless the one who was killed said it."""
+    if shared.steps[number] % 4 != step:
+        shared.steps[number] += 1
+    assert shared.steps[number] % 4 == step
+
+
+def finish_steps(database, shared, worker, first):
+    """Do again in whose middle an owner was killed; return the numbers of all its keys."""
+    mine = range(first, first + OWNED)
+    for number in mine:
+        if shared.steps[number] % 4 == PUTTING:
+            put_owned(database, shared, worker, number)
+        elif shared.steps[number] % 4 == DELETING:
+            delete_owned(database, shared, worker, number)
+    return mine
+
+
+def delete_and_put(path, shared, worker, rng):
+    owner(path, shared, worker, rng, 0)
+
+
+def delete_and_put_too(path, shared, worker, rng):
+    owner(path, shared, worker, rng, OWNED)
+
+
+def merge_and_delete(path, shared, worker, rng):
+    """Put keys of its own by merging databases, and delete them."""
+    folder = tempfile.mkdtemp(dir=os.path.dirname(path), prefix="sources-")
+    with FingerprintDatabase(path, rank=worker) as database:
+        mine = finish_steps(database, shared, worker, 2 * OWNED)
+        for turn in itertools.count():
+            absent = [number for number in mine if shared.steps[number] % 4 == ABSENT]
+            chosen = rng.sample(absent, min(10, len(absent)))
+            with FingerprintDatabase.create(f"{folder}/{turn}-fingerprints.ampdb") as source:
+                for number in chosen:
+                    source[make_key(ENTRIES + number)] = make_entry(ENTRIES + number)
+                if rng.random() < 0.5:
+                    source.compress()
+            for number in chosen:
+                begin(shared, number, PUTTING)
+            while True:
+                try:
+                    report = merge(path, [source.path], assume_same=True, wait=5)
+                    break
+                except LockedError:
+                    shared.count(worker, "locked")
+            if report.corrupt or report.compress.lost or report.compress.warnings:
+                shared.complain(worker, "errors", report)
+            for number in chosen:
+                shared.steps[number] += 1
+            shared.count(worker, "merges")
+            shutil.rmtree(source.path)
+            present = [number for number in mine if shared.steps[number] % 4 == PRESENT]
+            for number in rng.sample(present, len(present) // 2):
+                delete_owned(database, shared, worker, number)
+            time.sleep(rng.expovariate(5))
+
+
+def unpack(path, shared, worker, rng):
+    """Turn the archive back into loose files."""
+    while True:
+        try:
+            report = uncompress(path, wait=5)
+        except LockedError:
+            shared.count(worker, "locked")
+            continue
+        if report.corrupt or report.set_aside or report.copy:
+            shared.complain(worker, "errors", report)
+        shared.count(worker, "uncompressions")
+        time.sleep(rng.expovariate(5))
+
+
+def inspect(path, shared, worker, rng):
+    """Check, and repair what should not have to be."""
+    while True:
+        report = check(path, repair=True)
+        if report.problems or report.lost:
+            shared.complain(worker, "errors", report)
+        shared.count(worker, "checks")
 
 
 def start(path, shared, worker, work, seed):
@@ -146,7 +306,8 @@ def soak(seconds, folder, seed=0):
     """
     path = os.path.join(folder, "soak-fingerprints.ampdb")
     FingerprintDatabase.create(path).close()
-    works = [write] * WRITERS + [read] * READERS + [compress] * COMPRESSORS
+    works = [write] * 4 + [read] * 3 + [compress] * 2
+    works += [delete_and_put, delete_and_put_too, merge_and_delete, unpack, inspect]
     shared = Shared(len(works), os.path.join(folder, "problems"))
     rng = random.Random(seed)
     kills = collections.Counter()
@@ -179,15 +340,20 @@ def stop(pid):
 def finish(path, shared):
     """Look at what is left when all processes have been killed."""
     problems = []
-    expected = {make_key(number): make_entry(number) for number in shared.put_so_far()}
+    present = [ENTRIES + n for n, step in enumerate(shared.steps) if step % 4 == PRESENT]
+    absent = {make_key(ENTRIES + n) for n, step in enumerate(shared.steps) if step % 4 == ABSENT}
+    expected = {make_key(number): make_entry(number) for number in shared.put_so_far() + present}
     with FingerprintDatabase(path) as database:
         # What was in place when its writer was killed before it could say so is right, too.
         for _ in range(2):
             found = dict(database.get_many())
             lost = expected.keys() - found.keys()
             wrong = {key for key in expected.keys() & found.keys() if found[key] != expected[key]}
-            if lost or wrong or database.corrupt:
-                problems.append(f"in the end: lost {lost}, wrong {wrong}, {database.corrupt}")
+            undead = absent & found.keys()
+            if lost or wrong or undead or database.corrupt:
+                problems.append(
+                    f"in the end: lost {lost}, wrong {wrong}, undead {undead}, {database.corrupt}"
+                )
             database.compress()
         left = os.listdir(database.layout.loose) + os.listdir(database.layout.temporaries)
         if left:
