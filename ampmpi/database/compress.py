@@ -279,8 +279,14 @@ class _Run:
                 report.files_freed -= old is None
             else:
                 report.entries = len(old) if old is not None else 0
-        deleted.unmark(layout, marks)
-        self._remove_loose(set(deleted.marked(layout)))
+        if self.lock.is_held():
+            deleted.unmark(layout, marks)
+            self._remove_loose(set(deleted.marked(layout)))
+        else:
+            report.warnings.append(
+                "somebody took the lock away meanwhile: loose files stay where they are, "
+                "and the next compression removes those that are in the archive"
+            )
         return report
 
     def _add(self, writer: ArchiveWriter, chunk: Chunk) -> None:

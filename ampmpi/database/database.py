@@ -240,17 +240,24 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
             raise database_error(error, "read", self.layout.archive) from error
         self.close()
 
-    def _archive_identity(self) -> Identity | None:
-        """Which file the archive is now."""
+    def _archive_identity(self) -> Identity | int | None:
+        """Which file the archive is now; if there is none, when names here last changed."""
         for _ in range(_TRIES):
             try:
                 return Identity.of(os.stat(self.layout.archive))
             except FileNotFoundError:
-                return None
+                # An archive may have come and gone between two looks.
+                return self._changed()
             except OSError as error:
                 if error.errno != errno.ESTALE:
                     raise database_error(error, "look for", self.layout.archive) from error
         raise DatabaseError(f"{self.layout.archive} is replaced all the time: try again later")
+
+    def _changed(self) -> int | None:
+        try:
+            return os.stat(self.layout.root).st_mtime_ns
+        except OSError:
+            return None
 
     def _current_archive(self) -> Archive | None:
         """Return the archive that is there now, opened again if it was replaced."""
@@ -292,6 +299,8 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
             raise KeyError(key)
         deleted.mark(self.layout, key)
         loose.remove(self.layout, key)
+        # Once more: a compress may have taken away the mark together with the loose entry.
+        deleted.mark(self.layout, key)
         self.corrupt.pop(key, None)
 
     def __contains__(self, key: object) -> bool:

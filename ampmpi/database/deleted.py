@@ -3,8 +3,11 @@
 A mark is an empty file ``deleted/<key>``. It says that the copy in the archive
 is gone; a loose entry is not touched by it.
 
-Deleting sets the mark first and then removes the loose entry, also where the
-archive lacks the key: a compress that is under way may just be adding it.
+Deleting sets the mark, removes the loose entry, and sets the mark anew, also
+where the archive lacks the key: a compress that is under way may just be adding
+it. The first mark tells an uncompress not to make the entry loose again. The
+second one is later than any look at the loose entry: a compress that saw both
+the first mark and the loose entry does not take it away.
 
 A compress reads the marks before it lists the loose entries, and leaves out the
 old copies of marked keys. After the new archive is in place it takes away those
@@ -24,7 +27,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 
-from ampmpi.database.atomic import database_error, write_file
+from ampmpi.database.atomic import database_error, temporary_name, write_file
 from ampmpi.database.layout import Layout, is_key
 from ampmpi.errors import DatabaseError
 
@@ -61,8 +64,7 @@ def marked(layout: Layout) -> dict[str, tuple[int, int]]:
     try:
         for name in filter(is_key, os.listdir(layout.deleted)):
             with contextlib.suppress(FileNotFoundError):
-                status = os.lstat(layout.deleted_mark(name))
-                marks[name] = (status.st_ino, status.st_mtime_ns)
+                marks[name] = _identity(layout.deleted_mark(name))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -91,7 +93,17 @@ def unmark(layout: Layout, marks: Mapping[str, tuple[int, int]]) -> None:
     """Take away marks that are still those that `marked` returned."""
     for key, identity in marks.items():
         path = layout.deleted_mark(key)
+        aside = f"{layout.temporaries}/{temporary_name('delete')}"
         with contextlib.suppress(OSError):
-            status = os.stat(path)
-            if (status.st_ino, status.st_mtime_ns) == identity:
-                os.unlink(path)
+            if _identity(path) != identity:
+                continue
+            os.rename(path, aside)
+            if _identity(aside) != identity:  # deleted again at this moment
+                os.link(aside, path)
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_ino, status.st_mtime_ns

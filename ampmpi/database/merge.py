@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from ampmpi.database import deleted, loose
 from ampmpi.database.archive import Archive, IndexedArchive
-from ampmpi.database.aside import keep_copy, set_aside
-from ampmpi.database.atomic import database_error, write_new_file
+from ampmpi.database.aside import keep_copy, set_aside, set_aside_as_read
+from ampmpi.database.atomic import Temporary, database_error
 from ampmpi.database.compress import (
     CompressReport,
     Progress,
@@ -18,7 +18,7 @@ from ampmpi.database.compress import (
 )
 from ampmpi.database.database import FingerprintDatabase
 from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.intake import judge, read_loose
+from ampmpi.database.intake import judge, read_loose, remove_archived, stamp_of
 from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.manifest import Manifest, difference
@@ -232,15 +232,18 @@ def _keep_sound(layout: Layout, keys: set[str], report: UncompressReport) -> set
     """Return those loose entries that are sound; the others make way for archived ones."""
     sound = set()
     for key in sorted(keys):
+        stamp, path = None, layout.loose_entry(key)
         try:
-            data, _ = read_loose(layout, key)
+            data, stamp = read_loose(layout, key)
             judge(data, layout.kind)
         except FileNotFoundError:
             continue
         except OSError as error:
-            path = layout.loose_entry(key)
             try:
-                set_aside(layout, path, key)
+                if stamp is None:
+                    set_aside(layout, path, key)
+                elif set_aside_as_read(layout, path, stamp) is None:
+                    continue
             except OSError as reason:
                 raise database_error(reason, "set aside the damaged entry", path) from error
             report.set_aside[key] = error.strerror or str(error)
@@ -255,8 +258,15 @@ def _put_back(layout: Layout, key: str, data: bytes) -> bool:
     if deleted.is_marked(layout, key):
         return False
     try:
-        if write_new_file(layout.temporaries, target, data, "put"):
-            return True
+        with Temporary(layout.temporaries, "put") as temporary:
+            temporary.write(data)
+            stamp = stamp_of(os.fstat(temporary.descriptor))
+            if temporary.link(target):
+                if deleted.is_marked(layout, key):
+                    # Deleted meanwhile, perhaps before there was a loose entry to remove.
+                    remove_archived(layout, (), [(key, stamp)])
+                    return False
+                return True
     except FileNotFoundError as error:
         raise database_error(error, "write", target) from error
     if loose.exists(layout, key):

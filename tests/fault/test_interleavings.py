@@ -22,7 +22,7 @@ OLD, NEW = (
     {key: make_entry(start + number) for number, key in enumerate(KEYS)} for start in (0, 100)
 )
 ABSENT = "0" * 32
-LOOSE, ARCHIVED, BOTH, MARKED = KEYS[:4]
+LOOSE, ARCHIVED, BOTH, MARKED, AGAIN = KEYS[:5]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def folder():
 
 @pytest.fixture(scope="module")
 def original(folder):
-    """A database with entries loose, archived, in both places, and deleted."""
+    """A database with entries loose, archived, in both places, deleted, and put again."""
     database = FingerprintDatabase(f"{folder}/original-fingerprints")
     for key in KEYS:
         if key not in (LOOSE, BOTH):
@@ -43,7 +43,8 @@ def original(folder):
     database[BOTH] = NEW[BOTH]
     database.compress()
     database[LOOSE], database[BOTH] = OLD[LOOSE], OLD[BOTH]
-    del database[MARKED]
+    del database[MARKED], database[AGAIN]
+    database[AGAIN] = OLD[AGAIN]
     return database.path
 
 
@@ -134,7 +135,9 @@ CHANGES = [
     for change in (put, delete, delete_and_put, put_and_delete)
     for key in (LOOSE, ARCHIVED, BOTH, MARKED)
     if key != MARKED or change in (put, put_and_delete)
-]
+] + [(delete, AGAIN)]
+DELETIONS = [(delete, LOOSE), (delete, ARCHIVED), (delete, BOTH), (delete, AGAIN)]
+DELETIONS += [(put_and_delete, MARKED), (delete_and_put, ARCHIVED)]
 
 
 @pytest.mark.parametrize(("change", "key"), CHANGES)
@@ -148,14 +151,34 @@ def test_changes_during_a_compress(original, folder, change, key):
             found.pop(key, None)
             assert found == {other: expected[other] for other in expected if other != key}
             continue
-        for _ in range(2):
-            database = FingerprintDatabase(path)
-            assert dict(database) == expected, before
-            assert dict(database.get_many()) == expected
-            assert not database.corrupt
-            database.compress()
-        assert os.listdir(database.layout.loose) == []
-        assert os.listdir(database.layout.deleted) == []
+        check_content(path, expected, before)
+
+
+@pytest.mark.parametrize(("change", "key"), CHANGES)
+def test_changes_during_an_uncompress(original, folder, change, key):
+    act, expected = change(key)
+    for path, _, before in interrupt_everywhere(original, folder, uncompress, act):
+        check_content(path, expected, before)
+
+
+@pytest.mark.parametrize("move", ["compress", "uncompress", "there and back"])
+@pytest.mark.parametrize(("change", "key"), DELETIONS)
+def test_moves_during_a_deletion(original, folder, change, key, move):
+    main, expected = change(key)
+    for path, _, before in interrupt_everywhere(original, folder, main, MOVES[move]):
+        check_content(path, expected, before)
+
+
+def check_content(path, expected, before):
+    """A database has what is expected, also after the next compress, which leaves nothing else."""
+    for _ in range(2):
+        database = FingerprintDatabase(path)
+        assert dict(database) == expected, before
+        assert dict(database.get_many()) == expected, before
+        assert not database.corrupt
+        database.compress()
+    assert os.listdir(database.layout.loose) == []
+    assert os.listdir(database.layout.deleted) == []
 
 
 READERS = {

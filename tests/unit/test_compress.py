@@ -239,6 +239,25 @@ def test_a_lock_that_was_broken_stops_the_replacement(layout, monkeypatch):
     assert len(os.listdir(layout.loose)) == 2
 
 
+def test_a_lock_that_was_broken_at_the_last_moment_leaves_loose_files(layout, monkeypatch):
+    """Another compress may have read the old archive before this one's took its place."""
+    data = make_data(2)
+    put(layout, data)
+    original = compress_module._Run._replace
+
+    def replace(self, *arguments):
+        original(self, *arguments)
+        os.unlink(layout.lock)
+
+    monkeypatch.setattr(compress_module._Run, "_replace", replace)
+    report = compress(layout.root)
+    assert "took the lock away" in report.warnings[0]
+    assert sorted(os.listdir(layout.loose)) == sorted(data)
+    monkeypatch.undo()
+    compress(layout.root)
+    assert os.listdir(layout.loose) == [] and archived(layout) == data
+
+
 def test_damaged_entries_of_the_old_archive_are_left_out_and_a_copy_is_kept(layout):
     data = make_data(20)
     keys = list(data)
