@@ -64,12 +64,18 @@ def compile_shim(folder):
 
 
 class FaultServer:
-    """A process that runs victims; a context manager."""
+    """A process that runs victims; a context manager.
 
-    def __init__(self, shim, module):
+    The module is one of this folder, or of another `folder`; `python` runs it.
+    """
+
+    def __init__(self, shim, module, folder=None, python=sys.executable):
+        environment = {"LD_PRELOAD": str(shim), "OPENBLAS_NUM_THREADS": "1"}
+        if folder is not None:
+            environment["PYTHONPATH"] = str(folder)
         self.process = subprocess.Popen(
-            [sys.executable, __file__, shim, module],
-            env=dict(os.environ, LD_PRELOAD=str(shim), OPENBLAS_NUM_THREADS="1"),
+            [python, __file__, shim, module],
+            env=os.environ | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
