@@ -10,6 +10,8 @@ from functools import cache
 from typing import Self
 
 _NO_BOOT = "0" * 8
+_ANY_HOST = ("localhost", "localhost.localdomain")
+"""Names that many hosts have: another boot there may be another, living host."""
 
 
 @cache
@@ -87,7 +89,7 @@ class Owner:
         if self.host != hostname() or _NO_BOOT in (self.boot, boot_id()):
             return None
         if self.boot != boot_id():
-            return True
+            return None if self.host in _ANY_HOST else True
         if self.namespace != pid_namespace():
             return None
         if not _is_running(self.pid):

@@ -150,6 +150,14 @@ def test_owners_live_and_die():
     assert Owner(me.host, me.boot, me.namespace, 2**40, me.start).is_dead() is True
 
 
+def test_hosts_without_a_name_of_their_own_are_not_told_apart(monkeypatch):
+    for name, expected in (("node7", True), ("localhost", None)):
+        monkeypatch.setattr(owner, "hostname", lambda name=name: name)
+        me = Owner.me()
+        assert me.host == name and me.is_dead() is False
+        assert Owner(name, "00000001", me.namespace, me.pid, me.start).is_dead() is expected
+
+
 def test_a_process_that_nobody_waited_for_is_dead():
     child = subprocess.Popen(["sleep", "1000"])
     me = Owner.me()
