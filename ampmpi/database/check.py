@@ -353,13 +353,13 @@ class _Check:
     def _find_lost(self, archive: Archive | None, suspects: Iterable[str]) -> None:
         hidden = deleted.marked(self.layout).keys()
         torn = self._bad_loose.keys() - self._young
-        archived = (
-            set(archive.keys()) - self._bad_archived - hidden if archive is not None else set()
-        )
         lost = torn | self._unread | (self._bad_archived - hidden) | set(suspects)
-        lost -= (self._loose - self._bad_loose.keys()) | archived
-        if lost and archive is not None and self._archive_is_bad:
-            lost -= self._salvageable(archive, archived)
+        lost -= self._loose - self._bad_loose.keys()
+        if archive is not None:
+            unseen = self._bad_archived | hidden
+            lost = {key for key in lost if key in unseen or key not in archive}
+            if lost and self._archive_is_bad:
+                lost -= self._salvageable(archive, set(archive.keys()) - unseen)
         self.report.lost = sorted(lost)
 
     def _salvageable(self, archive: Archive, others: set[str]) -> set[str]:
