@@ -54,7 +54,8 @@ def _begin_script() -> None:
     """Start MPI for a script on several ranks before it does anything with ASE.
 
     ASE decides when it first touches a file whether the ranks write it together or each
-    for itself. A launch that is wrong is told of when the ranks are needed.
+    for itself. From here on an error of one rank ends them all. A launch that is wrong is
+    told of when the ranks are needed.
     """
     from ampmpi.errors import LaunchError
     from ampmpi.parallel import launch
@@ -62,9 +63,10 @@ def _begin_script() -> None:
     launch.prepare()
     if launch.several_ranks():
         from ampmpi.parallel.comm import world
+        from ampmpi.parallel.failure import install_excepthook
 
         with contextlib.suppress(LaunchError):
-            world()
+            install_excepthook(world())
 
 
 def __getattr__(name: str) -> Any:

@@ -284,6 +284,7 @@ class MPICommunicator:
     def abort(self, code: int = 1) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
+        time.sleep(0.2)  # launchers drop what they have not read when a job is aborted
         self._comm.Abort(code)
 
     @staticmethod

@@ -282,6 +282,7 @@ import numpy as np
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import Trajectory, read
+from ase.parallel import world
 from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
 rng = np.random.default_rng({seed})
 images = []
@@ -293,6 +294,7 @@ with Trajectory("images.traj", "w") as trajectory:
         atoms.get_forces()
         trajectory.write(atoms)
         images.append(atoms)
+world.barrier()
 assert len(read("images.traj", ":")) == 8
 calc = Amp(descriptor=Gaussian(cutoff=4.0), model=NeuralNetwork((4,), randomseed=1), label="t")
 calc.model.regressor = Regressor("L-BFGS-B")
@@ -314,6 +316,19 @@ def test_a_script_makes_its_images_and_trains_on_every_number_of_ranks(tmp_path)
         assert result.code == 0, result.err
         ends.append(float(curve(folder / "t-curve.txt")[-1].split()[1]))
     assert ends[1] == pytest.approx(ends[0], rel=1e-9)
+
+
+@pytest.mark.starts_jobs
+def test_a_script_that_fails_on_one_rank_ends_on_all(tmp_path):
+    script = (
+        "from ampmpi import Gaussian\nfrom ase.parallel import world\n"
+        "assert world.size == 2\n"
+        "if world.rank == 1:\n    raise ValueError('what the script raises')\n"
+        "world.barrier()\n"
+    )
+    result = finish(start(["-c", script], 2, tmp_path))
+    assert result.code != 0
+    assert "ValueError: what the script raises" in result.err
 
 
 @pytest.mark.starts_jobs
