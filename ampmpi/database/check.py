@@ -110,24 +110,33 @@ def check(
     DatabaseError
         It is no database, or it cannot be read. What cannot be repaired is in the report.
     """
-    found = _Check(require_database(path), progress, doubt)
-    found.run()
-    if found.foreign is not None:
-        # Judged by the manifest of another descriptor, sound entries look damaged.
-        found = _Check(found.layout, None, doubt, found.foreign)
-        found.run()
+    found = _look(require_database(path), progress, doubt)
     report = found.report
     report.repair = repair
     # Twice: what an archive without an index holds can be left out once it has one.
     for _ in range(2 if repair and report.problems else 0):
         failed = found.repair(report, wait, break_lock)
-        found = _Check(found.layout, None, doubt)
-        found.run(report.lost)
+        found = _look(found.layout, None, doubt, report.lost)
         report.lost = found.report.lost
         report.remaining = failed + found.report.problems
         if failed or not found.report.problems:
             break
     return report
+
+
+def _look(
+    layout: Layout,
+    progress: Progress | None,
+    doubt: Callable[[Manifest], str | None] | None,
+    suspects: Iterable[str] = (),
+) -> _Check:
+    """Read everything; twice where the manifest is foreign, by which sound entries look damaged."""
+    found = _Check(layout, progress, doubt)
+    found.run(suspects)
+    if found.foreign is not None:
+        found = _Check(layout, None, doubt, found.foreign)
+        found.run(suspects)
+    return found
 
 
 @dataclass(frozen=True)

@@ -237,6 +237,19 @@ def test_the_manifest_of_another_descriptor_takes_no_entry_along(database, archi
     assert check(layout.root).exit_code == 0
 
 
+def test_a_manifest_of_another_descriptor_that_cannot_be_moved(database, monkeypatch):
+    Path(database.layout.manifest).write_bytes(Manifest({"Gs": {"Cu": [{}]}}, "d2").to_json())
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    report = check(database.path, repair=True)
+    assert (report.exit_code, report.lost) == (4, [])
+    assert report.remaining
+    assert len(database) == 10
+
+
 def test_damaged_entries_are_found_beside_the_manifest_of_another_descriptor(database):
     damage_loose(database, 8)
     damage_archived(database, 3)
