@@ -220,12 +220,15 @@ def test_slurm_that_does_not_answer(folder: Folder, cluster: Cluster):
 
 
 def test_walltime(folder: Folder, cluster: Cluster, expected: dict):
-    """Time that really runs out: SLURM warns, the job requeues itself and completes."""
+    """Time that really runs out: SLURM warns, the job requeues itself and completes.
+
+    SLURM may warn up to a minute early, which can be before the first image.
+    """
     folder.env(launcher="srun")
     folder.watch(seconds=2.0)
     job = folder.submit("fingerprint", "--time=1", "--signal=B:USR1@40", arguments=SHARED)
     wait_requeued(folder, job, 90)
-    assert 0 < folder.n_calls() < N_IMAGES
+    assert folder.n_calls() < N_IMAGES
     folder.completed(job, 240)
     assert folder.computed_twice() == 0
     assert folder.database() == expected
