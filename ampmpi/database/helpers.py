@@ -9,7 +9,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -145,9 +145,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def deflate_loose(
-    path: str | os.PathLike[str], keys: Iterable[str]
-) -> Generator[Chunk, None, None]:
+def deflate_loose(path: str | os.PathLike[str], keys: Iterable[str]) -> Iterator[Chunk]:
     """Deflate loose entries for a `compress` that runs in another process.
 
     Entries that are missing, damaged or unreadable are passed over: the

@@ -6,7 +6,6 @@ all have found to be right, so that the promise that nothing is lost stays with 
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 from ampmpi.database import FingerprintDatabase
 from ampmpi.database.compress import CompressReport, compress
 from ampmpi.errors import AmpmpiError
-from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.comm import Communicator, rest_until
 from ampmpi.parallel.failure import agree
 
 T = TypeVar("T")
@@ -38,26 +37,18 @@ def compress_together(database: FingerprintDatabase, comm: Communicator) -> Comp
     DatabaseError
         The archive cannot be written; nothing has changed then.
     """
-    if comm.size == 1:
-        return agree(comm, lambda: _compress(database, None))
     apart = comm.split_nodes().size < comm.size
     if comm.rank > 0:
         _serve(comm)
     return agree(comm, lambda: _lead(database, Ranks(comm, apart)))
 
 
-def _compress(database: FingerprintDatabase, helpers: Ranks | None) -> CompressReport:
-    try:
-        return compress(database.path, helpers=helpers)
-    finally:
-        database.close()
-
-
 def _lead(database: FingerprintDatabase, ranks: Ranks) -> CompressReport:
     try:
-        return _compress(database, ranks)
+        return compress(database.path, helpers=ranks)
     finally:
         ranks.dismiss()
+        database.close()
 
 
 class Ranks:
@@ -118,7 +109,7 @@ class Ranks:
     def _await(self, wanted: int) -> None:
         """Rest until the rank that has this task, or any when none has it, has done its own."""
         ranks = [rank for rank, number in self._busy.items() if number == wanted]
-        _rest_until(lambda: any(map(self._comm.has_sent, ranks or self._busy)))
+        rest_until(lambda: any(map(self._comm.has_sent, ranks or self._busy)), _LONGEST_NAP)
 
 
 def _value(result: Any) -> Any:
@@ -148,12 +139,5 @@ def _is_needed(comm: Communicator) -> bool:
         ended = comm.told(_END) is not None
         return ended or comm.has_sent(0)
 
-    _rest_until(has_news)
+    rest_until(has_news, _LONGEST_NAP)
     return not ended
-
-
-def _rest_until(condition: Callable[[], bool]) -> None:
-    nap = 1e-4
-    while not condition():
-        time.sleep(nap)
-        nap = min(2 * nap, _LONGEST_NAP)

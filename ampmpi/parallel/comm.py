@@ -242,10 +242,7 @@ class MPICommunicator:
         self._comm.Barrier()
 
     def rest(self) -> None:
-        request, pause = self._comm.Ibarrier(), 1e-4
-        while not request.Test():
-            time.sleep(pause)
-            pause = min(2 * pause, 0.02)
+        rest_until(self._comm.Ibarrier().Test, 0.02)
 
     def split(self, color: int, key: int = 0) -> Communicator:
         return MPICommunicator(self._comm.Split(color, key))
@@ -293,6 +290,14 @@ class MPICommunicator:
 
         width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
         return MPI.BYTE.Create_contiguous(width).Commit()
+
+
+def rest_until(condition: Callable[[], bool], longest: float) -> None:
+    """Sleep, at first for a moment and then up to `longest` seconds at a time, until it is true."""
+    pause = 1e-4
+    while not condition():
+        time.sleep(pause)
+        pause = min(2 * pause, longest)
 
 
 def world() -> Communicator:
