@@ -49,11 +49,23 @@ def set_aside_as_read(layout: Layout, path: str, stamp: Stamp) -> str | None:
     try:
         if stamp_of(os.lstat(path)) != stamp:
             return None
-        target = set_aside(layout, path, os.path.basename(path))
+        target = _free_name(layout, os.path.basename(path))
+        return target if move_as_read(path, target, stamp) else None
     except FileNotFoundError:
         return None
+
+
+def move_as_read(path: str, target: str, stamp: Stamp) -> bool:
+    """Move a file, and give it back if it turns out to be another one than was read.
+
+    Raises
+    ------
+    OSError
+        It is not there, or cannot be moved.
+    """
+    os.rename(path, target)
     if stamp_of(os.lstat(target)) == stamp:
-        return target
+        return True
     # Another writer was quicker: what was moved is its file, unless there is a newer one yet.
     try:
         os.link(target, path)
@@ -61,9 +73,9 @@ def set_aside_as_read(layout: Layout, path: str, stamp: Stamp) -> str | None:
         if not os.path.lexists(path):
             # A file system without hard links.
             os.rename(target, path)
-            return None
+            return False
     os.unlink(target)
-    return None
+    return False
 
 
 def keep_copy(layout: Layout, path: str) -> str:

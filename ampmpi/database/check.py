@@ -173,6 +173,7 @@ class _Check:
         self._young: set[str] = set()
         self._unread: set[str] = set()
         self._bad_archived: set[str] = set()
+        self._saved: set[str] | None = None
         self._damage: Damage | None = None
         self._archive_is_bad = False
         self._manifest: Stamp | None = None
@@ -341,7 +342,7 @@ class _Check:
         if archive.damage is not None:
             self._archive_is_bad = True
             before = set(archive.keys()) - missing
-            saved = len(self._salvageable(archive, before))
+            saved = len(self._salvageable(archive) - before)
             self._problem(
                 f"archive: {archive.path} is damaged ({archive.damage}): "
                 f"{len(before)} entries come before the damage; what comes after it may be lost"
@@ -368,18 +369,20 @@ class _Check:
             unseen = self._bad_archived | hidden
             lost = {key for key in lost if key in unseen or key not in archive}
             if lost and self._archive_is_bad:
-                lost -= self._salvageable(archive, set(archive.keys()) - unseen)
+                lost -= self._salvageable(archive)
         self.report.lost = sorted(lost)
 
-    def _salvageable(self, archive: Archive, others: set[str]) -> set[str]:
-        """Find the entries, but others, that a repair saves from a damaged archive."""
-        found, hidden = set(), deleted.marked(self.layout).keys()
-        for key, data in rescue(archive.path):
-            if key not in others and key not in hidden:
-                with contextlib.suppress(CorruptEntryError):
-                    if self._misfit(data) is None:
-                        found.add(key)
-        return found
+    def _salvageable(self, archive: Archive) -> set[str]:
+        """Find what a repair saves from a damaged archive besides the entries that are sound."""
+        if self._saved is None:
+            self._saved, hidden = set(), deleted.marked(self.layout).keys()
+            known = (set(archive.keys()) - self._bad_archived) | hidden
+            for key, data in rescue(archive.path):
+                if key not in known:
+                    with contextlib.suppress(CorruptEntryError):
+                        if self._misfit(data) is None:
+                            self._saved.add(key)
+        return self._saved
 
     def _look_around(self) -> None:
         layout, notes = self.layout, self.report.notes

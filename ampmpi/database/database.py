@@ -194,12 +194,12 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
             return
         for attempt in range(_TRIES + 1):
             # Not at the first look: it costs a request, and most often finds the entry.
-            before = self._archive_identity() if attempt else None
+            before = self._state() if attempt else None
             found = False
             for copy in self._both_copies(key):
                 found = True
                 yield copy
-            if found or (attempt and self._archive_identity() == before):
+            if found or (attempt and self._state() == before):
                 return
 
     def _both_copies(self, key: str) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
@@ -240,20 +240,25 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
             raise database_error(error, "read", self.layout.archive) from error
         self.close()
 
-    def _archive_identity(self) -> Identity | int | None:
-        """Which file the archive is now; if there is none, when names here last changed."""
+    def _archive_identity(self) -> Identity | None:
+        """Which file the archive is now."""
         for _ in range(_TRIES):
             try:
                 return Identity.of(os.stat(self.layout.archive))
             except FileNotFoundError:
-                # An archive may have come and gone between two looks.
-                return self._changed()
+                return None
             except OSError as error:
                 if error.errno != errno.ESTALE:
                     raise database_error(error, "look for", self.layout.archive) from error
         raise DatabaseError(f"{self.layout.archive} is replaced all the time: try again later")
 
-    def _changed(self) -> int | None:
+    def _state(self) -> Identity | int | None:
+        """Which file the archive is now; if there is none, when names here last changed.
+
+        An archive may have come and gone between two looks.
+        """
+        if (identity := self._archive_identity()) is not None:
+            return identity
         try:
             return os.stat(self.layout.root).st_mtime_ns
         except OSError:
@@ -307,13 +312,13 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         if not isinstance(key, str) or not is_key(key):
             return False
         for _ in range(_TRIES):
-            before = self._archive_identity()
+            before = self._state()
             if loose.exists(self.layout, key):
                 return True
             archive = self._archive_unless_deleted(key)
             if archive is not None and key in archive:
                 return True
-            if self._archive_identity() == before:
+            if self._state() == before:
                 break
         return False
 
@@ -326,13 +331,13 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
             The database cannot be read.
         """
         for _ in range(_TRIES):
-            before = self._archive_identity()
+            before = self._state()
             found = loose.digests(self.layout)
             hidden = deleted.marked(self.layout).keys()
             archive = self._current_archive()
             if archive is not None:
                 found = _union(found, archive.digests(), digests_of(sorted(hidden)))
-            if self._archive_identity() == before:
+            if self._state() == before:
                 break
         return found
 

@@ -27,8 +27,11 @@ import contextlib
 import os
 from collections.abc import Mapping
 
+from ampmpi.database.aside import move_as_read
 from ampmpi.database.atomic import database_error, temporary_name, write_file
+from ampmpi.database.intake import stamp_of
 from ampmpi.database.layout import Layout, is_key
+from ampmpi.database.writer import Stamp
 from ampmpi.errors import DatabaseError
 
 
@@ -52,7 +55,7 @@ def mark(layout: Layout, key: str) -> None:
         raise database_error(error, "create", layout.deleted) from error
 
 
-def marked(layout: Layout) -> dict[str, tuple[int, int]]:
+def marked(layout: Layout) -> dict[str, Stamp]:
     """Return the marked keys, and what tells each mark from a later one of the same key.
 
     Raises
@@ -64,7 +67,7 @@ def marked(layout: Layout) -> dict[str, tuple[int, int]]:
     try:
         for name in filter(is_key, os.listdir(layout.deleted)):
             with contextlib.suppress(FileNotFoundError):
-                marks[name] = _identity(layout.deleted_mark(name))
+                marks[name] = stamp_of(os.lstat(layout.deleted_mark(name)))
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -89,21 +92,12 @@ def is_marked(layout: Layout, key: str) -> bool:
     return True
 
 
-def unmark(layout: Layout, marks: Mapping[str, tuple[int, int]]) -> None:
+def unmark(layout: Layout, marks: Mapping[str, Stamp]) -> None:
     """Take away marks that are still those that `marked` returned."""
-    for key, identity in marks.items():
+    for key, stamp in marks.items():
         path = layout.deleted_mark(key)
         aside = f"{layout.temporaries}/{temporary_name('delete')}"
         with contextlib.suppress(OSError):
-            if _identity(path) != identity:
-                continue
-            os.rename(path, aside)
-            if _identity(aside) != identity:  # deleted again at this moment
-                os.link(aside, path)
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.lstat(path)
-    return status.st_ino, status.st_mtime_ns
+            # The second look finds a key that is deleted again at this moment.
+            if stamp_of(os.lstat(path)) == stamp and move_as_read(path, aside, stamp):
+                os.unlink(aside)

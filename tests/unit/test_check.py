@@ -308,13 +308,13 @@ def test_a_rewritten_entry_that_was_already_moved_comes_back(database, monkeypat
     path = database.layout.loose_entry(make_key(6))
     good = Path(path).read_bytes()
     damage_loose(database, 6)
-    move = aside.set_aside
+    move = aside.move_as_read
 
     def late(*arguments):
         database.put_bytes(make_key(6), good)
         return move(*arguments)
 
-    monkeypatch.setattr(aside, "set_aside", late)
+    monkeypatch.setattr(aside, "move_as_read", late)
     report = check(database.path, repair=True)
     assert (report.lost, report.remaining, report.repairs) == ([], [], [])
     assert Path(path).read_bytes() == good
