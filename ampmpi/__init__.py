@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
 ]
 
 
+@cache
 def _begin_script() -> None:
     """Start MPI for a script on several ranks before it does anything with ASE.
 

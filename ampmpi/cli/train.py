@@ -318,7 +318,7 @@ def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: E
     group = comm.split(comm.rank // size, comm.rank)
     plan = plan_memory(comm, size, dataset, descriptor, source, job.memory)
     say(plan.line())
-    source = replace(source, recompute=bool(plan.recompute) and not plan.resident)
+    source = replace(source, recompute=plan.computes_anew)
     prepared = load(group, dataset, descriptor, source, job.model((1,), 0), resident=plan.resident)
     say(
         f"Training {len(members)} model{'s' if len(members) > 1 else ''} on {prepared.n_training} "

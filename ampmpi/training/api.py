@@ -122,7 +122,7 @@ def train_calculator(
         calculator.descriptor = descriptor
         plan = plan_memory(ranks, ranks.size, dataset, descriptor, source, memory)
         log(plan.line())
-        source = replace(source, recompute=bool(plan.recompute) and not plan.resident)
+        source = replace(source, recompute=plan.computes_anew)
         prepared = load(ranks, dataset, descriptor, source, model, resident=plan.resident)
         log(
             f"Training on {prepared.n_training} images with {int(dataset.n_atoms.sum())} atoms, "

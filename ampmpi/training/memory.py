@@ -46,6 +46,11 @@ class MemoryPlan:
     resident: bool
     recompute: bool | None
 
+    @property
+    def computes_anew(self) -> bool:
+        """Whether each pass computes the derivatives."""
+        return bool(self.recompute) and not self.resident
+
     def line(self) -> str:
         """Return the plan in words."""
         need = f"{self.rank_bytes / 1e9:.2f} GB per rank, {self.limit / 1e9:.2f} GB free for each"
