@@ -14,7 +14,7 @@ import numpy as np
 
 from ampmpi.errors import ImageError, InputError, ModelError
 from ampmpi.images import Images
-from ampmpi.model.network import Array
+from ampmpi.model.layers import Array
 from ampmpi.training.curve import read
 
 if TYPE_CHECKING:

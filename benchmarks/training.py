@@ -132,13 +132,13 @@ def evaluation(amp: str | None) -> None:
     """Time one evaluation for 60 clusters, here and in Amp."""
     images = clusters(60)
     batches, model = scaled_batches(images)
-    vector = model.vector
+    network, vector = model.network, model.vector
     print("one loss and gradient, 60 clusters of 13 atoms, (10, 10), one core")
     ours = {}
     for forces in (False, True):
         coefficients = Coefficients() if forces else Coefficients(force=None)
         ours[forces] = best_of(
-            lambda c=coefficients: loss_sums(model.network, vector, batches, c), 200
+            lambda c=coefficients: loss_sums(network, vector, batches, c), 200
         )
         what = "energies and forces" if forces else "energies"
         print(f"  {what:20s} {1e3 * ours[forces]:8.2f} ms")

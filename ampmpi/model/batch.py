@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import ModelError
-from ampmpi.model.network import Array
+from ampmpi.model.layers import Array
 
 # Atoms of one batch: small enough for a core's cache, large enough for matrix products.
 BATCH_ATOMS = 1024

@@ -18,7 +18,7 @@ import numpy as np
 
 from ampmpi.errors import InputError, ModelError
 from ampmpi.model.files import write_atomically
-from ampmpi.model.network import Array
+from ampmpi.model.layers import Array
 
 FORMAT = 1
 

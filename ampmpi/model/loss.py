@@ -23,16 +23,16 @@ import numpy as np
 from ampmpi.errors import ModelError
 from ampmpi.model.batch import Batch
 from ampmpi.model.contraction import force_terms
-from ampmpi.model.network import (
+from ampmpi.model.layers import (
     Array,
     ElementParameters,
-    Network,
     energy_gradient,
     feature_gradient,
     forward,
     sensitivities,
     tangent_gradient,
 )
+from ampmpi.model.network import Network
 from ampmpi.model.scaling import feature_scaling, network_input
 
 
@@ -148,7 +148,7 @@ def loss_sums(
         # a loss that is not finite is for the caller to see, not to be warned of
         with np.errstate(over="ignore", invalid="ignore"):
             part = _batch_loss(
-                network.activation,
+                network.activation_index,
                 parameters,
                 targets if gradient else None,
                 scaled,
@@ -162,7 +162,7 @@ def loss_sums(
 
 
 def _batch_loss(
-    activation: str,
+    activation: int,
     parameters: Mapping[str, ElementParameters],
     gradient: Mapping[str, ElementParameters] | None,
     scaled: ScaledBatch,
@@ -170,9 +170,10 @@ def _batch_loss(
 ) -> tuple[float, float, float, float]:
     """Energy and force sums and largest residuals of one batch; adds to `gradient`."""
     batch = scaled.batch
-    states = {e: forward(parameters[e], x, activation) for e, x in scaled.x.items()}
+    values, atomic = {}, np.empty(len(batch.image))
+    for e, rows in batch.rows.items():
+        values[e], atomic[rows] = forward(parameters[e], scaled.x[e], activation)
 
-    atomic = np.concatenate([states[e].energies for e in batch.rows])
     totals = np.bincount(batch.image, weights=atomic, minlength=batch.n_images)
     errors = (totals - batch.energies) / batch.n_atoms
     weighted = batch.energy_weights * errors
@@ -183,7 +184,9 @@ def _batch_loss(
     if coefficients.force is None:
         if gradient is not None:
             for e, rows in batch.rows.items():
-                energy_gradient(parameters[e], gradient[e], states[e], seeds[rows])
+                energy_gradient(
+                    parameters[e], gradient[e], scaled.x[e], values[e], seeds[rows], activation
+                )
         return energy, 0.0, energy_max, 0.0
 
     if batch.primes is None or batch.forces is None:
@@ -191,11 +194,11 @@ def _batch_loss(
             f"forces are to be trained, but image {batch.keys[0]} or one read with it has no "
             "forces or no fingerprint primes"
         )
-    sensitive = {e: sensitivities(parameters[e], state) for e, state in states.items()}
+    by_value, by_net = {}, {}
     dE_dG = np.zeros((len(atomic), batch.primes.shape[2]))
     for e, rows in batch.rows.items():
-        factor = scaled.factors[e]
-        dE_dG[rows, : len(factor)] = feature_gradient(parameters[e], sensitive[e], factor)
+        by_value[e], by_net[e] = sensitivities(parameters[e], values[e], activation)
+        feature_gradient(parameters[e], by_net[e], scaled.factors[e], dE_dG[rows])
     residuals = np.empty((len(atomic), 3))
     back = np.empty_like(dE_dG)
     force_terms(
@@ -213,15 +216,16 @@ def _batch_loss(
     force_max = _largest(residuals, batch.force_weights[:, np.newaxis])
     if gradient is not None:
         for e, rows in batch.rows.items():
-            factor = scaled.factors[e]
             tangent_gradient(
                 parameters[e],
                 gradient[e],
-                states[e],
-                sensitive[e],
+                scaled.x[e],
+                values[e],
+                by_value[e],
+                by_net[e],
                 seeds[rows],
-                back[rows, : len(factor)],
-                factor,
+                back[rows],
+                scaled.factors[e],
                 activation,
             )
     return energy, force, energy_max, force_max

@@ -9,15 +9,8 @@ import numpy as np
 
 from ampmpi.entries import Fingerprint
 from ampmpi.errors import InputError, ModelError
-from ampmpi.model.activation import ACTIVATIONS
-from ampmpi.model.network import (
-    Array,
-    Network,
-    feature_gradient,
-    forward,
-    random_parameters,
-    sensitivities,
-)
+from ampmpi.model.layers import ACTIVATIONS, Array, feature_gradient, forward, sensitivities
+from ampmpi.model.network import Network, random_parameters
 from ampmpi.model.scaling import feature_scaling, initial_scaling, network_input, prescale
 from ampmpi.model.settings import LossFunction, Regressor
 from ampmpi.parameters import Parameters
@@ -251,7 +244,7 @@ class NeuralNetwork:
         ModelError
             An element is missing from the model, or has another number of features.
         """
-        parts = self.network.split(self.vector)
+        parts, activation = self.network.split(self.vector), self.network.activation_index
         energies = np.empty(len(fingerprint.symbols))
         dE_dG = np.zeros_like(fingerprint.values)
         symbols = np.array(fingerprint.symbols)
@@ -260,11 +253,11 @@ class NeuralNetwork:
             rows = np.flatnonzero(symbols == element)
             n = len(fprange)
             x = network_input(fingerprint.values[rows, :n], fprange)
-            state = forward(parts[element], x, self.activation)
-            energies[rows] = state.energies
-            sensitive = sensitivities(parts[element], state)
-            factor = feature_scaling(fprange)
-            dE_dG[rows, :n] = feature_gradient(parts[element], sensitive, factor)
+            values, energies[rows] = forward(parts[element], x, activation)
+            _, by_net = sensitivities(parts[element], values, activation)
+            gradient = np.zeros((len(rows), dE_dG.shape[1]))
+            feature_gradient(parts[element], by_net, feature_scaling(fprange), gradient)
+            dE_dG[rows] = gradient
         return energies, dE_dG
 
     def _range(self, element: str, n_features: int) -> Array:

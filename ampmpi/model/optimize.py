@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ampmpi.model.network import Array
+from ampmpi.model.layers import Array
 from ampmpi.model.settings import Regressor
 
 # Iterations of a block. BFGS needs about as many as there are parameters to learn the curvature.

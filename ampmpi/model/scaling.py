@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ampmpi.errors import ModelError
-from ampmpi.model.network import Array
+from ampmpi.model.layers import Array
 
 # Amp leaves a feature alone whose range is not wider than this.
 NARROWEST = 1e-8

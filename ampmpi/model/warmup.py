@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ampmpi.model.activation import activate
 from ampmpi.model.contraction import force_terms
+from ampmpi.model.layers import (
+    ElementParameters,
+    energy_gradient,
+    feature_gradient,
+    forward,
+    sensitivities,
+    tangent_gradient,
+)
 
 
 def warm_up() -> None:
@@ -16,4 +23,11 @@ def warm_up() -> None:
     primes, weight = np.zeros((1, 3, 1)), np.zeros(1)
     written = vector.copy(), row.copy()
     force_terms(ends, first, first, primes, row, vector, weight, *written)
-    activate(row, "tanh")
+
+    network = ElementParameters(np.array([1, 1]), np.zeros(2), np.zeros(2))
+    x = np.ones((2, 1))
+    values, energies = forward(network, x, 0)
+    by_value, by_net = sensitivities(network, values, 0)
+    feature_gradient(network, by_net, weight, row)
+    energy_gradient(network, network, x, values, energies, 0)
+    tangent_gradient(network, network, x, values, by_value, by_net, energies, row, weight, 0)

@@ -16,8 +16,8 @@ from ampmpi.descriptor import Gaussian
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, DatabaseError, ImageError, InputError
 from ampmpi.model.batch import Batch, Sample, make_batches
+from ampmpi.model.layers import Array
 from ampmpi.model.loss import ScaledBatch, scale_batch
-from ampmpi.model.network import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ampmpi.errors import AmpmpiError, ImageError, InputError
 from ampmpi.images import Images, ImageSet, digest_image, open_images
 from ampmpi.images.imageset import file_names
-from ampmpi.model.network import Array
+from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, raise_first
 from ampmpi.parallel.schedule import block, deal

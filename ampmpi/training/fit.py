@@ -14,8 +14,8 @@ import numpy as np
 from ampmpi.errors import ModelError, Unfinished
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.files import sweep
+from ampmpi.model.layers import Array
 from ampmpi.model.loss import overfit_term
-from ampmpi.model.network import Array
 from ampmpi.model.optimize import BLOCK, Journal, StopOptimisation, optimise
 from ampmpi.model.settings import LossFunction, Regressor
 from ampmpi.training.curve import Curve, Step, closing, converged, header, log_line, opening

@@ -15,7 +15,7 @@ from ampmpi.errors import AmpmpiError, InputError, ModelError
 from ampmpi.heap import keep_freed_memory
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
-from ampmpi.model.network import Array
+from ampmpi.model.layers import Array
 from ampmpi.model.scaling import merge_ranges
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, raise_first

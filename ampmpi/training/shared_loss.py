@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ampmpi.model.layers import Array
 from ampmpi.model.loss import Coefficients, ScaledBatch, loss_sums
-from ampmpi.model.network import Array, Network
+from ampmpi.model.network import Network
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.launch import stop
 

@@ -250,7 +250,7 @@ def test_a_training_that_compiles_is_the_same_as_one_that_does_not(tmp_path):
         assert result.code == 0, result.err
         saved.append(set(re.findall(r"\[cache\] data saved to '.*/(.*?)-\d", result.out)))
     # what is saved by the processes that compile; the ranks only load
-    assert {"activation.tanh_and_slope", "contraction.force_terms"} <= saved[0]
+    assert {"layers.tangent_gradient", "contraction.force_terms"} <= saved[0]
     assert saved[1] == set()
     cold, warm = tmp_path / "cold", tmp_path / "warm"
     assert (cold / "t.amp").read_bytes() == (warm / "t.amp").read_bytes()

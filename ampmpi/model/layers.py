@@ -1,0 +1,323 @@
+"""Kernels over the layers of one element's network, its atoms in columns.
+
+The activation function f is tanh, the logistic function or the identity. The slope of each is
+a polynomial of its value, ``f' = p + q f + r f²``, so that ``f'' = (q + 2 r f) f'``, and
+nothing but the values has to be kept for the passes backwards.
+
+Everything is in one file because numba compiles a function anew when its own file changes,
+not when a file changes from which it takes another.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeAlias
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+
+ACTIVATIONS = ("tanh", "sigmoid", "linear")
+
+# The coefficients p, q and r of each activation function's slope.
+SLOPES = ((1.0, 0.0, -1.0), (0.0, 1.0, -1.0), (1.0, 0.0, 0.0))
+
+# ln 2 in two parts (Cody and Waite): the product of the first with a small integer is exact.
+LN2_HIGH, LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+PER_LN2 = 1.0 / math.log(2.0)
+
+# Coefficients of the Taylor series of exp(r).
+THIRD, FOURTH, FIFTH, SIXTH, SEVENTH, EIGHTH, NINTH, TENTH, ELEVENTH, TWELFTH, THIRTEENTH = (
+    1.0 / math.factorial(n) for n in range(3, 14)
+)
+
+# Added to a number below 2^51 it leaves the nearest integer in the last bits.
+ROUND = 1.5 * 2.0**52
+
+
+class ElementParameters(NamedTuple):
+    """Parameters of one element's network.
+
+    Attributes
+    ----------
+    nodes : (n_layers + 1,) int64 array
+        Number of features, then of each layer's nodes.
+    weights : (n_weights,) float array
+        The matrices of all layers, one after another, each (inputs + 1, nodes) with the
+        biases in the last row.
+    scaling : (2,) float array, eV
+        Intercept and slope.
+    """
+
+    nodes: NDArray[np.int64]
+    weights: Array
+    scaling: Array
+
+    @property
+    def layers(self) -> list[Array]:
+        """Views of the layers' matrices."""
+        return [_matrix.py_func(self, layer) for layer in range(1, len(self.nodes))]  # type: ignore[no-untyped-call]
+
+
+entry = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+inner = numba.njit(nogil=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
+
+
+@inner
+def _matrix(parameters, layer):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Weights of layer 1, 2, …."""
+    nodes, start = parameters.nodes, 0
+    for k in range(1, layer):
+        start += (nodes[k - 1] + 1) * nodes[k]
+    inputs, outputs = nodes[layer - 1] + 1, nodes[layer]
+    return parameters.weights[start : start + inputs * outputs].reshape(inputs, outputs)
+
+
+@inner
+def _rows(parameters, array, layer):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Rows of layer 1, 2, … in an array like the values that `forward` returns."""
+    nodes, start = parameters.nodes, 0
+    for k in range(1, layer):
+        start += nodes[k] + 1
+    return array[start : start + nodes[layer]]
+
+
+@inner
+def _with_ones(parameters, x, values, layer):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Values that layer `layer` + 1 takes, with their row of ones."""
+    if layer == 0:
+        return x
+    nodes, start = parameters.nodes, 0
+    for k in range(1, layer):
+        start += nodes[k] + 1
+    return values[start : start + nodes[layer] + 1]
+
+
+@inner
+def _power_and_series(y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return a and b such that exp(y) = a + a b, for -700 < y <= 0.
+
+    From y = k ln 2 + r with |r| <= ln 2 / 2 follows a = 2^k and b = exp(r) - 1, which is
+    its Taylor series, of which the first term left out is below 2e-17 r.
+    """
+    shifted = y * PER_LN2 + ROUND
+    k = shifted - ROUND
+    r = (y - k * LN2_HIGH) - k * LN2_LOW
+    r2 = r * r
+    r4 = r2 * r2
+    low = (0.5 + THIRD * r) + (FOURTH + FIFTH * r) * r2
+    middle = (SIXTH + SEVENTH * r) + (EIGHTH + NINTH * r) * r2
+    high = (TENTH + ELEVENTH * r) + (TWELFTH + THIRTEENTH * r) * r2
+    exponent = np.int64((np.float64(shifted).view(np.int64) + 1023) << 52)
+    return exponent.view(np.float64), r + r2 * (low + (middle + high * r4) * r4)
+
+
+@inner
+def _tanh(x):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return tanh(x) without cancellation anywhere; of NaN it is NaN.
+
+    With E = exp(-2|x|) - 1, tanh|x| = -E / (2 + E).
+    """
+    y = -2.0 * abs(x)
+    y = -40.0 if y < -40.0 else y  # where tanh is 1 to the last bit
+    power, series = _power_and_series(y)
+    E = power * series + (power - 1.0)
+    return math.copysign(E / (2.0 + E), x)
+
+
+@inner
+def _sigmoid(x):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return 1 / (1 + exp(-x)); of NaN it is NaN."""
+    y = -abs(x)
+    y = -700.0 if y < -700.0 else y
+    power, series = _power_and_series(y)
+    e = power * series + power
+    return (e if x < 0.0 else 1.0) / (1.0 + e)
+
+
+@inner
+def activate(net, activation):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Replace what nodes receive by their values, several at a time.
+
+    Parameters
+    ----------
+    net : (n_nodes, n_atoms) float array
+        Overwritten.
+    activation : int
+        Index into `ACTIVATIONS`.
+    """
+    for i in range(net.shape[0]):
+        row = net[i]
+        if activation == 0:
+            for j in range(len(row)):
+                row[j] = _tanh(row[j])
+        elif activation == 1:
+            for j in range(len(row)):
+                row[j] = _sigmoid(row[j])
+
+
+@inner
+def _times_slope(array, values, activation):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Multiply an array by f'(net) in place."""
+    p, q, r = SLOPES[activation]
+    for i in range(array.shape[0]):
+        for j in range(array.shape[1]):
+            value = values[i, j]
+            array[i, j] *= p + (q + r * value) * value
+
+
+@entry
+def forward(parameters, x, activation):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Run atoms of one element through their network.
+
+    Parameters
+    ----------
+    parameters : ElementParameters
+        The network.
+    x : (n_features + 1, n_atoms) float array
+        Scaled features and a row of ones, as `network_input` makes them.
+    activation : int
+        Index into `ACTIVATIONS`.
+
+    Returns
+    -------
+    values : (Σ (n_nodes + 1), n_atoms) float array
+        Values of the nodes of layers 1, 2, …, each layer with a row of ones.
+    energies : (n_atoms,) float array, eV
+        Atomic energies.
+    """
+    nodes = parameters.nodes
+    values = np.ones((nodes[1:].sum() + len(nodes) - 1, x.shape[1]))
+    for layer in range(1, len(nodes)):
+        net = _rows(parameters, values, layer)
+        before = _with_ones(parameters, x, values, layer - 1)
+        np.dot(_matrix(parameters, layer).T, before, net)
+        activate(net, activation)
+    intercept, slope = parameters.scaling
+    return values, slope * values[-2] + intercept
+
+
+@entry
+def sensitivities(parameters, values, activation):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Differentiate the atomic energies with respect to every node.
+
+    Parameters
+    ----------
+    parameters, values, activation
+        As `forward` takes and returns them.
+
+    Returns
+    -------
+    by_value, by_net : (Σ (n_nodes + 1), n_atoms) float arrays
+        Derivatives with respect to the nodes' values and to what the nodes receive, in the
+        rows of `values`.
+    """
+    by_value, by_net = np.zeros_like(values), np.zeros_like(values)
+    last = len(parameters.nodes) - 1
+    _rows(parameters, by_value, last)[:] = parameters.scaling[1]
+    for layer in range(last, 0, -1):
+        value, net = _rows(parameters, by_value, layer), _rows(parameters, by_net, layer)
+        net[:] = value
+        _times_slope(net, _rows(parameters, values, layer), activation)
+        if layer > 1:
+            matrix = _matrix(parameters, layer)[:-1]
+            np.dot(matrix, net, _rows(parameters, by_value, layer - 1))
+    return by_value, by_net
+
+
+@entry
+def feature_gradient(  # type: ignore[no-untyped-def]  # pragma: no cover
+    parameters, by_net, factor, out
+):
+    """Differentiate the atomic energies with respect to the unscaled features.
+
+    Parameters
+    ----------
+    parameters, by_net
+        The network, and what `sensitivities` returns.
+    factor : (n_features,) float array
+        Derivative of the scaled features.
+    out : (n_atoms, max_features) float array, eV
+        Its first columns are written.
+    """
+    scaled = np.dot(_matrix(parameters, 1)[:-1], _rows(parameters, by_net, 1))
+    for f in range(scaled.shape[0]):
+        for i in range(scaled.shape[1]):
+            out[i, f] = factor[f] * scaled[f, i]
+
+
+@entry
+def energy_gradient(  # type: ignore[no-untyped-def]  # pragma: no cover
+    parameters, gradient, x, values, seeds, activation
+):
+    """Add the parameter gradient of ``Σ seeds · E`` to `gradient`.
+
+    Parameters
+    ----------
+    parameters, x, values, activation
+        As `forward` takes and returns them.
+    gradient : ElementParameters
+        Views of the gradient vector, added to in place.
+    seeds : (n_atoms,) float array
+        Weight of each atomic energy.
+    """
+    back = (parameters.scaling[1] * seeds).reshape(1, len(seeds))
+    for layer in range(len(parameters.nodes) - 1, 0, -1):
+        _times_slope(back, _rows(parameters, values, layer), activation)
+        target = _matrix(gradient, layer)
+        target += np.dot(_with_ones(parameters, x, values, layer - 1), back.T)
+        if layer > 1:
+            back = np.dot(_matrix(parameters, layer)[:-1], back)
+    gradient.scaling[0] += seeds.sum()
+    gradient.scaling[1] += np.dot(seeds, values[-2])
+
+
+@entry
+def tangent_gradient(  # type: ignore[no-untyped-def]  # pragma: no cover
+    parameters, gradient, x, values, by_value, by_net, seeds, direction, factor, activation
+):
+    """Add the parameter gradient of ``Σ seeds · E + Σ direction · dE/dG`` to `gradient`.
+
+    The second sum is a directional derivative: one forward-mode pass carries
+    `direction` through the layers, and one backward pass through both gives
+    the gradient. The backward pass of the tangents is `sensitivities` itself.
+
+    Parameters
+    ----------
+    parameters, gradient, x, values, seeds, activation
+        As in `energy_gradient`.
+    by_value, by_net
+        What `sensitivities` returns.
+    direction : (n_atoms, max_features) float array
+        Weight of each component of dE/dG, in unscaled features, in the first columns.
+    factor : (n_features,) float array
+        Derivative of the scaled features.
+    """
+    tangent = np.empty((len(factor), len(direction)))
+    for f in range(tangent.shape[0]):
+        for i in range(tangent.shape[1]):
+            tangent[f, i] = factor[f] * direction[i, f]
+    tangents = [tangent]
+    for layer in range(1, len(parameters.nodes)):
+        tangent = np.dot(_matrix(parameters, layer)[:-1].T, tangent)
+        _times_slope(tangent, _rows(parameters, values, layer), activation)
+        tangents.append(tangent)
+
+    _, q, r = SLOPES[activation]
+    back = (parameters.scaling[1] * seeds).reshape(1, len(seeds))
+    for layer in range(len(parameters.nodes) - 1, 0, -1):
+        value, sensitive = _rows(parameters, values, layer), _rows(parameters, by_value, layer)
+        _times_slope(back, value, activation)
+        tangent = tangents[layer]
+        for i in range(back.shape[0]):
+            for j in range(back.shape[1]):
+                back[i, j] += sensitive[i, j] * (q + 2.0 * r * value[i, j]) * tangent[i, j]
+        target = _matrix(gradient, layer)
+        target += np.dot(_with_ones(parameters, x, values, layer - 1), back.T)
+        target[:-1] += np.dot(tangents[layer - 1], _rows(parameters, by_net, layer).T)
+        if layer > 1:
+            back = np.dot(_matrix(parameters, layer)[:-1], back)
+    gradient.scaling[0] += seeds.sum()
+    gradient.scaling[1] += np.dot(seeds, values[-2]) + tangents[-1].sum()
