@@ -137,9 +137,7 @@ def evaluation(amp: str | None) -> None:
     ours = {}
     for forces in (False, True):
         coefficients = Coefficients() if forces else Coefficients(force=None)
-        ours[forces] = best_of(
-            lambda c=coefficients: loss_sums(network, vector, batches, c), 200
-        )
+        ours[forces] = best_of(lambda c=coefficients: loss_sums(network, vector, batches, c), 200)
         what = "energies and forces" if forces else "energies"
         print(f"  {what:20s} {1e3 * ours[forces]:8.2f} ms")
     for fortran, forces, first, seconds in amp_times(amp, images) if amp else []:
