@@ -6,9 +6,8 @@ import os
 import shutil
 import time
 
-from ampmpi.database.intake import stamp_of
+from ampmpi.database.intake import Stamp, stamp_of
 from ampmpi.database.layout import Layout
-from ampmpi.database.writer import Stamp
 
 YOUNG = 60.0
 """Seconds during which a bad loose file may still be in the making: Amp writes in place."""

@@ -18,14 +18,13 @@ from ampmpi.database.atomic import temporaries, temporary_owner
 from ampmpi.database.compress import Damage, Progress, compress
 from ampmpi.database.foreign import StreamedArchive
 from ampmpi.database.gzipstream import MEMBER_HEADER, combine, crc32
-from ampmpi.database.intake import read_loose, stamp_of
+from ampmpi.database.intake import Stamp, read_loose, stamp_of
 from ampmpi.database.layout import Layout, is_key, require_database
 from ampmpi.database.lock import read_holder
 from ampmpi.database.manifest import DamagedManifestError, Manifest
 from ampmpi.database.salvage import rescue
 from ampmpi.database.tarstream import BLOCK, END, is_bound
 from ampmpi.database.unreadable import is_damage
-from ampmpi.database.writer import Stamp
 from ampmpi.entries import Entry
 from ampmpi.errors import CorruptEntryError, DatabaseError, LockedError
 

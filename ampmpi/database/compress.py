@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +23,22 @@ from ampmpi.database.archive import Archive, Identity, IndexedArchive
 from ampmpi.database.aside import is_young, keep_copy, set_aside_as_read
 from ampmpi.database.atomic import Temporary, database_error, sweep, sync_directory
 from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.helpers import Forked, Helpers, deflate_with, portions, read_back
-from ampmpi.database.intake import ChangedError, judge, read_loose, remove_archived
+from ampmpi.database.helpers import Forked, Helpers, deflate_with, read_back
+from ampmpi.database.index import keys_of
+from ampmpi.database.intake import (
+    STAMPS,
+    ChangedError,
+    LooseFiles,
+    Stamp,
+    judge,
+    read_loose,
+    remove_archived,
+)
 from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.salvage import rescue
 from ampmpi.database.unreadable import is_damage, reason_of
-from ampmpi.database.writer import ArchiveWriter, Chunk, Stamp, deflate_entry, deflate_record
+from ampmpi.database.writer import ArchiveWriter, Chunk, Parcel, deflate_entry, deflate_record
 from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError
 from ampmpi.heap import keep_freed_memory
 
@@ -107,11 +115,9 @@ def compress(
     path : path
         The database.
     chunks : iterable of Chunk, optional
-        Entries that were deflated elsewhere, as `deflate_loose` does; taken
-        one by one, always to the end. Loose entries that are not among them
-        are deflated here. Where the archive turns out to be damaged, or is
-        replaced meanwhile, they are iterated over again: an iterator, which has
-        come to its end then, is right only for entries that are loose, too.
+        Entries that are not loose; taken one by one, always to the end, before
+        loose ones of the same key. Where the archive turns out to be damaged, or
+        is replaced meanwhile, they are iterated over again.
     processes : int
         How many processes deflate, and read the new archive back; with more
         than one they are forked from this one, which must not have initialised MPI.
@@ -225,6 +231,12 @@ def _unreadable(path: str) -> DatabaseError:
     )
 
 
+def _whole(digests: NDArray[np.bytes_]) -> Iterator[bytes]:
+    """Go through 16-byte strings; numpy's own items lack the zeros at their ends."""
+    raw = digests.tobytes()
+    return (raw[start : start + 16] for start in range(0, len(raw), 16))
+
+
 class _Run:
     """One attempt to compress a database whose lock is held."""
 
@@ -244,7 +256,7 @@ class _Run:
         self._progress = progress
         self._steps = self._done = 0
         self._added: set[bytes] = set()
-        self._stamps: list[tuple[str, Stamp]] = []
+        self._taken: list[LooseFiles] = []
 
     def compress(self, chunks: Iterator[Chunk]) -> CompressReport:
         layout, report = self.layout, self.report
@@ -252,16 +264,13 @@ class _Run:
             old: Archive | None = None
             with contextlib.suppress(FileNotFoundError):
                 old = stack.enter_context(Archive.open(layout.archive))
-            marks, keys = deleted.marked(layout), sorted(loose.keys(layout))
-            self._steps = 2 * (len(keys) + (len(old) if old is not None else 0))
+            marks, digests = deleted.marked(layout), loose.digests(layout)
+            self._steps = 2 * (len(digests) + (len(old) if old is not None else 0))
             report.bytes_before = report.bytes_after = old.identity.size if old is not None else 0
             temporary = stack.enter_context(Temporary(layout.temporaries, "archive"))
             writer = ArchiveWriter(temporary)
             self._add_chunks(writer, chunks)
-            if self._helpers.count:
-                left = [key for key in keys if bytes.fromhex(key) not in self._added]
-                self._add_chunks(writer, deflate_with(self._helpers, layout, left))
-            self._add_loose(writer, keys)
+            self._add_loose(writer, digests)
             gone = {key for key in marks if old is not None and key in old}
             if self._is_needed(old, gone):
                 self._add_old(writer, old, set(marks))
@@ -300,32 +309,46 @@ class _Run:
             if chunk.key is None or bytes.fromhex(chunk.key) in self._added:
                 continue
             self._add(writer, chunk)
-            self._note_added(chunk.key, chunk.stamp)
+            self.report.added += 1
 
-    def _add_loose(self, writer: ArchiveWriter, keys: list[str]) -> None:
-        for key in keys:
-            if bytes.fromhex(key) in self._added:
-                continue
-            try:
-                data, stamp = read_loose(self.layout, key)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                self.report.left[key] = f"it cannot be read: {error.strerror or error}"
-                continue
-            try:
-                judge(data, self.layout.kind)
-            except CorruptEntryError as error:
-                self._put_aside(key, stamp, str(error))
-                continue
-            self._add(writer, deflate_entry(key, data, stamp))
-            self._note_added(key, stamp)
+    def _add_loose(self, writer: ArchiveWriter, digests: NDArray[np.bytes_]) -> None:
+        for parcel, files in deflate_with(self._helpers, self.layout, self._left(digests)):
+            writer.add_parcel(parcel)
+            self._note_loose(files)
+        for key in keys_of(self._left(digests)):
+            self._add_doubtful(writer, key)
 
-    def _note_added(self, key: str, stamp: Stamp | None) -> None:
-        self.report.added += 1
-        if stamp is not None:
-            self._stamps.append((key, stamp))
-            self.report.bytes_before += stamp.size
+    def _left(self, digests: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+        """Return those that are not added yet."""
+        if not self._added:
+            return digests
+        return digests[[key not in self._added for key in _whole(digests)]]
+
+    def _add_doubtful(self, writer: ArchiveWriter, key: str) -> None:
+        """Add a loose entry that could not be read, or was found to be damaged, if it can be."""
+        try:
+            data, stamp = read_loose(self.layout, key)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self.report.left[key] = f"it cannot be read: {error.strerror or error}"
+            return
+        try:
+            judge(data, self.layout.kind)
+        except CorruptEntryError as error:
+            self._put_aside(key, stamp, str(error))
+            return
+        parcel = Parcel.of([deflate_entry(key, data)])
+        writer.add_parcel(parcel)
+        self._note_loose(LooseFiles(parcel.digests, np.array([stamp], STAMPS)))
+
+    def _note_loose(self, files: LooseFiles) -> None:
+        """Note loose files that may go once what was read of them is archived."""
+        self._added.update(_whole(files.digests))
+        self._taken.append(files)
+        self.report.added += len(files.digests)
+        self.report.bytes_before += int(files.stamps["size"].sum())
+        self._step(len(files.digests))
 
     def _put_aside(self, key: str, stamp: Stamp, reason: str) -> None:
         """Move a damaged loose entry away, unless it may still be in the making."""
@@ -456,18 +479,16 @@ class _Run:
         # A key marked meanwhile and written again: only its loose copy can be seen.
         failed, reason = 0, ""
         remove = partial(remove_archived, self.layout, hidden)
-        outcomes = self._helpers.map(remove, portions(self._stamps))
-        for key, stamp, error in chain.from_iterable(outcomes):
-            if error is None:
-                self.report.files_freed += 1
-                continue
-            if isinstance(error, FileNotFoundError):
-                continue
-            if isinstance(error, ChangedError):
-                self.report.left[key] = "it was written again meanwhile"
-            else:
-                failed, reason = failed + 1, error.strerror or str(error)
-            self.report.bytes_after += stamp.size
+        for removed, stayed in self._helpers.map(remove, self._taken):
+            self.report.files_freed += removed
+            for key, size, error in stayed:
+                if isinstance(error, FileNotFoundError):
+                    continue
+                if isinstance(error, ChangedError):
+                    self.report.left[key] = "it was written again meanwhile"
+                else:
+                    failed, reason = failed + 1, error.strerror or str(error)
+                self.report.bytes_after += size
         if failed:
             self.report.warnings.append(
                 f"{failed} loose files are in the archive now but cannot be removed "

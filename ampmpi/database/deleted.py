@@ -29,9 +29,8 @@ from collections.abc import Mapping
 
 from ampmpi.database.aside import move_as_read
 from ampmpi.database.atomic import database_error, temporary_name, write_file
-from ampmpi.database.intake import stamp_of
+from ampmpi.database.intake import Stamp, stamp_of
 from ampmpi.database.layout import Layout, is_key
-from ampmpi.database.writer import Stamp
 from ampmpi.errors import DatabaseError
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -17,12 +16,13 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ampmpi.database.archive import IndexedArchive
-from ampmpi.database.index import Index
-from ampmpi.database.intake import judge, read_loose
+from ampmpi.database.index import Index, keys_of
+from ampmpi.database.intake import STAMPS, LooseFiles, Stamp, judge, read_loose
 from ampmpi.database.layout import Layout, require_database
-from ampmpi.database.writer import Chunk, deflate_entry
+from ampmpi.database.writer import Chunk, Parcel, deflate_entry
 from ampmpi.errors import CorruptEntryError, DatabaseError
 
 T = TypeVar("T")
@@ -126,11 +126,6 @@ class Forked:
             ) from error
 
 
-def portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Split a sequence into tasks for helpers."""
-    return (items[start : start + _PORTION] for start in range(0, len(items), _PORTION))
-
-
 def _prepare() -> None:
     """Leave Ctrl-C to the process that is helped, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -145,52 +140,61 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def deflate_loose(path: str | os.PathLike[str], keys: Iterable[str]) -> Iterator[Chunk]:
-    """Deflate loose entries for a `compress` that runs in another process.
+def deflate_with(
+    helpers: Helpers, layout: Layout, digests: NDArray[np.bytes_]
+) -> Iterator[tuple[Parcel, LooseFiles]]:
+    """Have helpers read and deflate loose entries.
 
-    Entries that are missing, damaged or unreadable are passed over: the
-    compress finds them itself and deals with them.
+    Entries that are missing, damaged or unreadable are passed over.
 
     Parameters
     ----------
-    path : path
-        The database.
-    keys : iterable of str
-        Which entries.
+    digests : (n,) array of 16-byte strings
+        Which entries: their keys, as bytes.
+
+    Yields
+    ------
+    parcel : Parcel
+        Some of the entries.
+    files : LooseFiles
+        What was read.
     """
-    layout = require_database(path)
-    for key in keys:
-        with contextlib.suppress(OSError, CorruptEntryError):
-            data, stamp = read_loose(layout, key)
-            judge(data, layout.kind)
-            yield deflate_entry(key, data, stamp)
+    tasks = deque(np.split(digests, range(_PORTION, len(digests), _PORTION)))
 
-
-def deflate_with(helpers: Helpers, layout: Layout, keys: list[str]) -> Iterator[Chunk]:
-    """Have helpers deflate loose entries, as `deflate_loose` does."""
-    tasks = deque(portions(keys))
-
-    def next_tasks() -> Iterator[Sequence[str]]:
+    def next_tasks() -> Iterator[NDArray[np.bytes_]]:
         while tasks:
             yield tasks.popleft()
 
     while tasks:
-        for chunks, rest in helpers.map(partial(_deflate_some, layout.root), next_tasks()):
-            yield from chunks
-            if rest:
-                tasks.append(rest)
+        for parcel, files, left in helpers.map(partial(_deflate_some, layout.root), next_tasks()):
+            yield parcel, files
+            if len(left):
+                tasks.append(left)
 
 
-def _deflate_some(path: str, keys: Sequence[str]) -> tuple[list[Chunk], Sequence[str]]:
-    """Deflate entries until they have `_PARCEL` bytes; return them, and the keys that are left."""
+def _deflate_some(
+    path: str, digests: NDArray[np.bytes_]
+) -> tuple[Parcel, LooseFiles, NDArray[np.bytes_]]:
+    """Deflate entries until they have `_PARCEL` bytes; return them, and which are left."""
+    layout = require_database(path)
     chunks: list[Chunk] = []
-    size = 0
-    for chunk in deflate_loose(path, keys):
+    stamps: list[Stamp] = []
+    size = tried = 0
+    for key in keys_of(digests):
+        if size >= _PARCEL:
+            break
+        tried += 1
+        try:
+            data, stamp = read_loose(layout, key)
+            judge(data, layout.kind)
+        except (OSError, CorruptEntryError):
+            continue
+        chunk = deflate_entry(key, data)
         chunks.append(chunk)
+        stamps.append(stamp)
         size += len(chunk.raw)
-        if size >= _PARCEL and chunk.key is not None:
-            return chunks, keys[keys.index(chunk.key) + 1 :]
-    return chunks, []
+    parcel = Parcel.of(chunks)
+    return parcel, LooseFiles(parcel.digests, np.array(stamps, STAMPS)), digests[tried:]
 
 
 def read_back(helpers: Helpers, archive: IndexedArchive) -> Iterator[tuple[int, list[int]]]:

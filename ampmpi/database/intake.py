@@ -5,12 +5,45 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ampmpi.database import entry
+from ampmpi.database.index import keys_of
 from ampmpi.database.layout import Kind, Layout
 from ampmpi.database.tarstream import MAX_ENTRY_SIZE
-from ampmpi.database.writer import Stamp
+
+STAMPS = np.dtype([("inode", "u8"), ("size", "i8"), ("mtime_ns", "i8")])
+"""The fields of a `Stamp`, for arrays of them."""
+
+
+class Stamp(NamedTuple):
+    """What changes when a file is written again: its status when it was read.
+
+    The device is left out: hosts number the same network file system differently.
+    """
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+class LooseFiles(NamedTuple):
+    """Loose entries that were read.
+
+    Attributes
+    ----------
+    digests : (n,) array of 16-byte strings
+        Their keys, as bytes.
+    stamps : (n,) array of STAMPS
+        What tells whether they are written again later.
+    """
+
+    digests: NDArray[np.bytes_]
+    stamps: NDArray[np.void]
 
 
 class ChangedError(OSError):
@@ -67,32 +100,47 @@ def stamp_of(status: os.stat_result) -> Stamp:
     return Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def remove_as_read(path: str, stamp: Stamp) -> None:
+    """Remove a file if it is still the one that was read.
+
+    Raises
+    ------
+    ChangedError
+        It is another one.
+    OSError
+        It is missing, or cannot be removed.
+    """
+    if stamp_of(os.lstat(path)) != stamp:
+        raise ChangedError
+    os.unlink(path)
+
+
 def remove_archived(
-    layout: Layout, hidden: Collection[str], stamps: Iterable[tuple[str, Stamp]]
-) -> list[tuple[str, Stamp, OSError | None]]:
+    layout: Layout, hidden: Collection[str], files: LooseFiles
+) -> tuple[int, list[tuple[str, int, OSError]]]:
     """Remove loose entries that are in the archive now, if they are still what was read.
 
     Parameters
     ----------
     hidden : collection of str
         Keys whose archived entry does not count; their files stay.
-    stamps : iterable of (str, Stamp)
-        Keys of files to remove, and what tells whether they were written again.
+    files : LooseFiles
+        Files to remove.
 
     Returns
     -------
-    list of (key, Stamp, OSError or None)
-        A file that stays gives the reason: ChangedError if it is another one.
+    removed : int
+        How many were removed.
+    stayed : list of (str, int, OSError)
+        Key and size of each other one, and why it was not: ChangedError if it is another file.
     """
-    done: list[tuple[str, Stamp, OSError | None]] = []
-    for key, stamp in stamps:
-        path = layout.loose_entry(key)
+    stayed: list[tuple[str, int, OSError]] = []
+    stamps = map(Stamp._make, files.stamps.tolist())
+    for key, stamp in zip(keys_of(files.digests), stamps, strict=True):
         try:
-            if stamp_of(os.lstat(path)) != stamp or key in hidden:
+            if key in hidden:
                 raise ChangedError
-            os.unlink(path)
+            remove_as_read(layout.loose_entry(key), stamp)
         except OSError as error:
-            done.append((key, stamp, error))
-        else:
-            done.append((key, stamp, None))
-    return done
+            stayed.append((key, stamp.size, error))
+    return len(files.digests) - len(stayed), stayed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from ampmpi.database.compress import (
 )
 from ampmpi.database.database import FingerprintDatabase
 from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.intake import judge, read_loose, remove_archived, stamp_of
+from ampmpi.database.intake import judge, read_loose, remove_as_read, stamp_of
 from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.manifest import Manifest, difference
@@ -264,7 +265,8 @@ def _put_back(layout: Layout, key: str, data: bytes) -> bool:
             if temporary.link(target):
                 if deleted.is_marked(layout, key):
                     # Deleted meanwhile, perhaps before there was a loose entry to remove.
-                    remove_archived(layout, (), [(key, stamp)])
+                    with contextlib.suppress(OSError):
+                        remove_as_read(target, stamp)
                     return False
                 return True
     except FileNotFoundError as error:

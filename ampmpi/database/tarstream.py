@@ -22,6 +22,7 @@ MAX_ENTRY_SIZE = 1 << 30
 
 _MAX_EXTENSION = 1 << 20
 _OWNER = b"ampmpi\0"
+_DIGITS = re.compile(rb"[0-7]{11}")
 
 
 def padded(size: int) -> int:
@@ -40,10 +41,9 @@ def entry_record(key: str, data: bytes) -> bytes:
         raise ValueError(f"entry {key} has {len(data)} bytes, more than {MAX_ENTRY_SIZE}")
     name, size = key.encode("ascii"), b"%011o" % len(data)
     bound = b"%08x" % crc32(data, crc32(name))
-    header = bytearray(_TEMPLATE)
-    header[: len(name)], header[124:135], header[297:305] = name, size, bound
-    header[148:154] = b"%06o" % (_TEMPLATE_SUM + sum(name) + sum(size) + sum(bound))
-    return bytes(header) + data + bytes(padded(len(data)) - len(data))
+    checksum = b"%06o" % (_TEMPLATE_SUM + sum(name + size + bound))
+    header = (name.ljust(100, b"\0"), _MODES, size, _TIME, checksum, _TYPES, bound, _REST)
+    return b"".join((*header, data, bytes(padded(len(data)) - len(data))))
 
 
 def _template() -> bytes:
@@ -60,6 +60,10 @@ def _template() -> bytes:
 
 
 _TEMPLATE = _template()
+_MODES, _TIME, _TYPES, _REST = (
+    _TEMPLATE[start:end] for start, end in ((100, 124), (135, 148), (154, 297), (305, BLOCK))
+)
+"""What lies between the name, the size, the header's checksum and the group's name."""
 
 
 def split_record(record: bytes) -> tuple[str, bytes]:
@@ -70,10 +74,11 @@ def split_record(record: bytes) -> tuple[str, bytes]:
     ValueError
         It is no such record.
     """
-    size = _size(record)
-    key = record[:32].decode("ascii", "replace")
-    if not is_key(key) or record[32:33] != b"\0" or record[156:157] != b"0":
+    key, digits = record[:32].decode("ascii", "replace"), record[124:135]
+    is_ours = is_key(key) and record[32:33] == b"\0" and record[156:157] == b"0"
+    if not is_ours or not _DIGITS.fullmatch(digits):
         raise ValueError("its tar header is not an entry's")
+    size = int(digits, 8)
     if BLOCK + padded(size) != len(record):
         raise ValueError("its tar header is damaged")
     return key, record[BLOCK : BLOCK + size]
@@ -89,7 +94,7 @@ def claimed_size(header: bytes) -> tuple[int, bool] | None:
         is right; None if it is no header of an entry.
     """
     digits = header[124:135]
-    if header[257:262] != b"ustar" or not re.fullmatch(rb"[0-7]{11}", digits):
+    if header[257:262] != b"ustar" or not _DIGITS.fullmatch(digits):
         return None
     size = int(digits, 8)
     if size > MAX_ENTRY_SIZE:

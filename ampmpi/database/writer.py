@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database.archive import IndexedArchive
 from ampmpi.database.gzipstream import MEMBER_HEADER, combine, crc32, deflate, member_trailer
-from ampmpi.database.index import Footer, Index, new_index_member
+from ampmpi.database.index import Footer, Index, digests_of, new_index_member
 from ampmpi.database.tarstream import END, entry_record
 from ampmpi.errors import CorruptEntryError
 
@@ -25,19 +25,8 @@ class Output(Protocol):
         """Write all of `data`."""
 
 
-class Stamp(NamedTuple):
-    """What changes when a loose file is written again: its status when it was read.
-
-    The device is left out: hosts number the same network file system differently.
-    """
-
-    inode: int
-    size: int
-    mtime_ns: int
-
-
 class Chunk(NamedTuple):
-    """A deflated tar record, ready to be put into an archive; it can be sent between ranks.
+    """A deflated tar record, ready to be put into an archive.
 
     Attributes
     ----------
@@ -49,18 +38,48 @@ class Chunk(NamedTuple):
         Number of bytes of the record.
     crc : int
         CRC-32 of the record.
-    stamp : Stamp or None
-        The loose file that was read, if it may go once the chunk is archived.
     """
 
     key: str | None
     raw: bytes
     length: int
     crc: int
-    stamp: Stamp | None = None
 
 
-def deflate_entry(key: str, data: bytes, stamp: Stamp | None = None) -> Chunk:
+class Parcel(NamedTuple):
+    """Deflated entries as few objects, whatever their number: cheap to send between ranks.
+
+    Attributes
+    ----------
+    digests : (n,) array of 16-byte strings
+        Their keys, as bytes.
+    raw : bytes
+        Their records, one behind the other.
+    packed, length : (n,) uint64 array
+        Number of bytes of each record, deflated and inflated.
+    crc : (n,) uint32 array
+        CRC-32 of each record.
+    """
+
+    digests: NDArray[np.bytes_]
+    raw: bytes
+    packed: NDArray[np.uint64]
+    length: NDArray[np.uint64]
+    crc: NDArray[np.uint32]
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> Self:
+        """Return the parcel of chunks of entries."""
+        return cls(
+            digests_of([chunk.key for chunk in chunks if chunk.key is not None]),
+            b"".join([chunk.raw for chunk in chunks]),
+            np.array([len(chunk.raw) for chunk in chunks], np.uint64),
+            np.array([chunk.length for chunk in chunks], np.uint64),
+            np.array([chunk.crc for chunk in chunks], np.uint32),
+        )
+
+
+def deflate_entry(key: str, data: bytes) -> Chunk:
     """Compress an entry for an archive.
 
     Raises
@@ -68,12 +87,12 @@ def deflate_entry(key: str, data: bytes, stamp: Stamp | None = None) -> Chunk:
     ValueError
         It is larger than an entry may be.
     """
-    return deflate_record(key, entry_record(key, data), stamp)
+    return deflate_record(key, entry_record(key, data))
 
 
-def deflate_record(key: str | None, record: bytes, stamp: Stamp | None = None) -> Chunk:
+def deflate_record(key: str | None, record: bytes) -> Chunk:
     """Compress a whole tar record for an archive."""
-    return Chunk(key, deflate(record), len(record), crc32(record), stamp)
+    return Chunk(key, deflate(record), len(record), crc32(record))
 
 
 class ArchiveWriter:
@@ -112,6 +131,31 @@ class ArchiveWriter:
         self._length.append(chunk.length)
         self._crc.append(chunk.crc)
         self._append(chunk.raw)
+
+    def add_parcel(self, parcel: Parcel) -> None:
+        """Append the records of entries. An entry is added only once."""
+        is_entry = np.ones(len(parcel.digests), bool)
+        self._note(self.size, parcel.digests, is_entry, parcel.packed, parcel.length, parcel.crc)
+        self._append(parcel.raw)
+
+    def _note(
+        self,
+        start: int,
+        digests: NDArray[np.bytes_],
+        is_entry: NDArray[np.bool_],
+        packed: NDArray[np.uint64],
+        length: NDArray[np.uint64],
+        crc: NDArray[np.uint32],
+    ) -> None:
+        """Take down rows of the index for records one behind the other."""
+        packed = packed.astype(np.uint64)
+        offset = np.uint64(start) + np.cumsum(packed, dtype=np.uint64) - packed
+        self._digests += digests.tobytes()
+        self._is_entry += is_entry.tobytes()
+        self._offset.frombytes(offset.tobytes())
+        self._packed.frombytes(packed.tobytes())
+        self._length.frombytes(length.astype(np.uint64).tobytes())
+        self._crc.frombytes(crc.astype(np.uint32).tobytes())
 
     def copy(
         self,
@@ -158,14 +202,7 @@ class ArchiveWriter:
         entry = rows < len(old.digests)
         digests = np.zeros(len(rows), "S16")
         digests[entry] = old.digests[rows[entry]]
-        packed = old.packed[rows].astype(np.uint64)
-        offset = np.uint64(start) + np.cumsum(packed, dtype=np.uint64) - packed
-        self._digests += digests.tobytes()
-        self._is_entry += entry.astype(np.uint8).tobytes()
-        self._offset.frombytes(offset.tobytes())
-        self._packed.frombytes(packed.tobytes())
-        self._length.frombytes(old.length[rows].astype(np.uint64).tobytes())
-        self._crc.frombytes(old.crc[rows].astype(np.uint32).tobytes())
+        self._note(start, digests, entry, old.packed[rows], old.length[rows], old.crc[rows])
         return left_out
 
     def close(self) -> Footer:

@@ -15,8 +15,10 @@ from ampmpi.database import aside
 from ampmpi.database import compress as compress_module
 from ampmpi.database.archive import Archive
 from ampmpi.database.compress import compress
-from ampmpi.database.helpers import deflate_loose
+from ampmpi.database.helpers import Forked, deflate_with
+from ampmpi.database.index import digests_of, keys_of
 from ampmpi.database.layout import Layout
+from ampmpi.database.writer import Parcel, deflate_entry
 from ampmpi.errors import DatabaseError, LockedError
 
 
@@ -328,42 +330,65 @@ def test_an_archive_of_another_tool_gains_an_index_and_keeps_its_other_members(l
     assert archived(layout).items() >= data.items()
 
 
-def test_chunks_of_other_processes(layout):
+def test_chunks_are_added_to_what_is_loose(layout):
     data = make_data(10)
-    keys = list(data)
-    put(layout, data)
-    chunks = [list(deflate_loose(layout.root, keys[start::3])) for start in range(3)]
-    report = compress(layout.root, chunks=(chunk for rank in chunks[:2] for chunk in rank))
+    put(layout, {key: data[key] for key in list(data)[6:]})
+    chunks = [deflate_entry(key, data[key]) for key in list(data)[:6]]
+    report = compress(layout.root, chunks=chunks)
     assert report.added == 10
     assert archived(layout) == data
     assert os.listdir(layout.loose) == []
 
 
-def test_a_chunk_of_an_entry_that_was_written_again_does_not_remove_it(layout):
-    data = make_data(3)
-    put(layout, data)
-    chunks = list(deflate_loose(layout.root, data))
+class Meddling:
+    """Nobody helps, but something happens to what was deflated."""
+
+    count, apart = 0, False
+
+    def __init__(self, meddle):
+        self._meddle = meddle
+
+    def map(self, function, tasks):
+        for task in tasks:
+            result = function(task)
+            if isinstance(result, tuple) and isinstance(result[0], Parcel):
+                result = (self._meddle(result[0]), *result[1:])
+            yield result
+
+
+def test_an_entry_that_is_written_again_while_others_are_read_stays(layout):
+    put(layout, make_data(3))
     newer = make_data(1, n_atoms=5)[make_key(0)]
-    put(layout, {make_key(1): newer}, age=0)
-    compress(layout.root, chunks=chunks)
+
+    def write_again(parcel):
+        put(layout, {make_key(1): newer}, age=0)
+        return parcel
+
+    report = compress(layout.root, helpers=Meddling(write_again))
+    assert list(report.left) == [make_key(1)]
+    assert os.listdir(layout.loose) == [make_key(1)]
     with FingerprintDatabase(layout.root) as database:
         assert database.get_bytes(make_key(1)) == newer
         assert len(database) == 3
 
 
-def test_a_damaged_chunk_stops_everything(layout):
+def test_a_damaged_parcel_stops_everything(layout):
     put(layout, make_data(3))
-    chunks = list(deflate_loose(layout.root, make_data(3)))
-    chunks[1] = chunks[1]._replace(crc=chunks[1].crc ^ 1)
+
+    def spoil(parcel):
+        return parcel._replace(crc=parcel.crc ^ np.array([0, 1, 0], np.uint32))
+
     with pytest.raises(DatabaseError, match="reads back otherwise"):
-        compress(layout.root, chunks=chunks)
+        compress(layout.root, helpers=Meddling(spoil))
     assert len(os.listdir(layout.loose)) == 3
 
 
 def test_deflating_passes_over_what_is_missing_or_damaged(layout):
     put(layout, make_data(2) | {make_key(7): b"torn"})
-    keys = [make_key(number) for number in (0, 7, 8, 1)]
-    assert [chunk.key for chunk in deflate_loose(layout.root, keys)] == [keys[0], keys[3]]
+    digests = digests_of([make_key(number) for number in (0, 7, 8, 1)])
+    ((parcel, files),) = deflate_with(Forked(0), layout, digests)
+    assert keys_of(parcel.digests) == keys_of(files.digests) == [make_key(0), make_key(1)]
+    assert len(parcel.crc) == len(files.stamps) == 2
 
 
 def test_what_cannot_be_removed_is_a_warning(layout, monkeypatch):
