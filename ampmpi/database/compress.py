@@ -312,9 +312,9 @@ class _Run:
             self.report.added += 1
 
     def _add_loose(self, writer: ArchiveWriter, digests: NDArray[np.bytes_]) -> None:
-        for parcel, files in deflate_with(self._helpers, self.layout, self._left(digests)):
-            writer.add_parcel(parcel)
-            self._note_loose(files)
+        for deflated in deflate_with(self._helpers, self.layout, self._left(digests)):
+            writer.add_parcel(deflated.parcel)
+            self._note_loose(deflated.files)
         for key in keys_of(self._left(digests)):
             self._add_doubtful(writer, key)
 

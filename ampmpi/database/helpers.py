@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import signal
@@ -9,11 +10,12 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import cycle
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ _AHEAD = 3
 
 _PORTION = 256
 _PARCEL = 1 << 21
+_PLACE = 2 * _PARCEL
 
 
 class Helpers(Protocol):
@@ -61,6 +64,43 @@ class Helpers(Protocol):
         """
 
 
+class Deflated(NamedTuple):
+    """Loose entries, ready to be put into an archive.
+
+    Attributes
+    ----------
+    parcel : Parcel
+        They.
+    files : LooseFiles
+        What was read.
+    left : (n,) array of 16-byte strings
+        Keys, as bytes, of entries that were not tried.
+    """
+
+    parcel: Parcel
+    files: LooseFiles
+    left: NDArray[np.bytes_]
+
+
+class _Stowed(NamedTuple):
+    """What was deflated, when the bytes themselves are in shared memory: a pipe is slower."""
+
+    without: Deflated
+    size: int
+
+    @classmethod
+    def of(cls, deflated: Deflated, place: memoryview) -> Deflated | _Stowed:
+        raw = deflated.parcel.raw
+        if len(raw) > len(place):
+            return deflated
+        place[: len(raw)] = raw
+        return cls(deflated._replace(parcel=deflated.parcel._replace(raw=b"")), len(raw))
+
+    def fetch(self, place: memoryview) -> Deflated:
+        parcel = self.without.parcel._replace(raw=place[: self.size])
+        return self.without._replace(parcel=parcel)
+
+
 class Forked:
     """Processes forked from this one; use it as a context manager.
 
@@ -78,12 +118,16 @@ class Forked:
 
     def __init__(self, count: int) -> None:
         self.count = count if count > 1 else 0
+        self._ahead = _AHEAD * self.count
+        self._places: list[memoryview] = []
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         if self.count:
+            shared = memoryview(mmap.mmap(-1, (self._ahead + 1) * _PLACE))
+            self._places = [shared[at : at + _PLACE] for at in range(0, len(shared), _PLACE)]
             context = multiprocessing.get_context("fork")
-            self._pool = ProcessPoolExecutor(self.count, context, _prepare)
+            self._pool = ProcessPoolExecutor(self.count, context, _prepare, (self._places,))
             with warnings.catch_warnings():
                 # From Python 3.12: "may deadlock" where there are threads, as BLAS has some;
                 # helpers take no lock that one of those could hold.
@@ -111,23 +155,41 @@ class Forked:
         if self._pool is None:
             yield from map(function, tasks)
             return
-        waiting: deque[Future[Any]] = deque()
+        places = cycle(range(len(self._places)))
+        waiting: deque[tuple[int, Future[Any]]] = deque()
         try:
-            for task in tasks:
-                waiting.append(self._pool.submit(function, task))
-                if len(waiting) > _AHEAD * self.count:
-                    yield waiting.popleft().result()
+            for place, task in zip(places, tasks, strict=False):
+                waiting.append((place, self._pool.submit(_work, function, task, place)))
+                if len(waiting) > self._ahead:
+                    yield self._result(*waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield self._result(*waiting.popleft())
         except BrokenProcessPool as error:
             raise DatabaseError(
                 "a process that helped to compress was killed (is there enough memory?): "
                 "nothing is lost; start again, with --processes 1 for the least memory"
             ) from error
+        finally:
+            # Nobody may write to a place that the next call gives away.
+            wait(future for _, future in waiting if not future.cancel())
+
+    def _result(self, place: int, future: Future[Any]) -> Any:
+        result = future.result()
+        return result.fetch(self._places[place]) if isinstance(result, _Stowed) else result
 
 
-def _prepare() -> None:
+_places: list[memoryview] = []
+"""In a helper: memory that it shares with who is helped, one place for each task ahead."""
+
+
+def _work(function: Callable[[T], Any], task: T, place: int) -> Any:
+    result = function(task)
+    return _Stowed.of(result, _places[place]) if isinstance(result, Deflated) else result
+
+
+def _prepare(places: list[memoryview]) -> None:
     """Leave Ctrl-C to the process that is helped, and end with it."""
+    _places[:] = places
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -142,22 +204,16 @@ def _end_with_parent() -> None:
 
 def deflate_with(
     helpers: Helpers, layout: Layout, digests: NDArray[np.bytes_]
-) -> Iterator[tuple[Parcel, LooseFiles]]:
+) -> Iterator[Deflated]:
     """Have helpers read and deflate loose entries.
 
-    Entries that are missing, damaged or unreadable are passed over.
+    Entries that are missing, damaged or unreadable are passed over. The bytes of
+    a parcel are there until the next one is asked for.
 
     Parameters
     ----------
     digests : (n,) array of 16-byte strings
         Which entries: their keys, as bytes.
-
-    Yields
-    ------
-    parcel : Parcel
-        Some of the entries.
-    files : LooseFiles
-        What was read.
     """
     tasks = deque(np.split(digests, range(_PORTION, len(digests), _PORTION)))
 
@@ -166,16 +222,14 @@ def deflate_with(
             yield tasks.popleft()
 
     while tasks:
-        for parcel, files, left in helpers.map(partial(_deflate_some, layout.root), next_tasks()):
-            yield parcel, files
-            if len(left):
-                tasks.append(left)
+        for deflated in helpers.map(partial(_deflate_some, layout.root), next_tasks()):
+            yield deflated
+            if len(deflated.left):
+                tasks.append(deflated.left)
 
 
-def _deflate_some(
-    path: str, digests: NDArray[np.bytes_]
-) -> tuple[Parcel, LooseFiles, NDArray[np.bytes_]]:
-    """Deflate entries until they have `_PARCEL` bytes; return them, and which are left."""
+def _deflate_some(path: str, digests: NDArray[np.bytes_]) -> Deflated:
+    """Deflate entries until they have `_PARCEL` bytes."""
     layout = require_database(path)
     chunks: list[Chunk] = []
     stamps: list[Stamp] = []
@@ -194,7 +248,8 @@ def _deflate_some(
         stamps.append(stamp)
         size += len(chunk.raw)
     parcel = Parcel.of(chunks)
-    return parcel, LooseFiles(parcel.digests, np.array(stamps, STAMPS)), digests[tried:]
+    files = LooseFiles(parcel.digests, np.array(stamps, STAMPS))
+    return Deflated(parcel, files, digests[tried:])
 
 
 def read_back(helpers: Helpers, archive: IndexedArchive) -> Iterator[tuple[int, list[int]]]:

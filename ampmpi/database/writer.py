@@ -21,7 +21,7 @@ _BUFFER = 1 << 22
 class Output(Protocol):
     """Where an archive is written to."""
 
-    def write(self, data: bytes, /) -> None:
+    def write(self, data: bytes | memoryview, /) -> None:
         """Write all of `data`."""
 
 
@@ -53,7 +53,7 @@ class Parcel(NamedTuple):
     ----------
     digests : (n,) array of 16-byte strings
         Their keys, as bytes.
-    raw : bytes
+    raw : bytes or memoryview
         Their records, one behind the other.
     packed, length : (n,) uint64 array
         Number of bytes of each record, deflated and inflated.
@@ -62,7 +62,7 @@ class Parcel(NamedTuple):
     """
 
     digests: NDArray[np.bytes_]
-    raw: bytes
+    raw: bytes | memoryview
     packed: NDArray[np.uint64]
     length: NDArray[np.uint64]
     crc: NDArray[np.uint32]
@@ -136,7 +136,9 @@ class ArchiveWriter:
         """Append the records of entries. An entry is added only once."""
         is_entry = np.ones(len(parcel.digests), bool)
         self._note(self.size, parcel.digests, is_entry, parcel.packed, parcel.length, parcel.crc)
-        self._append(parcel.raw)
+        self._flush()
+        self._output.write(parcel.raw)
+        self.size += len(parcel.raw)
 
     def _note(
         self,

@@ -15,10 +15,10 @@ from ampmpi.database import aside
 from ampmpi.database import compress as compress_module
 from ampmpi.database.archive import Archive
 from ampmpi.database.compress import compress
-from ampmpi.database.helpers import Forked, deflate_with
+from ampmpi.database.helpers import Deflated, Forked, deflate_with
 from ampmpi.database.index import digests_of, keys_of
 from ampmpi.database.layout import Layout
-from ampmpi.database.writer import Parcel, deflate_entry
+from ampmpi.database.writer import deflate_entry
 from ampmpi.errors import DatabaseError, LockedError
 
 
@@ -351,8 +351,8 @@ class Meddling:
     def map(self, function, tasks):
         for task in tasks:
             result = function(task)
-            if isinstance(result, tuple) and isinstance(result[0], Parcel):
-                result = (self._meddle(result[0]), *result[1:])
+            if isinstance(result, Deflated):
+                result = result._replace(parcel=self._meddle(result.parcel))
             yield result
 
 
@@ -386,7 +386,8 @@ def test_a_damaged_parcel_stops_everything(layout):
 def test_deflating_passes_over_what_is_missing_or_damaged(layout):
     put(layout, make_data(2) | {make_key(7): b"torn"})
     digests = digests_of([make_key(number) for number in (0, 7, 8, 1)])
-    ((parcel, files),) = deflate_with(Forked(0), layout, digests)
+    ((parcel, files, left),) = deflate_with(Forked(0), layout, digests)
+    assert len(left) == 0
     assert keys_of(parcel.digests) == keys_of(files.digests) == [make_key(0), make_key(1)]
     assert len(parcel.crc) == len(files.stamps) == 2
 

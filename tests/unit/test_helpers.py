@@ -62,8 +62,10 @@ def test_entries_and_report_are_those_of_one_process(layout, tmp_path, small_tas
     assert not os.path.exists(ours.lock)
 
 
-def test_archives_are_equal_to_the_byte(layout, monkeypatch, tmp_path):
+@pytest.mark.parametrize("place", [100, 1 << 20])
+def test_archives_are_equal_to_the_byte(layout, monkeypatch, tmp_path, place):
     monkeypatch.setattr(helpers, "_PORTION", 7)
+    monkeypatch.setattr(helpers, "_PLACE", place)
     alone = make_database(tmp_path / "y-fingerprints.ampdb", make_data(30))
     compress(layout.root, processes=3)
     compress(alone.root)
@@ -124,6 +126,19 @@ def test_helpers_end_with_a_killed_parent():
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_who_stops_early_is_not_kept_waiting():
+    with pytest.raises(KeyError), helpers.Forked(2) as pair:
+        results = pair.map(time.sleep, [0.1] * 50)
+        next(results)
+        raise KeyError
+    results.close()
+    with helpers.Forked(2) as pair:
+        results = pair.map(time.sleep, [0.1] * 50)
+        next(results)
+        results.close()
+        assert list(pair.map(abs, range(3))) == [0, 1, 2]
 
 
 def test_results_are_in_order_and_errors_come_through():
