@@ -23,7 +23,7 @@ from ampmpi.database.archive import Archive, Identity, IndexedArchive
 from ampmpi.database.aside import is_young, keep_copy, set_aside_as_read
 from ampmpi.database.atomic import Temporary, database_error, sweep, sync_directory
 from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.helpers import Forked, Helpers, deflate_with, read_back
+from ampmpi.database.helpers import Forked, Helpers, deflate_with, portions, read_back
 from ampmpi.database.index import keys_of
 from ampmpi.database.intake import (
     STAMPS,
@@ -479,7 +479,7 @@ class _Run:
         # A key marked meanwhile and written again: only its loose copy can be seen.
         failed, reason = 0, ""
         remove = partial(remove_archived, self.layout, hidden)
-        for removed, stayed in self._helpers.map(remove, self._taken):
+        for removed, stayed in self._helpers.map(remove, portions(self._taken)):
             self.report.files_freed += removed
             for key, size, error in stayed:
                 if isinstance(error, FileNotFoundError):

@@ -9,7 +9,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -176,6 +176,16 @@ class Forked:
     def _result(self, place: int, future: Future[Any]) -> Any:
         result = future.result()
         return result.fetch(self._places[place]) if isinstance(result, _Stowed) else result
+
+
+def portions(files: Sequence[LooseFiles]) -> Iterator[LooseFiles]:
+    """Put files together into tasks for helpers, whatever their sizes were."""
+    if files:
+        digests = np.concatenate([some.digests for some in files])
+        stamps = np.concatenate([some.stamps for some in files])
+        for start in range(0, len(digests), _PORTION):
+            stop = start + _PORTION
+            yield LooseFiles(digests[start:stop], stamps[start:stop])
 
 
 _places: list[memoryview] = []

@@ -15,6 +15,8 @@ from ampmpi.cli import compress as cli_compress
 from ampmpi.database import helpers
 from ampmpi.database.archive import Archive
 from ampmpi.database.compress import compress
+from ampmpi.database.index import digests_of, keys_of
+from ampmpi.database.intake import STAMPS, LooseFiles
 from ampmpi.database.layout import Layout
 from ampmpi.errors import DatabaseError
 
@@ -126,6 +128,20 @@ def test_helpers_end_with_a_killed_parent():
     while any(os.path.exists(f"/proc/{pid}") for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_files_are_removed_many_at_a_time_however_few_came_at_a_time(monkeypatch):
+    monkeypatch.setattr(helpers, "_PORTION", 7)
+    files = [
+        LooseFiles(digests_of([make_key(number)]), np.array([(number, 1, 2)], STAMPS))
+        for number in range(30)
+    ]
+    found = list(helpers.portions(files))
+    assert [len(portion.digests) for portion in found] == [7, 7, 7, 7, 2]
+    assert [int(i) for portion in found for i in portion.stamps["inode"]] == list(range(30))
+    keys = [key for portion in found for key in keys_of(portion.digests)]
+    assert keys == [make_key(number) for number in range(30)]
+    assert list(helpers.portions([])) == []
 
 
 def test_who_stops_early_is_not_kept_waiting():
