@@ -138,9 +138,10 @@ def remove_archived(
     stamps = map(Stamp._make, files.stamps.tolist())
     for key, stamp in zip(keys_of(files.digests), stamps, strict=True):
         try:
-            if key in hidden:
+            path = layout.loose_entry(key)
+            if key in hidden and os.lstat(path):  # which raises if there is none any more
                 raise ChangedError
-            remove_as_read(layout.loose_entry(key), stamp)
+            remove_as_read(path, stamp)
         except OSError as error:
             stayed.append((key, stamp.size, error))
     return len(files.digests) - len(stayed), stayed

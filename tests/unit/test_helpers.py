@@ -16,7 +16,13 @@ from ampmpi.database import helpers
 from ampmpi.database.archive import Archive
 from ampmpi.database.compress import compress
 from ampmpi.database.index import digests_of, keys_of
-from ampmpi.database.intake import STAMPS, LooseFiles
+from ampmpi.database.intake import (
+    STAMPS,
+    ChangedError,
+    LooseFiles,
+    read_loose,
+    remove_archived,
+)
 from ampmpi.database.layout import Layout
 from ampmpi.errors import DatabaseError
 
@@ -142,6 +148,20 @@ def test_files_are_removed_many_at_a_time_however_few_came_at_a_time(monkeypatch
     keys = [key for portion in found for key in keys_of(portion.digests)]
     assert keys == [make_key(number) for number in range(30)]
     assert list(helpers.portions([])) == []
+
+
+def test_a_hidden_entry_stays_and_one_that_is_gone_is_missing(layout):
+    keys = [make_key(number) for number in range(3)]
+    stamps = [read_loose(layout, key)[1] for key in keys]
+    os.unlink(layout.loose_entry(keys[1]))
+    files = LooseFiles(digests_of(keys), np.array(stamps, STAMPS))
+    removed, stayed = remove_archived(layout, {keys[0], keys[1]}, files)
+    assert removed == 1
+    assert [(key, type(error)) for key, _, error in stayed] == [
+        (keys[0], ChangedError),
+        (keys[1], FileNotFoundError),
+    ]
+    assert os.path.exists(layout.loose_entry(keys[0]))
 
 
 def test_who_stops_early_is_not_kept_waiting():
