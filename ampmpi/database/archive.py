@@ -391,7 +391,7 @@ class IndexedArchive(Archive):
             record = inflate(raw, int(self.index.length[row]))
         except ValueError as error:
             raise self._corrupt(row, str(error)) from None
-        if crc32(record) != self.index.crc[row]:
+        if crc32(record) != int(self.index.crc[row]):
             raise self._corrupt(row, "its checksum is wrong")
         return record
 

@@ -131,15 +131,15 @@ def _require_kind(is_primes: bool, kind: Kind) -> None:
 
 def _is_own(data: bytes) -> bool:
     """Whether data are of this layout, be they ever so damaged at one of their ends."""
-    return NAME in data[:128] or MAGIC in data[-64:]
+    return MAGIC in data[-64:] or NAME in data[:128]
 
 
 def _checked_pickle(data: bytes) -> memoryview:
     """Return what comes before a sound trailer."""
-    length = len(data) - _TRAILER.size
-    if length < 0 or data[length : length + len(MAGIC)] != MAGIC:
+    length = max(len(data) - _TRAILER.size, 0)
+    magic, stated, checksum = _TRAILER.unpack(data[length:].ljust(_TRAILER.size))
+    if magic != MAGIC:
         raise CorruptEntryError("it is cut off: its trailer is missing")
-    _, stated, checksum = _TRAILER.unpack_from(data, length)
     pickled = memoryview(data)[:length]
     if stated != length or crc32(pickled) != checksum:
         raise CorruptEntryError("its checksum is wrong")
@@ -153,31 +153,58 @@ def _header(pickled: memoryview) -> re.Match[bytes]:
     return match
 
 
+class _Described(NamedTuple):
+    """What a header says: `head` is all before the first atom or record, `size` counts those."""
+
+    n_atoms: int
+    elements: list[_Element]
+    head: bytes
+    size: int
+
+
 @lru_cache(maxsize=64)
-def _described(kind: bytes, atoms: bytes, words: bytes) -> tuple[int, list[_Element], bytes]:
-    """Return number of atoms, elements, and all bytes before the first atom or record."""
+def _described(kind: bytes, atoms: bytes, words: bytes) -> _Described:
+    """Return what a header says.
+
+    Raises
+    ------
+    CorruptEntryError
+        No entry is like that.
+    """
+    n_atoms = int(atoms)
     elements = [
         _Element(symbol.decode(), int(n_features), int(count))
         for symbol, n_features, count in (word.split(b":") for word in words.split())
     ]
-    return int(atoms), elements, _head(kind.decode(), int(atoms), elements)
+    symbols = [e.symbol for e in elements]
+    fixed, repeats = (_PAIR_SIZE, 3) if kind == b"primes" else (_ATOM_SIZE, 1)
+    size = sum(e.rows * repeats * (fixed + _FLOAT.itemsize * e.n_features) for e in elements)
+    count = sum(e.rows for e in elements)
+    if (
+        symbols != sorted(set(symbols))
+        or (count < n_atoms if kind == b"primes" else count != n_atoms)
+        or count * max(e.n_features for e in elements) > _MAX_PADDING * size
+    ):
+        raise CorruptEntryError("its header contradicts itself")
+    return _Described(n_atoms, elements, _head(kind.decode(), n_atoms, elements), size)
 
 
 def _decode_own(data: bytes) -> Entry:
     pickled = _checked_pickle(data)
     header = _header(pickled)
-    is_primes = header["kind"] == b"primes"
-    n_atoms, elements, head = _described(*header.group("kind", "atoms", "elements"))
-    body = np.frombuffer(pickled, np.uint8)[len(head) : -2]
-    _check_size(len(body), is_primes, n_atoms, elements)
+    kind = header["kind"]
+    n_atoms, elements, head, size = _described(kind, header["atoms"], header["elements"])
+    if len(pickled) != len(head) + size + 2:  # before any memory is taken
+        raise CorruptEntryError("its length is not that of its header")
+    body = np.frombuffer(pickled, np.uint8, size, len(head))
     entry: Entry
-    if is_primes:
+    if kind == b"primes":
         entry = _decode_primes(body, n_atoms, elements)
         exact = _is_made_of(pickled, _encode_primes(entry))
     else:
         entry = _decode_fingerprint(body, n_atoms, elements)
-        exact = pickled[: len(head)].tobytes() + pickled[-2:].tobytes() == head + b"e."
-    if not exact or not _is_finite(entry.values):
+        exact = data.startswith(head) and data.startswith(b"e.", len(head) + size)
+    if not exact or not np.isfinite(entry.values).all():
         raise CorruptEntryError("its layout is not exact")
     return entry
 
@@ -191,20 +218,6 @@ def _is_made_of(pickled: memoryview, parts: list[memoryview]) -> bool:
             return False
         position += len(part)
     return position == len(data)
-
-
-def _check_size(size: int, is_primes: bool, n_atoms: int, elements: list[_Element]) -> None:
-    """Check that a header speaks of as many bytes as there are, before any memory is taken."""
-    fixed, repeats = (_PAIR_SIZE, 3) if is_primes else (_ATOM_SIZE, 1)
-    stated = sum(e.rows * repeats * (fixed + _FLOAT.itemsize * e.n_features) for e in elements)
-    count = sum(e.rows for e in elements)
-    widest = max(e.n_features for e in elements)
-    if (
-        stated != size
-        or (count < n_atoms if is_primes else count != n_atoms)
-        or count * widest > _MAX_PADDING * size
-    ):
-        raise CorruptEntryError("its length is not that of its header")
 
 
 def _head(kind: str, n_atoms: int, elements: list[_Element]) -> bytes:
@@ -301,13 +314,8 @@ def _check_symbols(entry: Entry) -> int:
 
 
 def _check_finite(values: NDArray[np.float64]) -> None:
-    if not _is_finite(values):
+    if not np.isfinite(values).all():
         raise ImageError("a value of the fingerprint is not finite")
-
-
-def _is_finite(values: NDArray[np.float64]) -> bool:
-    """Whether all values are finite: NaN comes through both, and no array of flags is made."""
-    return bool(np.isfinite(values.max(initial=0.0)) and np.isfinite(values.min(initial=0.0)))
 
 
 def _is_canonical(pairs: NDArray[np.int32], n_atoms: int) -> bool:
@@ -358,22 +366,21 @@ def _encode_fingerprint(entry: Fingerprint) -> list[memoryview]:
 def _decode_fingerprint(
     body: NDArray[np.uint8], n_atoms: int, elements: list[_Element]
 ) -> Fingerprint:
-    names = [e.symbol for e in elements]
     numbers = {e.n_features for e in elements}
-    starts, slots = _find_atoms(body, n_atoms, elements)
-    if sorted(set(names)) != names or np.bincount(slots, minlength=len(names)).tolist() != [
-        e.rows for e in elements
-    ]:
-        raise CorruptEntryError("its elements are not those of its header")
-    values = np.zeros((n_atoms, max(numbers)))
     if len(numbers) == 1:
-        values[:] = _read_atoms(body.reshape(n_atoms, -1), *numbers)
+        values = _read_atoms(body, *numbers)
+        slots = body[1 :: len(body) // n_atoms]
     else:
+        values = np.zeros((n_atoms, max(numbers)))
+        starts, slots = _find_atoms(body, n_atoms, elements)
         for number, atoms in _groups(elements, slots):
             block = body[starts[atoms, None] + np.arange(_atom(number).dtype.itemsize)]
             values[atoms, :number] = _read_atoms(block, number)
+    order = slots.tobytes()
+    if any(order.count(slot) != e.rows for slot, e in enumerate(elements)):
+        raise CorruptEntryError("its elements are not those of its header")
     return Fingerprint(
-        symbols=tuple([names[slot] for slot in slots.tolist()]),
+        symbols=tuple([elements[slot].symbol for slot in order]),
         n_features={e.symbol: e.n_features for e in elements},
         values=values,
     )
@@ -384,12 +391,6 @@ def _find_atoms(
 ) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
     """Return where each atom begins, and the slot of its element."""
     strides = [_ATOM_SIZE + _FLOAT.itemsize * e.n_features for e in elements]
-    if min(strides) == max(strides):
-        starts = np.arange(n_atoms) * strides[0]
-        slots = body[1 :: strides[0]]
-        if slots.max() >= len(elements):
-            raise CorruptEntryError("an atom has a symbol that its header lacks")
-        return starts, slots
     found = []
     position, size, buffer = 0, len(body), body.data
     for _ in range(n_atoms):
@@ -407,10 +408,11 @@ def _find_atoms(
 def _read_atoms(block: NDArray[np.uint8], n_features: int) -> NDArray[np.float64]:
     """Return the values of atoms, one a row, whose constant bytes are as they must be."""
     dtype, template, constant = _atom(n_features)
-    if ((block ^ template) & constant).any():
+    block = block.reshape(-1, dtype.itemsize)
+    if (block & constant).tobytes() != (template & constant).tobytes() * len(block):
         raise CorruptEntryError("its layout is not exact")
-    values: NDArray[np.float64] = block.view(dtype)[:, 0]["floats"]["value"]
-    return values
+    values = np.ndarray((len(block), n_features), ">f8", block, 5, (dtype.itemsize, 9))
+    return values.astype(np.float64)
 
 
 def _groups(
