@@ -479,7 +479,7 @@ class _Run:
         # A key marked meanwhile and written again: only its loose copy can be seen.
         failed, reason = 0, ""
         remove = partial(remove_archived, self.layout, hidden)
-        for removed, stayed in self._helpers.map(remove, portions(self._taken)):
+        for removed, stayed in self._helpers.map(remove, portions(self._helpers, self._taken)):
             self.report.files_freed += removed
             for key, size, error in stayed:
                 if isinstance(error, FileNotFoundError):

@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from ampmpi.errors import CorruptEntryError, DatabaseError
 
 T = TypeVar("T")
 _TRIES = 5
+_NAMES = 4096
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """To open what may be a link or a pipe without following or waiting."""
@@ -146,9 +148,9 @@ def digests(layout: Layout) -> NDArray[np.bytes_]:
     def listed() -> bytearray:
         found = bytearray()
         with os.scandir(layout.loose) as entries:
-            for entry in entries:
-                if is_entry(entry):
-                    found += bytes.fromhex(entry.name)
+            names = (entry.name for entry in entries if is_entry(entry))
+            while some := "".join(islice(names, _NAMES)):
+                found += bytes.fromhex(some)
         return found
 
     try:

@@ -90,6 +90,16 @@ def deflate_entry(key: str, data: bytes) -> Chunk:
     return deflate_record(key, entry_record(key, data))
 
 
+def deflate_entries(entries: Sequence[tuple[str, bytes]]) -> list[Chunk]:
+    """Compress entries, given as key and data, for an archive; see `deflate_entry`."""
+    records = [entry_record(key, data) for key, data in entries]
+    deflated = [deflate(record) for record in records]
+    return [
+        Chunk(key, raw, len(record), crc32(record))
+        for (key, _), raw, record in zip(entries, deflated, records, strict=True)
+    ]
+
+
 def deflate_record(key: str | None, record: bytes) -> Chunk:
     """Compress a whole tar record for an archive."""
     return Chunk(key, deflate(record), len(record), crc32(record))

@@ -45,6 +45,7 @@ def portion(request, monkeypatch):
 def test_every_entry_arrives(comm, database, portion, monkeypatch, ahead):
     monkeypatch.setattr(finalize, "AHEAD", ahead)
     monkeypatch.setattr(helpers, "_PARCEL", 2000)
+    monkeypatch.setattr(helpers, "_BATCH", 500)
     report = finalize.compress_together(database, comm)
     assert (report.added, report.entries, report.files_freed) == (61, 61, 60)
     assert dict(database.get_many()) == {key: entry(n) for n, key in enumerate(KEYS)}

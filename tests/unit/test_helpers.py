@@ -15,6 +15,7 @@ from ampmpi.cli import compress as cli_compress
 from ampmpi.database import helpers
 from ampmpi.database.archive import Archive
 from ampmpi.database.compress import compress
+from ampmpi.database.helpers import Forked
 from ampmpi.database.index import digests_of, keys_of
 from ampmpi.database.intake import (
     STAMPS,
@@ -37,6 +38,7 @@ def small_tasks(monkeypatch):
     """Make every task one of a few entries."""
     monkeypatch.setattr(helpers, "_PORTION", 7)
     monkeypatch.setattr(helpers, "_PARCEL", 1500)
+    monkeypatch.setattr(helpers, "_BATCH", 500)
 
 
 def make_database(path, data):
@@ -142,12 +144,30 @@ def test_files_are_removed_many_at_a_time_however_few_came_at_a_time(monkeypatch
         LooseFiles(digests_of([make_key(number)]), np.array([(number, 1, 2)], STAMPS))
         for number in range(30)
     ]
-    found = list(helpers.portions(files))
-    assert [len(portion.digests) for portion in found] == [7, 7, 7, 7, 2]
+    found = list(helpers.portions(Forked(3), files))
+    assert [len(portion.digests) for portion in found] == [5] * 6
     assert [int(i) for portion in found for i in portion.stamps["inode"]] == list(range(30))
     keys = [key for portion in found for key in keys_of(portion.digests)]
     assert keys == [make_key(number) for number in range(30)]
-    assert list(helpers.portions([])) == []
+    assert list(helpers.portions(Forked(3), [])) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "items", "sizes"),
+    [
+        (1, 8, [4, 4]),
+        (2, 15, [4, 4, 4, 3]),
+        (2, 14, [7, 7]),
+        (3, 2, [1, 1]),
+        (3, 22, [4, 4, 4, 4, 3, 3]),
+        (2, 0, [0]),
+    ],
+)
+def test_every_helper_has_equally_many_tasks_of_one_size(monkeypatch, count, items, sizes):
+    monkeypatch.setattr(helpers, "_PORTION", 7)
+    tasks = helpers._cut(Forked(count), np.arange(items))
+    assert [len(task) for task in tasks] == sizes
+    assert np.concatenate(tasks).tolist() == list(range(items))
 
 
 def test_a_hidden_entry_stays_and_one_that_is_gone_is_missing(layout):
