@@ -18,7 +18,7 @@ from ampmpi.database.atomic import database_error
 from ampmpi.database.gzipstream import crc32, inflate
 from ampmpi.database.index import Footer, Index, digests_of, read_exactly, read_index
 from ampmpi.database.layout import is_key
-from ampmpi.database.tarstream import split_record
+from ampmpi.database.tarstream import entry_data
 from ampmpi.database.unreadable import is_damage, reason_of
 from ampmpi.errors import CorruptEntryError
 
@@ -441,12 +441,9 @@ class IndexedArchive(Archive):
     def _entry(self, key: str, row: int, raw: bytes | CorruptEntryError) -> bytes:
         record = self.record(row, raw)
         try:
-            found, data = split_record(record)
+            return entry_data(record, key)
         except ValueError as error:
             raise self._corrupt(row, str(error)) from None
-        if found != key:
-            raise self._corrupt(row, f"the index finds another entry there ({found})")
-        return data
 
     def _read(self, size: int, offset: int) -> bytes:
         try:

@@ -67,10 +67,9 @@ class Index:
 
     def row(self, digest: bytes) -> int | None:
         """Row of an entry, or None."""
-        position = int(np.searchsorted(self.digests, np.array(digest, "S16")))
-        if position < len(self.digests) and self.digests[position] == digest.rstrip(b"\0"):
-            return position
-        return None
+        position = int(self.digests.searchsorted(np.array(digest, "S16")))
+        is_there = self.digests[position : position + 1].tobytes() == digest
+        return position if is_there else None
 
     def rows(self, digests: NDArray[np.bytes_]) -> NDArray[np.intp]:
         """Row of each of many entries, -1 where there is none."""

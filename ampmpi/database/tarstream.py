@@ -76,14 +76,28 @@ def split_record(record: bytes) -> tuple[str, bytes]:
     ValueError
         It is no such record.
     """
-    key, digits = record[:32].decode("ascii", "replace"), record[124:135]
-    is_ours = is_key(key) and record[32:33] == b"\0" and record[156:157] == b"0"
-    if not is_ours or not _DIGITS.fullmatch(digits):
+    key = record[:32].decode("ascii", "replace")
+    if not is_key(key):
         raise ValueError("its tar header is not an entry's")
+    return key, entry_data(record, key)
+
+
+def entry_data(record: bytes, key: str) -> bytes:
+    """Data of the record that `entry_record` made of an entry, and whose CRC-32 is right.
+
+    Raises
+    ------
+    ValueError
+        It is no such record.
+    """
+    digits = record[124:135]
+    is_its = record[:33] == key.encode("ascii") + b"\0" and record[156:157] == b"0"
+    if not is_its or not _DIGITS.fullmatch(digits):
+        raise ValueError("its tar header is not this entry's")
     size = int(digits, 8)
     if BLOCK + padded(size) != len(record):
         raise ValueError("its tar header is damaged")
-    return key, record[BLOCK : BLOCK + size]
+    return record[BLOCK : BLOCK + size]
 
 
 def claimed_size(header: bytes) -> tuple[int, bool] | None:
