@@ -18,7 +18,7 @@ from ampmpi.database.atomic import database_error
 from ampmpi.database.gzipstream import crc32, inflate
 from ampmpi.database.index import Footer, Index, digests_of, read_exactly, read_index
 from ampmpi.database.layout import is_key
-from ampmpi.database.tarstream import entry_data
+from ampmpi.database.tarstream import BLOCK, entry_size
 from ampmpi.database.unreadable import is_damage, reason_of
 from ampmpi.errors import CorruptEntryError
 
@@ -403,10 +403,9 @@ class IndexedArchive(Archive):
         CorruptEntryError
             It is damaged.
         """
+        record = self.record(row, raw)
         if row < len(self):
-            self.entry(row, raw)
-        else:
-            self.record(row, raw)
+            self._entry_size(self.key_of(row), row, record)
 
     def find_damaged(self, rows: NDArray[np.intp]) -> list[int]:
         """Read rows that are sorted by offset; return those that `verify` refuses."""
@@ -440,8 +439,11 @@ class IndexedArchive(Archive):
 
     def _entry(self, key: str, row: int, raw: bytes | CorruptEntryError) -> bytes:
         record = self.record(row, raw)
+        return record[BLOCK : BLOCK + self._entry_size(key, row, record)]
+
+    def _entry_size(self, key: str, row: int, record: bytes) -> int:
         try:
-            return entry_data(record, key)
+            return entry_size(record, key)
         except ValueError as error:
             raise self._corrupt(row, str(error)) from None
 

@@ -79,11 +79,13 @@ def split_record(record: bytes) -> tuple[str, bytes]:
     key = record[:32].decode("ascii", "replace")
     if not is_key(key):
         raise ValueError("its tar header is not an entry's")
-    return key, entry_data(record, key)
+    return key, record[BLOCK : BLOCK + entry_size(record, key)]
 
 
-def entry_data(record: bytes, key: str) -> bytes:
-    """Data of the record that `entry_record` made of an entry, and whose CRC-32 is right.
+def entry_size(record: bytes, key: str) -> int:
+    """Size of the data of the record that `entry_record` made of an entry.
+
+    Its CRC-32 must be right. The data begin at `BLOCK`.
 
     Raises
     ------
@@ -97,7 +99,7 @@ def entry_data(record: bytes, key: str) -> bytes:
     size = int(digits, 8)
     if BLOCK + padded(size) != len(record):
         raise ValueError("its tar header is damaged")
-    return record[BLOCK : BLOCK + size]
+    return size
 
 
 def claimed_size(header: bytes) -> tuple[int, bool] | None:
