@@ -23,7 +23,8 @@ from ampmpi.database.archive import Archive, Identity, IndexedArchive
 from ampmpi.database.aside import is_young, keep_copy, set_aside_as_read
 from ampmpi.database.atomic import Temporary, database_error, sweep, sync_directory
 from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.helpers import Forked, Helpers, deflate_with, portions, read_back
+from ampmpi.database.forked import Forked
+from ampmpi.database.helpers import Helpers, deflate_with, portions, read_back
 from ampmpi.database.index import keys_of
 from ampmpi.database.intake import (
     STAMPS,

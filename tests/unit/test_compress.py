@@ -15,7 +15,8 @@ from ampmpi.database import aside
 from ampmpi.database import compress as compress_module
 from ampmpi.database.archive import Archive
 from ampmpi.database.compress import compress
-from ampmpi.database.helpers import Deflated, Forked, deflate_with
+from ampmpi.database.forked import Forked
+from ampmpi.database.helpers import Deflated, deflate_with
 from ampmpi.database.index import digests_of, keys_of
 from ampmpi.database.layout import Layout
 from ampmpi.database.writer import deflate_entry

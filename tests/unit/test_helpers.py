@@ -12,10 +12,10 @@ from archive_samples import damage, make_data
 from entry_samples import make_key
 
 from ampmpi.cli import compress as cli_compress
-from ampmpi.database import helpers
+from ampmpi.database import forked, helpers
 from ampmpi.database.archive import Archive
 from ampmpi.database.compress import compress
-from ampmpi.database.helpers import Forked
+from ampmpi.database.forked import Forked
 from ampmpi.database.index import digests_of, keys_of
 from ampmpi.database.intake import (
     STAMPS,
@@ -75,7 +75,7 @@ def test_entries_and_report_are_those_of_one_process(layout, tmp_path, small_tas
 @pytest.mark.parametrize("place", [100, 1 << 20])
 def test_archives_are_equal_to_the_byte(layout, monkeypatch, tmp_path, place):
     monkeypatch.setattr(helpers, "_PORTION", 7)
-    monkeypatch.setattr(helpers, "_PLACE", place)
+    monkeypatch.setattr(forked, "_PLACE", place)
     alone = make_database(tmp_path / "y-fingerprints.ampdb", make_data(30))
     compress(layout.root, processes=3)
     compress(alone.root)
@@ -113,11 +113,11 @@ def test_a_killed_helper_ends_the_compress_and_nothing_changes(layout, monkeypat
 PARENT = """
 import os, time
 from ampmpi.cli import compress as cli_compress
-from ampmpi.database import helpers
+from ampmpi.database.forked import Forked
 def pid(_):
     time.sleep(0.3)
     return os.getpid()
-with helpers.Forked(2) as pair:
+with Forked(2) as pair:
     print(*pair.map(pid, range(2)), flush=True)
     time.sleep(600)
 """
@@ -185,12 +185,12 @@ def test_a_hidden_entry_stays_and_one_that_is_gone_is_missing(layout):
 
 
 def test_who_stops_early_is_not_kept_waiting():
-    with pytest.raises(KeyError), helpers.Forked(2) as pair:
+    with pytest.raises(KeyError), Forked(2) as pair:
         results = pair.map(time.sleep, [0.1] * 50)
         next(results)
         raise KeyError
     results.close()
-    with helpers.Forked(2) as pair:
+    with Forked(2) as pair:
         results = pair.map(time.sleep, [0.1] * 50)
         next(results)
         results.close()
@@ -198,7 +198,7 @@ def test_who_stops_early_is_not_kept_waiting():
 
 
 def test_results_are_in_order_and_errors_come_through():
-    with helpers.Forked(3) as three:
+    with Forked(3) as three:
         assert list(three.map(np.sqrt, range(50))) == [np.sqrt(number) for number in range(50)]
         with pytest.raises(ValueError):
             list(three.map(int, ["1", "x", "2"]))
