@@ -69,7 +69,7 @@ def outside(name: str, allowed: set[str]) -> bool:
     [
         ("mpi4py", {"parallel"}),
         ("click", {"cli"}),
-        ("signal", {"cli", "parallel.launch", "database.helpers"}),
+        ("signal", {"cli", "parallel.launch", "database.forked"}),
         ("numba", {"descriptor", "cli", "parallel.launch", "model"}),
     ],
 )
