@@ -109,18 +109,20 @@ def closing(successful: bool) -> str:
 
 
 def header(lossfunction: LossFunction, validation: bool) -> str:
-    """Head of the log's table: Amp's columns, and two more with a validation set."""
+    """Head of the log's table: Amp's columns, and two more with a validation set.
+
+    Amp's reader counts the words of a row: no space comes before or in those two.
+    """
     names = ["Step", "Time", "Loss (SSD)", "EnergyRMSE", "MaxResid"]
     if lossfunction.trains_forces:
         names += ["ForceRMSE", "MaxResid"]
+    more = []
     if validation:
-        names += ["Val. ERMSE"] + (["Val. FRMSE"] if lossfunction.trains_forces else [])
+        more = ["Val. ERMSE"] + (["Val. FRMSE"] if lossfunction.trains_forces else [])
     widths = [5, 19] + [12] * (len(names) - 2)
-    rule = [width * "=" for width in widths]
-    return "\n".join(
-        " ".join(f"{text:>{width}}" for text, width in zip(row, widths, strict=True))
-        for row in (names, rule)
-    )
+    head = " ".join(f"{text:>{width}}" for text, width in zip(names, widths, strict=True))
+    rule = " ".join(width * "=" for width in widths)
+    return "\n".join(["|".join([head, *more]), "|".join([rule, *(10 * "=" for _ in more)])])
 
 
 def log_line(step: Step, lossfunction: LossFunction) -> str:
@@ -131,9 +133,9 @@ def log_line(step: Step, lossfunction: LossFunction) -> str:
         value, limit = getattr(step, name), lossfunction.convergence[name]
         text += f" {value:10.4e} {'C' if limit is None or value <= limit else '-'}"
     if not math.isnan(step.val_energy_rmse):
-        text += f" {step.val_energy_rmse:12.4e}"
+        text += f"|{step.val_energy_rmse:.4e}"
         if lossfunction.trains_forces:
-            text += f" {step.val_force_rmse:12.4e}"
+            text += f"|{step.val_force_rmse:.4e}"
     return text
 
 

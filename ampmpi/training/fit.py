@@ -34,7 +34,7 @@ class Schedule:
     Attributes
     ----------
     validate_every : int
-        Steps between evaluations on the validation set.
+        Steps between evaluations on the validation set; the last step is validated, too.
     patience : int or None
         Steps without a better validation loss after which the fit ends.
     checkpoint_every : int
@@ -157,7 +157,7 @@ class Fit:
             )
         except StopOptimisation as end:
             outcome = str(end)
-        if outcome == CONVERGED:
+        if outcome == CONVERGED or math.isinf(self.best_value):
             self.best, self.best_vector = self.current, self.journal.points[-1]
         self._save(outcome)
         result = FitResult(outcome, self.best_vector, self.best, self.steps)
@@ -233,7 +233,8 @@ class Fit:
     def _observe(self) -> None:
         """Record the step just evaluated, and end the fit when it is time."""
         vector, step, limits = self.journal.points[-1], self.current, self.lossfunction
-        if self.n_validation and step.step % self.schedule.validate_every == 0:
+        is_last = step.step >= limits.maxiter
+        if self.n_validation and (is_last or step.step % self.schedule.validate_every == 0):
             totals = self.loss.evaluate(vector, "validation", gradient=False)
             energy, energy_max, force, force_max = self._errors(totals, self.n_validation)
             step = self.current = replace(
@@ -252,7 +253,7 @@ class Fit:
             self.log(log_line(step, limits))
         if limits.raise_ConvergenceOccurred and converged(step, limits):
             raise StopOptimisation(CONVERGED)
-        if step.step >= limits.maxiter:
+        if is_last:
             raise StopOptimisation(MAXITER)
         patience = self.schedule.patience
         if self.n_validation and patience is not None and step.step - self.best.step >= patience:

@@ -178,22 +178,25 @@ def test_we_predict_the_same_from_amps_file(ask, tmp_path, activation):
     assert_same(calculator, atoms, ask("predict", atoms, file=str(saved)))
 
 
+@pytest.mark.parametrize("validating", [0, 2])
 @pytest.mark.parametrize("forces", [True, False])
-def test_amp_reads_our_log(ask, tmp_path, monkeypatch, forces):
+def test_amp_reads_our_log(ask, tmp_path, monkeypatch, forces, validating):
     monkeypatch.chdir(tmp_path)
     atoms = training_images()
-    criteria = {"energy_rmse": 1e-6, "force_rmse": 1e-5 if forces else None}
+    criteria = {"energy_rmse": 1e-12, "force_rmse": 1e-11 if forces else None}
     for maxiter in (12, 20):
         loss = LossFunction(convergence=criteria, maxiter=maxiter, force_coefficient=0.1)
         model = NeuralNetwork((3,), randomseed=1, lossfunction=loss)
-        Amp(Gaussian(cutoff=4.0), model, label="t").train(atoms, overwrite=True)
+        calculator = Amp(Gaussian(cutoff=4.0), model, label="t")
+        calculator.train(atoms, overwrite=True, validation_fraction=validating / len(atoms))
     found = ask("read_log", [], file="t-log.txt")
     table = np.genfromtxt("t-curve.txt", names=True)
-    assert [part["no_images"] for part in found] == [len(atoms)] * 2
+    assert [part["no_images"] for part in found] == [len(atoms) - validating] * 2
+    assert np.isnan(table["val_energy_rmse"]).all() == (not validating)
     found = [part["convergence"] for part in found]
     assert [part["steps"] for part in found] == [list(range(1, 13)), list(range(13, 21))]
     for part in found:
-        assert part["energy_rmse"] == 1e-6
+        assert part["energy_rmse"] == 1e-12
         assert part["force_coefficient"] == (0.1 if forces else 0.0)
         assert part["converged"]
         rows = table[part["steps"][0] - 1 : part["steps"][-1]]

@@ -280,7 +280,19 @@ def test_early_stopping_keeps_the_best_validation():
     assert table["step"][-1] - result.best.step == 5
 
 
-def test_a_training_that_cannot_converge_says_so():
+@pytest.mark.parametrize(("maxiter", "validated"), [(3, [3]), (12, [10, 12])])
+def test_the_last_step_is_validated(maxiter, validated):
+    result = calculator(maxiter=maxiter).train(emt_images(3), validation=emt_images(2, seed=3))
+    table = curve()
+    assert table["step"][np.isfinite(table["val_loss"])].tolist() == validated
+    assert result.best.step in validated
+    assert result.best.val_loss == np.nanmin(table["val_loss"])
+    start = Amp.load("t-initial-parameters.amp").model.parameters
+    assert Amp.load("t.amp").model.parameters != start
+
+
+@pytest.mark.parametrize("validation", [None, emt_images(1, seed=3)])
+def test_a_training_that_cannot_converge_says_so(validation):
     calc = calculator(maxiter=10**6, force_rmse=None)
     calc.model.hiddenlayers = (1,)
     calc.model.activation = "linear"
@@ -288,9 +300,11 @@ def test_a_training_that_cannot_converge_says_so():
     turned = images[0].copy()
     turned.rotate(90, "x", rotate_cell=True)
     turned.calc = SinglePointCalculator(turned, energy=images[0].get_potential_energy() + 1.0)
+    schedule = Schedule(validate_every=10**6)
     with pytest.raises(TrainingConvergenceError, match="untrained-parameters"):
-        calc.train([*images, turned])
-    assert Path("t-untrained-parameters.amp").exists()
+        calc.train([*images, turned], validation=validation, schedule=schedule)
+    start = Amp.load("t-initial-parameters.amp").model.parameters
+    assert Amp.load("t-untrained-parameters.amp").model.parameters != start
     assert not Path("t.amp").exists()
 
 
