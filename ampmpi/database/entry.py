@@ -28,7 +28,7 @@ from __future__ import annotations
 import re
 import struct
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,9 @@ class _Element(NamedTuple):
     symbol: str
     n_features: int
     rows: int
+
+
+_Elements: TypeAlias = tuple[_Element, ...]
 
 
 def encode(entry: Entry) -> bytes:
@@ -157,7 +160,7 @@ class _Described(NamedTuple):
     """What a header says: `head` is all before the first atom or record, `size` counts those."""
 
     n_atoms: int
-    elements: list[_Element]
+    elements: _Elements
     head: bytes
     size: int
 
@@ -172,13 +175,13 @@ def _described(kind: bytes, atoms: bytes, words: bytes) -> _Described:
         No entry is like that.
     """
     n_atoms = int(atoms)
-    elements = [
+    elements = tuple(
         _Element(symbol.decode(), int(n_features), int(count))
         for symbol, n_features, count in (word.split(b":") for word in words.split())
-    ]
+    )
     symbols = [e.symbol for e in elements]
-    fixed, repeats = (_PAIR_SIZE, 3) if kind == b"primes" else (_ATOM_SIZE, 1)
-    size = sum(e.rows * repeats * (fixed + _FLOAT.itemsize * e.n_features) for e in elements)
+    record_size, repeats = (_pair_size, 3) if kind == b"primes" else (_atom_size, 1)
+    size = sum(e.rows * repeats * record_size(e.n_features) for e in elements)
     count = sum(e.rows for e in elements)
     if (
         symbols != sorted(set(symbols))
@@ -220,7 +223,8 @@ def _is_made_of(pickled: memoryview, parts: list[memoryview]) -> bool:
     return position == len(data)
 
 
-def _head(kind: str, n_atoms: int, elements: list[_Element]) -> bytes:
+@lru_cache(maxsize=64)
+def _head(kind: str, n_atoms: int, elements: _Elements) -> bytes:
     """Return the bytes before the first atom or record."""
     words = "".join(f" {e.symbol}:{e.n_features}:{e.rows}" for e in elements)
     parts = [b"\x80\x02", _unicode(f"{NAME.decode()} 1 {kind} {n_atoms}{words}"), b"0"]
@@ -235,31 +239,28 @@ def _unicode(text: str) -> bytes:
 
 
 _FLOAT = np.dtype([("opcode", "u1"), ("value", ">f8")])
-_ATOM_SIZE = len(b"h\0](e\x86")
-_PAIR_SIZE = len(b"(J\0\0\0\0h\0J\0\0\0\0h\0K\0t](e")
 
 
-class _Atom(NamedTuple):
-    """One atom of a fingerprint: its layout, its constant bytes, and a mask that keeps those."""
+def _atom_size(n_features: int) -> int:
+    return len(b"h\0](e\x86") + _FLOAT.itemsize * n_features
 
-    dtype: np.dtype[np.void]
-    template: NDArray[np.uint8]
-    constant: NDArray[np.uint8]
+
+def _pair_size(n_features: int) -> int:
+    return len(b"(J\0\0\0\0h\0J\0\0\0\0h\0K\0t](e") + _FLOAT.itemsize * n_features
 
 
 @lru_cache(maxsize=64)
-def _atom(n_features: int) -> _Atom:
+def _atom(n_features: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the constant bytes of one atom of a fingerprint, and a mask that keeps them."""
     template = b"h\0](" + b"G\0\0\0\0\0\0\0\0" * n_features + b"e\x86"
     constant = b"\xff\0\xff\xff" + b"\xff\0\0\0\0\0\0\0\0" * n_features + b"\xff\xff"
-    dtype = np.dtype(
-        {
-            "names": ["slot", "floats"],
-            "formats": ["u1", (_FLOAT, (n_features,))],
-            "offsets": [1, 4],
-            "itemsize": len(template),
-        }
-    )
-    return _Atom(dtype, np.frombuffer(template, np.uint8), np.frombuffer(constant, np.uint8))
+    return np.frombuffer(template, np.uint8), np.frombuffer(constant, np.uint8)
+
+
+def _floats(block: NDArray[np.uint8], n_features: int) -> NDArray[np.float64]:
+    """Return the values that lie in the bytes of atoms, one a row, as a view."""
+    strides = (block.shape[1], _FLOAT.itemsize)
+    return np.ndarray((len(block), n_features), ">f8", block, 5, strides)
 
 
 @lru_cache(maxsize=64)
@@ -327,12 +328,14 @@ def _is_canonical(pairs: NDArray[np.int32], n_atoms: int) -> bool:
     return bool((order[1:] > order[:-1]).all()) and np.count_nonzero(m == n) == n_atoms
 
 
-def _elements(entry: Entry, centres: NDArray[np.uint8], symbols: list[str]) -> list[_Element]:
-    counts = np.bincount(centres, minlength=len(symbols)).tolist()
-    return [
-        _Element(symbol, int(entry.n_features[symbol]), count)
-        for symbol, count in zip(symbols, counts, strict=True)
-    ]
+def _elements(entry: Entry, centres: NDArray[np.uint8], symbols: list[str]) -> _Elements:
+    slots = centres.tobytes()
+    return tuple(
+        [
+            _Element(symbol, int(entry.n_features[symbol]), slots.count(slot))
+            for slot, symbol in enumerate(symbols)
+        ]
+    )
 
 
 def _slots(entry: Entry) -> tuple[list[str], NDArray[np.uint8]]:
@@ -345,27 +348,31 @@ def _slots(entry: Entry) -> tuple[list[str], NDArray[np.uint8]]:
 def _encode_fingerprint(entry: Fingerprint) -> list[memoryview]:
     symbols, slots = _slots(entry)
     elements = _elements(entry, slots, symbols)
-    strides = np.array([_atom(e.n_features).dtype.itemsize for e in elements])[slots]
-    ends = np.cumsum(strides)
-    body = np.empty(ends[-1], np.uint8)
-    for n_features, atoms in _groups(elements, slots):
-        dtype, template, _ = _atom(n_features)
-        block = np.empty((len(atoms), dtype.itemsize), np.uint8)
-        block[:] = template
-        record = block.view(dtype)[:, 0]
-        record["slot"] = slots[atoms]
-        record["floats"]["value"] = entry.values[atoms, :n_features]
-        if len(atoms) == len(slots):
-            body = block.reshape(-1)
-        else:
-            body[(ends - strides)[atoms, None] + np.arange(dtype.itemsize)] = block
+    numbers = {e.n_features for e in elements}
+    if len(numbers) == 1:
+        body = _write_atoms(slots, entry.values[:, : max(numbers)]).reshape(-1)
+    else:
+        sizes = np.array([_atom_size(e.n_features) for e in elements])[slots]
+        ends = np.cumsum(sizes)
+        body = np.empty(ends[-1], np.uint8)
+        for number, atoms in _groups(elements, slots):
+            block = _write_atoms(slots[atoms], entry.values[atoms, :number])
+            body[(ends - sizes)[atoms, None] + np.arange(block.shape[1])] = block
     head = _head("fingerprint", len(slots), elements)
     return [memoryview(head), body.data, memoryview(b"e.")]
 
 
-def _decode_fingerprint(
-    body: NDArray[np.uint8], n_atoms: int, elements: list[_Element]
-) -> Fingerprint:
+def _write_atoms(slots: NDArray[np.uint8], values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return the bytes of atoms that have one number of features, one atom a row."""
+    n_features = values.shape[1]
+    block = np.empty((len(values), _atom_size(n_features)), np.uint8)
+    block[:] = _atom(n_features)[0]
+    block[:, 1] = slots
+    _floats(block, n_features)[:] = values
+    return block
+
+
+def _decode_fingerprint(body: NDArray[np.uint8], n_atoms: int, elements: _Elements) -> Fingerprint:
     numbers = {e.n_features for e in elements}
     if len(numbers) == 1:
         values = _read_atoms(body, *numbers)
@@ -374,7 +381,7 @@ def _decode_fingerprint(
         values = np.zeros((n_atoms, max(numbers)))
         starts, slots = _find_atoms(body, n_atoms, elements)
         for number, atoms in _groups(elements, slots):
-            block = body[starts[atoms, None] + np.arange(_atom(number).dtype.itemsize)]
+            block = body[starts[atoms, None] + np.arange(_atom_size(number))]
             values[atoms, :number] = _read_atoms(block, number)
     order = slots.tobytes()
     if any(order.count(slot) != e.rows for slot, e in enumerate(elements)):
@@ -387,10 +394,10 @@ def _decode_fingerprint(
 
 
 def _find_atoms(
-    body: NDArray[np.uint8], n_atoms: int, elements: list[_Element]
+    body: NDArray[np.uint8], n_atoms: int, elements: _Elements
 ) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
     """Return where each atom begins, and the slot of its element."""
-    strides = [_ATOM_SIZE + _FLOAT.itemsize * e.n_features for e in elements]
+    sizes = [_atom_size(e.n_features) for e in elements]
     found = []
     position, size, buffer = 0, len(body), body.data
     for _ in range(n_atoms):
@@ -398,7 +405,7 @@ def _find_atoms(
         if slot >= len(elements):
             raise CorruptEntryError("an atom has a symbol that its header lacks")
         found.append((position, slot))
-        position += strides[slot]
+        position += sizes[slot]
     if position != size:
         raise CorruptEntryError("its length is not that of its header")
     starts, slots = np.array(found).T
@@ -407,17 +414,14 @@ def _find_atoms(
 
 def _read_atoms(block: NDArray[np.uint8], n_features: int) -> NDArray[np.float64]:
     """Return the values of atoms, one a row, whose constant bytes are as they must be."""
-    dtype, template, constant = _atom(n_features)
-    block = block.reshape(-1, dtype.itemsize)
+    template, constant = _atom(n_features)
+    block = block.reshape(-1, len(template))
     if (block & constant).tobytes() != (template & constant).tobytes() * len(block):
         raise CorruptEntryError("its layout is not exact")
-    values = np.ndarray((len(block), n_features), ">f8", block, 5, (dtype.itemsize, 9))
-    return values.astype(np.float64)
+    return _floats(block, n_features).astype(np.float64)
 
 
-def _groups(
-    elements: list[_Element], slots: NDArray[np.uint8]
-) -> list[tuple[int, NDArray[np.intp]]]:
+def _groups(elements: _Elements, slots: NDArray[np.uint8]) -> list[tuple[int, NDArray[np.intp]]]:
     """Return each number of features, fewest first, and the rows that have it."""
     n_features = np.array([e.n_features for e in elements])
     return [
@@ -448,9 +452,7 @@ def _encode_primes(entry: FingerprintPrimes) -> list[memoryview]:
     return [memoryview(head), *blocks, memoryview(b"u.")]
 
 
-def _decode_primes(
-    body: NDArray[np.uint8], n_atoms: int, elements: list[_Element]
-) -> FingerprintPrimes:
+def _decode_primes(body: NDArray[np.uint8], n_atoms: int, elements: _Elements) -> FingerprintPrimes:
     counts: dict[int, int] = {}
     for e in elements:
         counts[e.n_features] = counts.get(e.n_features, 0) + e.rows
