@@ -9,6 +9,7 @@ from ampmpi.database.database import DatabaseInfo, FingerprintDatabase
 from ampmpi.database.layout import require_database
 from ampmpi.database.lock import read_holder
 from ampmpi.errors import AmpmpiError
+from ampmpi.parallel import launch
 
 _WHAT = {
     "fingerprints": "fingerprints",
@@ -22,13 +23,16 @@ _WHAT = {
 @click.pass_context
 def command(context: click.Context, databases: tuple[str, ...]) -> None:
     """Say what databases hold."""
+    launch.stop.end_at_once()
     code = 0
     for path in databases:
         try:
             layout = require_database(path)
             with FingerprintDatabase(layout.root) as database:
-                info = database.info()
+                info, damage = database.info(), database.archive_damage()
             _show(info, str(read_holder(layout) or "nobody"))
+            if damage is not None:
+                complain(f"the archive of {path} is damaged ({damage}): see ampmpi check {path}")
         except AmpmpiError as error:
             complain(error)
             code = max(code, error.exit_code)

@@ -45,9 +45,14 @@ def command(
     )
     for key, reason in report.corrupt.items():
         complain(f"{key} was not taken over: {reason}")
+    for path, reason in report.damaged.items():
+        complain(
+            f"the archive of {path} is damaged ({reason}): what could be saved was taken; "
+            f"keep {path} until you know that nothing is missing"
+        )
     describe(report.compress)
     for path, added in report.added.items():
         click.echo(f"{path}: {amount(added, 'entry', 'entries')} added")
     result = report.compress
     click.echo(f"{result.path}: {result.entries} in the archive; {size(result.bytes_after)}")
-    context.exit(4 if report.corrupt else exit_code(result))
+    context.exit(4 if report.corrupt or report.damaged else exit_code(result))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -164,9 +165,13 @@ class Archive(ABC):
 def _open(path: str) -> Archive:
     from ampmpi.database.foreign import StreamedArchive
 
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    # Without O_NONBLOCK a named pipe would wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        identity = Identity.of(os.fstat(descriptor))
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file: move it elsewhere")
+        identity = Identity.of(status)
         found = read_index(descriptor, identity.size)
     except BaseException:
         with contextlib.suppress(OSError):

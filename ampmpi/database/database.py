@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ampmpi.database import deleted, loose, manifest
 from ampmpi.database.archive import Archive, Identity
 from ampmpi.database.atomic import database_error, temporaries
-from ampmpi.database.entry import decode, encode, verify
+from ampmpi.database.entry import decode, encode
 from ampmpi.database.index import digests_of, keys_of
+from ampmpi.database.intake import judge
 from ampmpi.database.layout import Kind, Layout, database_path, is_key, require_database
 from ampmpi.database.manifest import Manifest
 from ampmpi.entries import Entry, Fingerprint
@@ -441,8 +442,13 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         return decode(data, kind=self.kind)
 
     def _verified(self, key: str, data: bytes) -> bool:
-        verify(data, self.kind)
+        judge(data, self.kind)
         return True
+
+    def archive_damage(self) -> str | None:
+        """Say what is wrong with the archive as a whole, so that entries may be missing."""
+        archive = self._current_archive()
+        return None if archive is None else archive.damage
 
     def manifest(self) -> Manifest | None:
         """Whose fingerprints these are; None if the database does not say.
@@ -501,14 +507,19 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
         """Return what the database holds, and what lies in its directory."""
         layout = self.layout
         loose_keys, sizes, others = set(), 0, 0
-        with contextlib.suppress(FileNotFoundError), os.scandir(layout.loose) as found:
-            for item in found:
-                if loose.is_entry(item):
-                    loose_keys.add(item.name)
-                    with contextlib.suppress(OSError):
-                        sizes += item.stat().st_size
-                else:
-                    others += 1
+        try:
+            with os.scandir(layout.loose) as found:
+                for item in found:
+                    if loose.is_entry(item):
+                        loose_keys.add(item.name)
+                        with contextlib.suppress(OSError):
+                            sizes += item.stat().st_size
+                    else:
+                        others += 1
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise database_error(error, "list", layout.loose) from error
         archive = self._current_archive()
         hidden = deleted.marked(layout).keys()
         archived = set(archive.keys()) - hidden if archive is not None else set()

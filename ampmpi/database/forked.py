@@ -71,16 +71,28 @@ class Forked:
 
     def __enter__(self) -> Self:
         if self.count:
-            shared = memoryview(mmap.mmap(-1, (self._ahead + 1) * _PLACE))
-            self._places = [shared[at : at + _PLACE] for at in range(0, len(shared), _PLACE)]
-            context = multiprocessing.get_context("fork")
-            self._pool = ProcessPoolExecutor(self.count, context, _prepare, (self._places,))
-            with warnings.catch_warnings():
-                # From Python 3.12: "may deadlock" where there are threads, as BLAS has some;
-                # helpers take no lock that one of those could hold.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self._pool.submit(int)
+            others = set(multiprocessing.active_children())
+            try:
+                self._pool = self._fork()
+            except OSError:
+                # No more processes, or no more memory, are granted: one can do it alone.
+                for child in set(multiprocessing.active_children()) - others:
+                    child.kill()
+                    child.join()
+                self.count = 0
         return self
+
+    def _fork(self) -> ProcessPoolExecutor:
+        shared = memoryview(mmap.mmap(-1, (self._ahead + 1) * _PLACE))
+        self._places = [shared[at : at + _PLACE] for at in range(0, len(shared), _PLACE)]
+        context = multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(self.count, context, _prepare, (self._places,))
+        with warnings.catch_warnings():
+            # From Python 3.12: "may deadlock" where there are threads, as BLAS has some;
+            # helpers take no lock that one of those could hold.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pool.submit(int)
+        return pool
 
     def __exit__(
         self,
@@ -116,9 +128,15 @@ class Forked:
                 "a process that helped to compress was killed (is there enough memory?): "
                 "nothing is lost; start again, with --processes 1 for the least memory"
             ) from error
+        except MemoryError as error:
+            raise DatabaseError(
+                "there is too little memory to compress with so many processes: nothing is "
+                "lost; start again with --processes 1"
+            ) from error
         finally:
-            # Nobody may write to a place that the next call gives away.
-            wait(future for _, future in waiting if not future.cancel())
+            # Nobody may write to a place that the next call gives away. None is cancelled:
+            # over those a pool stumbles whose helpers were killed at the same time.
+            wait([future for _, future in waiting if not future.cancelled()])
 
     def _result(self, place: int, future: Future[Any]) -> Any:
         result = future.result()

@@ -249,9 +249,12 @@ class Lock:
             "since": round(time.time(), 3),
         }
         self._content = json.dumps(fields).encode()
-        with Temporary(self._layout.temporaries, "lock") as temporary:
-            temporary.write(self._content)
-            return temporary.link(self._layout.lock)
+        try:
+            with Temporary(self._layout.temporaries, "lock") as temporary:
+                temporary.write(self._content)
+                return temporary.link(self._layout.lock)
+        except FileNotFoundError as error:
+            raise database_error(error, "write", self._layout.temporaries) from error
 
     def _break_lock(self, seen: _Seen) -> None:
         """Take the lock away that was seen, and no other one that may be in its place by now."""

@@ -154,13 +154,12 @@ def digests(layout: Layout) -> NDArray[np.bytes_]:
         return found
 
     try:
-        result = np.frombuffer(_while_stale(listed), "S16")
+        # A listing may name a file twice that is replaced meanwhile.
+        return np.unique(np.frombuffer(_while_stale(listed), "S16"))
     except FileNotFoundError:
         return np.empty(0, "S16")
     except OSError as error:
         raise database_error(error, "list", layout.loose) from error
-    result.sort()
-    return result
 
 
 def remove(layout: Layout, key: str) -> bool:

@@ -6,7 +6,10 @@ one descriptor would be taken for those of another one.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -103,7 +106,9 @@ def read(layout: Layout) -> Manifest | None:
         It cannot be read, or a later version of this package wrote it.
     """
     try:
-        with open(layout.manifest, "rb") as file:
+        with open(layout.manifest, "rb", opener=_opened) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file: move it elsewhere")
             data = file.read()
     except FileNotFoundError:
         return None
@@ -121,6 +126,11 @@ def read(layout: Layout) -> Manifest | None:
             f"{layout.manifest} is damaged ({error}): remove it, and the next job "
             "compares the entries with its own before it uses them"
         ) from None
+
+
+def _opened(path: str, flags: int) -> int:
+    # Without O_NONBLOCK a named pipe would wait for a writer.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def claim(layout: Layout, manifest: Manifest) -> None:

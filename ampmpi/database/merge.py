@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ampmpi.database import deleted, loose
@@ -23,6 +23,7 @@ from ampmpi.database.intake import judge, read_loose, remove_as_read, stamp_of
 from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.manifest import Manifest, difference
+from ampmpi.database.salvage import rescue
 from ampmpi.database.writer import Chunk, deflate_entry
 from ampmpi.errors import CorruptEntryError, DatabaseError, DescriptorMismatchError, InputError
 
@@ -37,12 +38,15 @@ class MergeReport:
         Number of entries that came from each source.
     corrupt : dict of str to str
         Entries of sources that are damaged, and how.
+    damaged : dict of str to str
+        Sources whose archive is damaged, and how: what could be saved was taken.
     compress : CompressReport
         What became of the target.
     """
 
     added: dict[str, int]
     corrupt: dict[str, str]
+    damaged: dict[str, str]
     compress: CompressReport
 
 
@@ -94,7 +98,7 @@ def merge(
         into.claim(owner.parameters, owner.digest, adopt=True)
     new = _New(into, databases)
     done = compress(into.path, chunks=new, wait=wait, break_lock=break_lock, job=job)
-    return MergeReport(new.added, new.corrupt, done)
+    return MergeReport(new.added, new.corrupt, new.damaged, done)
 
 
 class _New:
@@ -103,21 +107,36 @@ class _New:
     def __init__(self, into: FingerprintDatabase, sources: list[FingerprintDatabase]) -> None:
         self.added: dict[str, int] = {}
         self.corrupt: dict[str, str] = {}
+        self.damaged: dict[str, str] = {}
         self._into = into
         self._sources = sources
 
     def __iter__(self) -> Iterator[Chunk]:
         self.added.clear()
         self.corrupt.clear()
+        self.damaged.clear()
         taken: set[str] = set()
         for source in self._sources:
+            before = len(taken)
             # A damaged copy in the target does not count: the source's is taken.
             wanted = self._into.missing(set(source) - taken, check=True)
             for key, data in _sound(source, wanted):
                 taken.add(key)
                 yield deflate_entry(key, data)
-            self.added[source.path] = len(wanted & taken)
             self.corrupt.update(source.corrupt)
+            if (damage := source.archive_damage()) is not None:
+                self.damaged[source.path] = damage
+            if damage is not None or source.corrupt.keys() - taken:
+                hidden = deleted.marked(source.layout).keys() | taken
+                saved = {key for key, _ in _rescued(source.layout, hidden)}
+                wanted = self._into.missing(saved, check=True)
+                for key, data in _rescued(source.layout, hidden):
+                    if key in wanted:
+                        wanted.discard(key)
+                        taken.add(key)
+                        self.corrupt.pop(key, None)
+                        yield deflate_entry(key, data)
+            self.added[source.path] = len(taken) - before
 
 
 def _agree(
@@ -152,6 +171,18 @@ def _sound(database: FingerprintDatabase, keys: set[str]) -> Iterator[tuple[str,
     return database.scan(keys, parse)
 
 
+def _rescued(layout: Layout, but: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Go through the entries that lie anywhere in a damaged archive, but for some keys."""
+    try:
+        for key, data in rescue(layout.archive):
+            if key not in but:
+                with contextlib.suppress(CorruptEntryError):
+                    judge(data, layout.kind)
+                    yield key, data
+    except FileNotFoundError:
+        return
+
+
 @dataclass
 class UncompressReport:
     """What an uncompress did.
@@ -164,11 +195,14 @@ class UncompressReport:
         Archived entries that are damaged, and how.
     set_aside : dict of str to str
         Loose entries that were damaged and made way for archived ones, and how.
+    damage : str or None
+        What was wrong with the archive as a whole: entries may be lost.
     copy : str or None
         Where the archive is kept, if it was damaged or holds other files.
     """
 
     written: int = 0
+    damage: str | None = None
     corrupt: dict[str, str] = field(default_factory=dict)
     set_aside: dict[str, str] = field(default_factory=dict)
     copy: str | None = None
@@ -215,8 +249,14 @@ def uncompress(
                     report.written += _put_back(layout, key, data)
                 if progress is not None:
                     progress(done + 1, len(wanted))
+            report.damage = archive.damage
+            if report.corrupt or report.damage:
+                sound = set(archive.keys()) - report.corrupt.keys()
+                for key, data in _rescued(layout, sound | marks.keys()):
+                    report.written += _put_back(layout, key, data)
+                    report.corrupt.pop(key, None)
             os.sync()
-            if report.corrupt or archive.damage or _has_others(archive):
+            if report.corrupt or report.damage or _has_others(archive):
                 report.copy = keep_copy(layout, layout.archive)
             lock.require()
             if archive_identity(layout) != archive.identity:

@@ -163,7 +163,7 @@ def compress(path, shared, worker, rng):
     with FingerprintDatabase(path) as database:
         while True:
             try:
-                report = database.compress(wait=rng.choice([0, 5]))
+                report = database.compress(wait=rng.choice([0, 5]), processes=rng.choice([1, 3]))
             except LockedError:
                 shared.count(worker, "locked")
                 time.sleep(0.02)
