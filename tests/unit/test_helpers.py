@@ -1,5 +1,6 @@
 """Compressing with several processes."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -182,6 +183,22 @@ def test_a_hidden_entry_stays_and_one_that_is_gone_is_missing(layout):
         (keys[1], FileNotFoundError),
     ]
     assert os.path.exists(layout.loose_entry(keys[0]))
+
+
+def test_where_processes_cannot_be_forked_one_does_it_alone(layout, monkeypatch):
+    real, forks = os.fork, []
+
+    def fork():
+        forks.append(1)
+        if len(forks) > 1:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return real()
+
+    monkeypatch.setattr(os, "fork", fork)
+    assert compress(layout.root, processes=3).added == 30
+    assert len(forks) == 2
+    assert multiprocessing.active_children() == []
+    assert content(layout) == make_data(30)
 
 
 def test_who_stops_early_is_not_kept_waiting():

@@ -1,5 +1,6 @@
 """Loose entries."""
 
+import contextlib
 import errno
 import os
 
@@ -7,6 +8,7 @@ import pytest
 from entry_samples import SPECIAL, make_key, make_special, refuse
 
 from ampmpi.database import loose
+from ampmpi.database.index import keys_of
 from ampmpi.database.intake import read_loose
 from ampmpi.database.layout import (
     Layout,
@@ -218,6 +220,22 @@ def test_a_file_without_permissions(layout, monkeypatch):
         assert loose.exists(Layout("."), make_key(1))
     finally:
         os.seteuid(me)
+
+
+def test_a_name_that_is_listed_twice_is_one_entry(layout, monkeypatch):
+    """As where it is replaced while it is listed."""
+    for number in range(3):
+        loose.put(layout, make_key(number), b"one")
+    real = os.scandir
+
+    @contextlib.contextmanager
+    def twice(path):
+        with real(path) as found:
+            names = list(found)
+            yield iter(names + names[:2])
+
+    monkeypatch.setattr(os, "scandir", twice)
+    assert keys_of(loose.digests(layout)) == sorted(make_key(number) for number in range(3))
 
 
 def test_a_file_larger_than_any_entry_is_not_read(layout):

@@ -112,6 +112,58 @@ def test_other_kinds_are_merged_byte_for_byte(tmp_path):
         }
 
 
+@pytest.mark.parametrize("archived", [False, True])
+def test_what_a_target_of_another_kind_has_stays(tmp_path, archived):
+    paths = [tmp_path / f"{name}-neighborlists" for name in "ab"]
+    for path, data in zip(paths, (b"(lp0\n.", b"other"), strict=True):
+        with FingerprintDatabase.create(path) as database:
+            database.put_bytes(KEYS[0], data)
+    if archived:
+        FingerprintDatabase(paths[0]).compress()
+    assert list(merge(*paths[:1], paths[1:]).added.values()) == [0]
+    assert FingerprintDatabase(paths[0]).get_bytes(KEYS[0]) == b"(lp0\n."
+
+
+def cut(database, where, lose_index):
+    """Take 40 bytes out of an archive at some part of it, and perhaps its end."""
+    content = bytearray(Path(database.layout.archive).read_bytes())
+    at = int(len(content) * where)
+    del content[at : at + 40]
+    if lose_index:
+        del content[-500:]
+    Path(database.layout.archive).write_bytes(content)
+
+
+@pytest.mark.parametrize("lose_index", [False, True])
+@pytest.mark.parametrize("where", [0.1, 0.3, 0.5])
+def test_what_a_damaged_archive_holds_is_saved(tmp_path, where, lose_index):
+    one = make(tmp_path / "a-fingerprints", KEYS, archived=len(KEYS))
+    cut(one, where, lose_index)
+    shown = CliRunner().invoke(info_cli.command, [one.path])
+    assert f"the archive of {one.path} is damaged" in shown.stderr
+    target = FingerprintDatabase(tmp_path / "t-fingerprints")
+    done = CliRunner().invoke(merge_cli.command, [target.path, one.path])
+    assert done.exit_code == 4
+    assert f"the archive of {one.path} is damaged" in done.stderr
+    saved = dict(target.get_many())
+    assert len(saved) >= len(KEYS) - 2
+    assert saved == {key: ENTRIES[key] for key in saved}
+    done = CliRunner().invoke(uncompress_cli.command, [one.path])
+    assert done.exit_code in (4, 5)
+    assert "the archive was damaged" in done.stderr
+    assert dict(one.get_many()) == saved
+    assert os.listdir(one.layout.damaged) == ["archive.tar.gz"]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["archive", "manifest"])
+def test_a_pipe_keeps_nobody_waiting(tmp_path, name):
+    database = make(tmp_path / "x-fingerprints", KEYS[:2], digest=None)
+    os.mkfifo(getattr(database.layout, name))
+    with pytest.raises(DatabaseError, match="no regular file"):
+        database.archive_damage() if name == "archive" else database.manifest()
+
+
 def test_uncompress(tmp_path):
     database = make(tmp_path / "x-fingerprints", KEYS, archived=8)
     newer = ENTRIES[KEYS[11]]
@@ -270,7 +322,7 @@ def test_uncompress_writes_an_entry_whose_loose_copy_is_damaged(tmp_path):
     os.symlink(KEYS[2], f"{database.layout.loose}/itself")
     database[KEYS[3]] = ENTRIES[KEYS[9]]
     done = run(uncompress_cli.command, tmp_path / "a-fingerprints.ampdb")
-    assert done.exit_code == 0
+    assert done.exit_code == 5
     assert "4 loose entries written" in done.stdout
     assert done.stderr.count("moved to damaged/") == 2
     expected = {key: ENTRIES[key] for key in KEYS[:5]} | {KEYS[3]: ENTRIES[KEYS[9]]}
