@@ -67,7 +67,7 @@ def command(
     launch.stop.end_at_once()
     if delete and (labels or not recursive):
         raise InputError("--delete needs --recursive: name a directory with -r")
-    databases = list(_below(paths)) if recursive else list(paths)
+    databases = _once(list(_below(paths))) if recursive else list(paths)
     if recursive and paths and not databases:
         # No error, as it is none for Amp's amp-compress.
         complain(f"there is no {SUFFIX} in or below {', '.join(paths)}: nothing was done")
@@ -119,6 +119,14 @@ def _below(paths: tuple[str, ...]) -> Iterator[str]:
             folders.sort()
             links = (Path(folder, name) for name in folders)
             yield from (str(link) for link in links if link.is_symlink() and is_database(link))
+
+
+def _once(paths: list[str]) -> list[str]:
+    """Leave out links to databases that were found themselves."""
+    found = {Path(path).resolve() for path in paths if not Path(path).is_symlink()}
+    return [
+        path for path in paths if not Path(path).is_symlink() or Path(path).resolve() not in found
+    ]
 
 
 def _skip(error: OSError) -> None:

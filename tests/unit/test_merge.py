@@ -240,6 +240,17 @@ def test_compress_through_a_link(tmp_path):
     assert (done.exit_code, "3 entries archived" in done.output) == (0, True), done.output
 
 
+def test_a_database_and_a_link_to_it_are_one(tmp_path):
+    database = make(tmp_path / "x-fingerprints", KEYS[:3])
+    os.symlink(database.path, tmp_path / "a-fingerprints.ampdb")
+    done = run(compress_cli.command, "-r", tmp_path)
+    assert done.exit_code == 0
+    assert done.stdout.count("archived") == 1
+    done = run(compress_cli.command, "-r", "--delete", "--yes", tmp_path)
+    assert done.exit_code == 0
+    assert os.listdir(tmp_path) == ["a-fingerprints.ampdb"]
+
+
 def test_compress_by_label(tmp_path):
     mine, other = (make(tmp_path / f"{name}-fingerprints", KEYS[:3]) for name in ("a", "a-2"))
     done = run(compress_cli.command, "--label", tmp_path / "a")
