@@ -100,8 +100,8 @@ class Dataset:
         Which images are kept for validation.
     forces : bool
         Whether forces are trained.
-    digest : str
-        Changes with the images, their energies and their forces.
+    digest, validation_digest : str
+        Change with the images of each set, their energies and their forces.
     """
 
     pool: Pool
@@ -114,6 +114,7 @@ class Dataset:
     validation: NDArray[np.bool_]
     forces: bool
     digest: str
+    validation_digest: str
 
     @property
     def n_atoms(self) -> Array:
@@ -229,10 +230,16 @@ def survey(
     order = np.argsort(first, kind="stable")
     last, copies, in_validation = last[order], copies[order], in_validation[order]
     if not given:
-        in_validation = validation_split(len(last), fraction, seed)
+        # By hash: whatever the order of the images is, the same ones are chosen.
+        in_validation = np.empty(len(last), bool)
+        in_validation[np.argsort(keys[last])] = validation_split(len(last), fraction, seed)
     if not len(last) or in_validation.all():
         raise InputError("there is no image to train on; give files or a list of images")
-    digest = combine_digests([row.tobytes() for row in digests[last]]).hex()
+    rows = digests[last]
+    training, validation = (
+        combine_digests([row.tobytes() for row in rows[which]]).hex()
+        for which in (~in_validation, in_validation)
+    )
     return Dataset(
         pool=pool,
         indices=indices[last],
@@ -243,7 +250,8 @@ def survey(
         composition=composition[last],
         validation=in_validation,
         forces=forces,
-        digest=digest,
+        digest=training,
+        validation_digest=validation,
     )
 
 

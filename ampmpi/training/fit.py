@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +155,13 @@ class Fit:
             optimise(
                 self._evaluate, self._observe, self.journal, self.regressor, self.schedule.block
             )
-        except StopOptimisation as end:
-            outcome = str(end)
+        except StopOptimisation as stop:
+            outcome = str(stop)
+        end, vector = self.best, self.best_vector
         if outcome == CONVERGED or math.isinf(self.best_value):
-            self.best, self.best_vector = self.current, self.journal.points[-1]
-        self._save(outcome)
-        result = FitResult(outcome, self.best_vector, self.best, self.steps)
+            end, vector = self._validated(self.current), self.latest
+        self._save(outcome, end, vector)
+        result = FitResult(outcome, vector, end, self.steps)
         if self.lossfunction.log_losses:
             self.log(closing(result.successful))
         return result
@@ -181,23 +182,25 @@ class Fit:
             self.journal = Journal(start.copy())
             self.steps, self.seconds = 0, 0.0
             self.best_value, self.best_vector = math.inf, start.copy()
-            self.best = Step(0, math.nan, math.nan, math.nan)
+            self.best = self.current = Step(0, math.nan, math.nan, math.nan)
+            self.latest = self.best_vector
             return
         arrays = dict(known.arrays)
         self.journal = Journal.from_arrays(arrays)
         self.steps, self.seconds = int(known.state["steps"]), float(known.state["seconds"])
         self.best_value = float(arrays["best_value"])
         self.best_vector = arrays["best_vector"]
-        self.best = Step(int(arrays["best"][0]), *arrays["best"][1:].tolist())
+        self.best = self.current = Step(int(arrays["best"][0]), *arrays["best"][1:].tolist())
+        self.latest = self.journal.points[-1] if self.journal.points else self.best_vector
         self.log(f"Going on from {self.path} after step {self.steps}.")
 
     def _finished(self, known: checkpoints.Checkpoint) -> FitResult:
-        best = Step(int(known.arrays["best"][0]), *known.arrays["best"][1:].tolist())
+        end = known.arrays["end"]
         self.log(f"{self.path} says that this fit is finished; nothing to do.")
         return FitResult(
             str(known.state["outcome"]),
-            known.arrays["best_vector"],
-            best,
+            known.arrays["end_vector"],
+            Step(int(end[0]), *end[1:].tolist()),
             int(known.state["steps"]),
             was_finished=True,
         )
@@ -232,31 +235,22 @@ class Fit:
 
     def _observe(self) -> None:
         """Record the step just evaluated, and end the fit when it is time."""
-        vector, step, limits = self.journal.points[-1], self.current, self.lossfunction
-        is_last = step.step >= limits.maxiter
-        if self.n_validation and (is_last or step.step % self.schedule.validate_every == 0):
-            totals = self.loss.evaluate(vector, "validation", gradient=False)
-            energy, energy_max, force, force_max = self._errors(totals, self.n_validation)
-            step = self.current = replace(
-                step,
-                val_loss=self._weighted(totals),
-                val_energy_rmse=energy,
-                val_energy_maxresid=energy_max,
-                val_force_rmse=force,
-                val_force_maxresid=force_max,
-            )
+        self.latest = vector = self.journal.points[-1]
+        step, limits = self.current, self.lossfunction
+        is_converged = limits.raise_ConvergenceOccurred and converged(step, limits)
+        is_last = is_converged or step.step >= limits.maxiter
+        if is_last or step.step % self.schedule.validate_every == 0:
+            step = self.current = self._validated(step)
         value = step.val_loss if self.n_validation else step.loss
         if value < self.best_value:
             self.best_value, self.best, self.best_vector = value, step, vector.copy()
         self.curve.append(step)
         if limits.log_losses:
             self.log(log_line(step, limits))
-        if limits.raise_ConvergenceOccurred and converged(step, limits):
-            raise StopOptimisation(CONVERGED)
         if is_last:
-            raise StopOptimisation(MAXITER)
-        patience = self.schedule.patience
-        if self.n_validation and patience is not None and step.step - self.best.step >= patience:
+            raise StopOptimisation(CONVERGED if is_converged else MAXITER)
+        patience, is_validated = self.schedule.patience, not math.isnan(step.val_loss)
+        if is_validated and patience is not None and step.step - self.best.step >= patience:
             raise StopOptimisation(EARLY)
         due = step.step % self.schedule.checkpoint_every == 0
         if due or self.stop_requested or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
@@ -265,6 +259,21 @@ class Fit:
             raise Unfinished(
                 f"asked to stop after step {step.step} of the training; start it again to go on"
             )
+
+    def _validated(self, step: Step) -> Step:
+        """Return a step, the last one evaluated, with its errors on the validation set."""
+        if not self.n_validation or not math.isnan(step.val_loss):
+            return step
+        totals = self.loss.evaluate(self.latest, "validation", gradient=False)
+        energy, energy_max, force, force_max = self._errors(totals, self.n_validation)
+        return replace(
+            step,
+            val_loss=self._weighted(totals),
+            val_energy_rmse=energy,
+            val_energy_maxresid=energy_max,
+            val_force_rmse=force,
+            val_force_maxresid=force_max,
+        )
 
     def _weighted(self, totals: Totals) -> float:
         coefficients = self.loss.coefficients
@@ -292,25 +301,30 @@ class Fit:
             gradient[i] = (ahead - behind) / (2.0 * d)
         return gradient
 
-    def _save(self, outcome: str | None) -> None:
+    def _save(
+        self, outcome: str | None, end: Step | None = None, end_vector: Array | None = None
+    ) -> None:
         """Write the checkpoint, and Amp's beside it while the fit goes on.
+
+        `end` and its parameters are the result of a fit that ended. It may be another
+        step than the best one, from which a fit with other limits goes on.
 
         What is kept comes first, as a restart begins after the checkpoint; Amp's last, as
         it stands in for a checkpoint that is not there.
         """
-        vector = self.journal.points[-1] if outcome is None else self.best_vector
         if outcome is None and self.schedule.keep_checkpoints:
             folder = Path(f"{self.label}-checkpoints")
             folder.mkdir(exist_ok=True)
-            self.save_amp(str(folder / f"{self.steps}.amp"), vector)
+            self.save_amp(str(folder / f"{self.steps}.amp"), self.latest)
         seconds = self.seconds + time.monotonic() - self.began
-        best = [getattr(self.best, name) for name in self.best.__dataclass_fields__]
         arrays = {
             **self.journal.arrays(),
             "best_value": np.array(self.best_value),
             "best_vector": self.best_vector,
-            "best": np.array(best, dtype=float),
+            "best": np.array(astuple(self.best), dtype=float),
         }
+        if end is not None and end_vector is not None:
+            arrays |= {"end": np.array(astuple(end), dtype=float), "end_vector": end_vector}
         state = {
             "steps": self.steps,
             "seconds": seconds,
@@ -320,4 +334,4 @@ class Fit:
         checkpoints.save(self.path, checkpoints.Checkpoint(self.settings, state, arrays))
         self.saved = time.monotonic()
         if outcome is None:
-            self.save_amp(f"{self.label}-checkpoint.amp", vector)
+            self.save_amp(f"{self.label}-checkpoint.amp", self.latest)

@@ -297,9 +297,12 @@ def _settings(
     }
     given = {k: v for k, v in model.parameters.items() if k in ("weights", "scalings", "fprange")}
     hidden = model.hiddenlayers
+    dataset = prepared.dataset
+    copies = dataset.copies[np.argsort(dataset.keys)]
     return {
-        "images": prepared.dataset.digest,
-        "validation": _digest(prepared.dataset.validation.tobytes()),
+        "images": dataset.digest,
+        "validation images": dataset.validation_digest,
+        "copies": _digest(copies.tobytes()) if loss["weight_duplicates"] else None,
         "bootstrap": None if drawn is None else _digest(repr(sorted(drawn.items())).encode()),
         "descriptor": prepared.descriptor.digest,
         "hiddenlayers": hidden,

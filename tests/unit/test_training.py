@@ -280,6 +280,51 @@ def test_early_stopping_keeps_the_best_validation():
     assert table["step"][-1] - result.best.step == 5
 
 
+def test_a_fit_that_converged_is_validated_and_goes_on_from_its_best():
+    images, validation = emt_images(2), emt_images(6, seed=3, width=0.4)
+    schedule = Schedule(validate_every=1)
+
+    def train(label, **limits):
+        calc = calculator(label, maxiter=60, **limits)
+        return calc.train(images, validation=validation, schedule=schedule, overwrite=True)
+
+    loose = train("a", energy_rmse=0.05, force_rmse=10.0)
+    assert loose.outcome == "converged"
+    assert np.isfinite(loose.best.val_loss)
+    assert loose.best.step == curve("a")["step"][-1]
+    for label in "ab":
+        result = train(label)
+        assert result.best.val_loss == curve(label)["val_loss"].min()
+    parameters = [Amp.load(f"{label}.amp").model.parameters for label in "ab"]
+    assert parameters[0] == parameters[1]
+
+
+def test_patience_counts_from_validations():
+    result = calculator(maxiter=40).train(
+        emt_images(3), validation=emt_images(2, seed=3), schedule=Schedule(patience=5)
+    )
+    assert result.steps >= 10
+    assert np.isfinite(result.best.val_loss)
+
+
+def test_other_sets_of_the_same_images_are_another_training():
+    ours, theirs = emt_images(4), emt_images(4, seed=3)
+    calculator(maxiter=5).train(ours, validation=theirs)
+    swapped = calculator(maxiter=5).train(theirs, validation=ours, overwrite=True)
+    fresh = calculator("fresh", maxiter=5).train(theirs, validation=ours)
+    assert swapped.best.val_loss == fresh.best.val_loss
+    parameters = [Amp.load(f"{label}.amp").model.parameters for label in ("t", "fresh")]
+    assert parameters[0] == parameters[1]
+
+
+def test_a_validation_fraction_does_not_depend_on_the_order():
+    images = emt_images(6)
+    first = calculator(maxiter=5).train(images, validation_fraction=0.34)
+    other = calculator("other", maxiter=5).train(images[::-1], validation_fraction=0.34)
+    assert other.best.val_loss == pytest.approx(first.best.val_loss, rel=1e-9)
+    assert other.best.energy_rmse == pytest.approx(first.best.energy_rmse, rel=1e-9)
+
+
 @pytest.mark.parametrize(("maxiter", "validated"), [(3, [3]), (12, [10, 12])])
 def test_the_last_step_is_validated(maxiter, validated):
     result = calculator(maxiter=maxiter).train(emt_images(3), validation=emt_images(2, seed=3))
