@@ -94,7 +94,7 @@ COUNT = click.IntRange(min=1)
 @click.option("--activation", default="tanh", show_default=True,
               type=click.Choice(["tanh", "sigmoid", "linear"]),
               help="Activation function.")  # fmt: skip
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0),
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1),
               help="Seed of weights, validation set and bootstrap.")  # fmt: skip
 @click.option("--starts", default=1, show_default=True, type=COUNT, help="Random starts of each.")
 @click.option(
@@ -362,12 +362,13 @@ def _check_target(label: str, *, overwrite: bool, restart: bool) -> None:
     members = [
         path for path in Path(f"{label}-members").glob("*-checkpoint.*") if path.suffix != ".tmp"
     ]
+    target = Path(f"{label}.amp")
+    goes_on = not restart and (own[0].exists() or members)
+    if target.exists() and not overwrite and not goes_on:
+        raise InputError(f"{target} is there already; give --overwrite or another --label")
     if restart:
         for path in (*own, *members):
             path.unlink(missing_ok=True)
-    target = Path(f"{label}.amp")
-    if target.exists() and not overwrite and not (own[0].exists() or members):
-        raise InputError(f"{target} is there already; give --overwrite or another --label")
 
 
 def _save(

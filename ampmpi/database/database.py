@@ -17,7 +17,7 @@ from ampmpi.database import deleted, loose, manifest
 from ampmpi.database.archive import Archive, Identity
 from ampmpi.database.atomic import database_error, temporaries
 from ampmpi.database.entry import decode, encode
-from ampmpi.database.index import digests_of, keys_of
+from ampmpi.database.index import digests_of, distinct, keys_of
 from ampmpi.database.intake import judge
 from ampmpi.database.layout import Kind, Layout, database_path, is_key, require_database
 from ampmpi.database.manifest import Manifest
@@ -551,9 +551,7 @@ def _union(
         return archived
     both = np.concatenate((loose_keys, archived))
     both.sort()
-    new = np.ones(len(both), dtype=bool)
-    np.not_equal(both[1:], both[:-1], out=new[1:])
-    return both if new.all() else both[new]
+    return distinct(both)
 
 
 def _parse(

@@ -100,6 +100,13 @@ def keys_of(digests: NDArray[np.bytes_]) -> list[str]:
     return [text[start : start + 32] for start in range(0, len(text), 32)]
 
 
+def distinct(digests: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+    """Return sorted 16-byte strings, each once."""
+    new = np.ones(len(digests), dtype=bool)
+    np.not_equal(digests[1:], digests[:-1], out=new[1:])
+    return digests if new.all() else digests[new]
+
+
 def digests_of(keys: list[str]) -> NDArray[np.bytes_]:
     """Keys as 16-byte strings; every one must be a key."""
     return np.frombuffer(bytes.fromhex("".join(keys)), "S16")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database.atomic import database_error, write_file
+from ampmpi.database.index import distinct
 from ampmpi.database.layout import Layout, is_key
 from ampmpi.database.tarstream import MAX_ENTRY_SIZE
 from ampmpi.database.unreadable import is_of_one_file, reason_of
@@ -154,12 +155,13 @@ def digests(layout: Layout) -> NDArray[np.bytes_]:
         return found
 
     try:
-        # A listing may name a file twice that is replaced meanwhile.
-        return np.unique(np.frombuffer(_while_stale(listed), "S16"))
+        result = np.frombuffer(_while_stale(listed), "S16")
     except FileNotFoundError:
         return np.empty(0, "S16")
     except OSError as error:
         raise database_error(error, "list", layout.loose) from error
+    result.sort()
+    return distinct(result)  # a listing may name a file twice that is replaced meanwhile
 
 
 def remove(layout: Layout, key: str) -> bool:
