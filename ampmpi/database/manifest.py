@@ -22,6 +22,7 @@ from ampmpi.errors import DatabaseError, DescriptorMismatchError
 FORMAT = "ampmpi-descriptor"
 VERSION = 1
 _SHOWN = 6
+_PIECE = 1 << 16
 
 
 class DamagedManifestError(DatabaseError):
@@ -106,10 +107,7 @@ def read(layout: Layout) -> Manifest | None:
         It cannot be read, or a later version of this package wrote it.
     """
     try:
-        with open(layout.manifest, "rb", opener=_opened) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "it is no regular file: move it elsewhere")
-            data = file.read()
+        data = _read(layout.manifest)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -128,9 +126,18 @@ def read(layout: Layout) -> Manifest | None:
         ) from None
 
 
-def _opened(path: str, flags: int) -> int:
+def _read(path: str) -> bytes:
     # Without O_NONBLOCK a named pipe would wait for a writer.
-    return os.open(path, flags | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file: move it elsewhere")
+        data = b""
+        while more := os.read(descriptor, _PIECE):
+            data += more
+    finally:
+        os.close(descriptor)
+    return data
 
 
 def claim(layout: Layout, manifest: Manifest) -> None:

@@ -379,14 +379,14 @@ def test_a_manifest_that_is_whole_but_of_no_use_stays(database, monkeypatch):
 
 
 def test_a_manifest_that_may_not_be_read_stays(database, monkeypatch):
-    real = open
+    real = os.open
 
     def refuse(path, *arguments, **options):
         if path == database.layout.manifest:
             raise PermissionError(13, "Permission denied")
         return real(path, *arguments, **options)
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     report = check(database.path, repair=True)
     assert (report.exit_code, report.repairs) == (4, [])
     assert "you may not read it" in report.remaining[0]

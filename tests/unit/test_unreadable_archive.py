@@ -98,17 +98,21 @@ def test_a_compress_keeps_the_archive(database):
 
 
 def test_uncompress_keeps_the_archive(database):
-    before = dict(database.get_many())
+    before, wanted = dict(database.get_many()), saved(database)
     report = uncompress(database.path)
     assert report.copy == f"{database.layout.damaged}/archive.tar.gz"
-    assert dict(database.get_many()) == before
+    found = dict(database.get_many())
+    assert before.items() <= found.items() <= ENTRIES.items()
+    assert found.keys() >= wanted
 
 
 def test_as_a_source_of_a_merge_it_gives_what_can_be_read(database, tmp_path):
-    before = dict(database.get_many())
+    before, wanted = dict(database.get_many()), saved(database)
     merge(tmp_path / "y-fingerprints.ampdb", [database.path])
     with FingerprintDatabase(tmp_path / "y-fingerprints.ampdb") as target:
-        assert dict(target.get_many()) == before
+        found = dict(target.get_many())
+    assert before.items() <= found.items() <= ENTRIES.items()
+    assert found.keys() >= wanted
 
 
 @pytest.fixture
