@@ -7,6 +7,7 @@ a folder: a member belongs to the group that makes its subfolder.
 
 from __future__ import annotations
 
+import glob
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -117,6 +118,8 @@ def group_size(n_ranks: int, n_members: int, groups: int | None = None) -> int:
         groups = max(g for g in range(1, min(n_ranks, n_members) + 1) if n_ranks % g == 0)
     if groups < 1 or n_ranks % groups:
         raise InputError(f"{n_ranks} ranks cannot be split into {groups} groups of equal size")
+    if groups > n_members:
+        raise InputError(f"--groups {groups} is more than there is to fit, which is {n_members}")
     return n_ranks // groups
 
 
@@ -138,24 +141,41 @@ def member_label(label: str, member: Member) -> str:
     return f"{label}-members/{member.name}"
 
 
+def committee_file(label: str, seat: int) -> str:
+    """Return the file of the best calculator for a seat."""
+    return f"{label}-committee-{seat}.amp"
+
+
+def committee_files(label: str) -> list[str]:
+    """Return the files of a label's committee that are there, by seat."""
+    found = []
+    for name in glob.glob(f"{glob.escape(label)}-committee-*.amp"):
+        seat = name.removeprefix(f"{label}-committee-").removesuffix(".amp")
+        if seat.isdecimal():
+            found.append((int(seat), name))
+    return [name for _, name in sorted(found)]
+
+
 class Queue:
     """Hands each member to one group.
 
     Parameters
     ----------
-    folder : Path
-        A folder of this run's own, on a file system that all ranks see.
+    folder : Path or None
+        A folder of this run's own, on a file system that all ranks see; None for one group.
     members : sequence of Member
         What there is to do.
     """
 
-    def __init__(self, folder: Path, members: Sequence[Member]) -> None:
+    def __init__(self, folder: Path | None, members: Sequence[Member]) -> None:
         self.folder = folder
         self.waiting = list(members)
 
     def take(self) -> Member | None:
         """Return a member that no other group has taken; None at the end, or after `close`."""
         while self.waiting:
+            if self.folder is None:
+                return self.waiting.pop(0)
             if (self.folder / STOP).exists():
                 return None
             member = self.waiting.pop(0)
@@ -168,7 +188,9 @@ class Queue:
 
     def close(self) -> None:
         """Let no group take another member."""
-        (self.folder / STOP).touch()
+        self.waiting.clear()
+        if self.folder is not None:
+            (self.folder / STOP).touch()
 
 
 def fit_members(
@@ -214,9 +236,10 @@ def fit_members(
     Unfinished
         A signal asked to stop; every rank raises it.
     """
-    folder = Path(f"{label}-members" if len(members) > 1 else label).absolute()
-    queue_folder = agree(comm, lambda: _make_queue(folder if len(members) > 1 else folder.parent))
-    queue = Queue(queue_folder, members)
+    folder = None
+    if group.size < comm.size:
+        folder = agree(comm, lambda: _make_queue(Path(f"{label}-members").absolute()))
+    queue = Queue(folder, members)
     results: list[MemberResult] = []
     interrupted = False
     while (member := agree(group, queue.take)) is not None:
@@ -240,7 +263,8 @@ def fit_members(
         log(f"{member.name}: {result.outcome} after {result.steps} steps, loss {result.score:.4g}")
     interrupted = interrupted or stop.requested
     everyone = comm.allgather((results if group.rank == 0 else [], interrupted))
-    agree(comm, lambda: shutil.rmtree(queue_folder, ignore_errors=True))
+    if folder is not None:
+        agree(comm, lambda: shutil.rmtree(folder, ignore_errors=True))
     if any(flag for _, flag in everyone):
         done = sum(len(part) for part, _ in everyone)
         raise share(

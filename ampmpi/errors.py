@@ -61,7 +61,7 @@ class CorruptArchiveError(DatabaseError):
 
 
 class LockedError(DatabaseError, TimeoutError):
-    """Another process holds the lock of a database."""
+    """Another process holds the lock of a database, or trains with the same label."""
 
     exit_code = 6
 

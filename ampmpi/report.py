@@ -151,6 +151,10 @@ def _distinct_ranges(calculators: Sequence[Amp]) -> list[Amp]:
     return list(distinct.values())
 
 
+# Width below which a range is a single value.
+NARROW = 1e-8
+
+
 def _outside(calculator: Amp, atoms: Any, part: float) -> Iterator[str]:
     """Name atoms and features that the training did not reach, the farthest first."""
     ranges = calculator.model.fprange or {}
@@ -160,7 +164,7 @@ def _outside(calculator: Amp, atoms: Any, part: float) -> Iterator[str]:
     far = []
     for atom, symbol in enumerate(fingerprint.symbols):
         low, high = ranges[symbol].T
-        width = np.maximum(high - low, 1e-8)
+        width = np.maximum(high - low, NARROW)
         values = fingerprint.values[atom, : len(low)]
         distance = np.maximum(low - values, values - high) / width
         feature = int(distance.argmax())
@@ -168,10 +172,11 @@ def _outside(calculator: Amp, atoms: Any, part: float) -> Iterator[str]:
             far.append((float(distance[feature]), atom, symbol, feature, float(values[feature])))
     for distance, atom, symbol, feature, value in sorted(far, reverse=True):
         low, high = ranges[symbol][feature]
+        trained = f"range {low:.4g} to {high:.4g} by {distance:.0%} of it"
         yield (
             f"atom {atom} ({symbol}), feature {feature} ({_named(functions[symbol][feature])}): "
-            f"{value:.4g} is outside the trained range "
-            f"{low:.4g} to {high:.4g} by {distance:.0%} of it"
+            f"{value:.4g} is outside the trained "
+            f"{trained if high - low > NARROW else f'range, which is {low:.4g} alone'}"
         )
 
 
@@ -199,6 +204,8 @@ def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
             f"  forces on {symbol}, meV/Å".ljust(24) + _errors(1e3 * errors[symbols == symbol])
             for symbol in sorted(set(symbols.tolist()))
         ]
+    if not (with_energy or with_forces):
+        lines.append("  no energies or forces to compare with")
     if len(found[0].energies) > 1:
         most = max(found, key=lambda item: item.force_spread)
         lines.append(

@@ -12,6 +12,7 @@ from ampmpi.errors import AmpmpiError, InputError
 
 if TYPE_CHECKING:
     from ampmpi.calculator import Amp
+    from ampmpi.images import Images
     from ampmpi.parallel.comm import Communicator
     from ampmpi.report import Evaluation
 
@@ -66,16 +67,25 @@ def command(files: tuple[str, ...], output: str | None, outside: float) -> None:
             raise InputError(f"--output {output} cannot be written: {error.strerror}") from error
 
 
+def open_some(names: list[str]) -> Images:
+    """Open files of images; `InputError` where there is no image."""
+    from ampmpi.images import open_images
+
+    images = open_images(names)
+    if not len(images):
+        raise InputError(f"{' '.join(names)}: there is no image; give other files or frames")
+    return images
+
+
 def _evaluate(
     comm: Communicator, calculators: list[Amp], name: str, outside: float
 ) -> list[Evaluation]:
     """Evaluate a file's images, each rank a part of them; rank 0 gets all."""
-    from ampmpi.images import open_images
     from ampmpi.parallel.failure import agree, raise_first
     from ampmpi.parallel.schedule import block
     from ampmpi.report import evaluate
 
-    images = agree(comm, lambda: open_images([name]))
+    images = agree(comm, lambda: open_some([name]))
     mine, error = [], None
     try:
         mine = evaluate(calculators, images, outside, block(len(images), comm.rank, comm.size))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ampmpi.cli.text import PREFIX
 from ampmpi.errors import ImageError, InputError
 from ampmpi.parallel.comm import world
 from ampmpi.parallel.failure import agree, share
@@ -21,8 +22,10 @@ SHOWN = 20
 
 @click.command("fingerprint")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
-@click.option("--label", required=True, help="Prefix of the databases.")
-@click.option("--dblabel", help="Prefix of databases that jobs share; these are not compressed.")
+@click.option("--label", required=True, type=PREFIX, help="Prefix of the databases.")
+@click.option(
+    "--dblabel", type=PREFIX, help="Prefix of databases that jobs share; these are not compressed."
+)
 @click.option("--derivatives", is_flag=True, help="Compute the fingerprint primes, too.")
 @click.option("--descriptor", "settings", metavar="FILE", help="Descriptor settings, a TOML file.")
 @click.option("--cutoff", type=float, metavar="R", help="Cutoff radius in Å, default 6.5.")

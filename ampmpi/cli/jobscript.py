@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from ..errors import InputError
+from .text import PREFIX
 
 PLAIN = re.compile(r"[A-Za-z0-9_@%+:./-]+")
 PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
@@ -247,7 +248,8 @@ def train(arguments: tuple[str, ...], sbatch: tuple[str, ...], **given: Any) -> 
 @command.command(context_settings=PASSED_ON)
 @_parallel
 @_array
-@click.option("--label", default="amp", show_default=True, help="Prefix of the members' files.")
+@click.option("--label", default="amp", show_default=True, type=PREFIX,
+              help="Prefix of the members' files.")  # fmt: skip
 @_site
 @_arguments
 def committee(
@@ -274,7 +276,8 @@ def compress(arguments: tuple[str, ...], sbatch: tuple[str, ...], **given: Any) 
 @_parallel
 @_array
 @_site
-@click.option("--dblabel", help="Prefix of the databases that all jobs share.  [script: amp]")
+@click.option("--dblabel", type=PREFIX,
+              help="Prefix of the databases that all jobs share.  [script: amp]")  # fmt: skip
 @click.option(
     "--fingerprint",
     help="Further options of `ampmpi fingerprint`, as one word.  [script: --derivatives]",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import glob
 import importlib.util
+import io
 from pathlib import Path
 
 import click
 
+from ampmpi.cli.evaluate import open_some
+from ampmpi.cli.text import PREFIX
 from ampmpi.errors import InputError
+from ampmpi.model.files import write_atomically
 
 
 @click.command("plot")
-@click.argument("label")
+@click.argument("label", type=PREFIX)
 @click.argument("images", nargs=-1)
 @click.option("--calculator", "calculators", multiple=True, metavar="FILE",
               help="Calculators to evaluate instead of LABEL.amp and its committee.")  # fmt: skip
@@ -29,10 +33,8 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
             raise InputError(f"ampmpi plot needs {module}; install ampmpi[plot]")
     from ampmpi import report
     from ampmpi.calculator import Amp
-    from ampmpi.images import open_images
 
-    curves = [p for p in [f"{label}-curve.txt"] if Path(p).exists()]
-    curves += sorted(glob.glob(f"{glob.escape(label)}-members/*-curve.txt"))
+    curves = _curves(label)
     names = list(calculators) or _trained(label)
     if not curves and not (names and images):
         raise InputError(
@@ -54,7 +56,7 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
     if images:
         if not loaded:
             raise InputError("there is no calculator to evaluate; give --calculator")
-        found = report.evaluate(loaded, open_images(list(images)))
+        found = report.evaluate(loaded, open_some(list(images)))
         text = "\n".join(report.summary(", ".join(images), found))
         figures["parity"] = report.parity_figure(found)
         sections.append(
@@ -68,14 +70,31 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
                 report.Section("Disagreement", image=report.embedded(figures["spread"]))
             )
     for name, figure in figures.items():
-        figure.savefig(f"{label}-{name}.{kind}", dpi=150)
-        click.echo(f"{label}-{name}.{kind}")
-    target = Path(f"{label}-report.html")
-    target.write_text(report.page(f"Training {label}", sections), encoding="utf-8")
-    click.echo(str(target))
+        picture = io.BytesIO()
+        figure.savefig(picture, format=kind, dpi=150)
+        _write(f"{label}-{name}.{kind}", picture.getvalue())
+    _write(f"{label}-report.html", report.page(f"Training {label}", sections).encode())
+
+
+def _write(name: str, data: bytes) -> None:
+    write_atomically(name, data)
+    click.echo(name)
+
+
+def _curves(label: str) -> list[str]:
+    """Return the learning curves of a label: those of its last training, as far as it ended."""
+    table, own = Path(f"{label}-members.txt"), Path(f"{label}-curve.txt")
+    members = sorted(glob.glob(f"{glob.escape(label)}-members/*-curve.txt"))
+    if not table.exists():
+        return [str(own)] if own.exists() else members
+    rows = table.read_text(encoding="utf-8", errors="replace").splitlines()
+    names = {row.partition(" ")[0] for row in rows}
+    return [path for path in members if Path(path).name.removesuffix("-curve.txt") in names]
 
 
 def _trained(label: str) -> list[str]:
     """Return the committee of a label, or its one calculator."""
-    committee = sorted(glob.glob(f"{glob.escape(label)}-committee-*.amp"))
+    from ampmpi.committee import committee_files
+
+    committee = committee_files(label)
     return committee or [p for p in [f"{label}.amp"] if Path(p).exists()]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ampmpi.cli.text import PREFIX, complain
 from ampmpi.errors import InputError, TrainingConvergenceError
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def _hidden(
         if not nodes or min(nodes) < 1:
             raise InputError(f"--hidden {text!r} is not a list of numbers of nodes such as 10,10")
         layers.append(nodes)
+    if not layers:
+        raise InputError("--hidden is empty; give numbers of nodes such as 10,10")
     return layers
 
 
@@ -83,8 +86,9 @@ COUNT = click.IntRange(min=1)
 @click.argument("images", nargs=-1, required=True)
 @click.option("--config", callback=_read_config, is_eager=True, expose_value=False,
               metavar="FILE", help="TOML file with these options.")  # fmt: skip
-@click.option("--label", default="amp", show_default=True, help="Prefix of all files.")
-@click.option("--dblabel", help="Prefix of the databases, where jobs share them.")
+@click.option("--label", default="amp", show_default=True, type=PREFIX,
+              help="Prefix of all files.")  # fmt: skip
+@click.option("--dblabel", type=PREFIX, help="Prefix of the databases, where jobs share them.")
 @click.option("--descriptor", metavar="FILE", help="TOML file of the descriptor.")
 @click.option(
     "--cutoff", type=POSITIVE, metavar="Å", help="Cutoff radius of Amp's default functions."
@@ -259,6 +263,9 @@ def dry_run(
     dataset = survey(
         comm, pool, forces=o["forces"], fraction=o["validation_fraction"], seed=o["seed"]
     )
+    dataset.check_validation()
+    if dataset.remark and comm.rank == 0:
+        complain(dataset.remark)
     descriptor = job.descriptor.resolve(dataset.elements)
     summary = fingerprint(
         [*o["images"], *o["validation"]],
@@ -299,8 +306,9 @@ def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: E
 
     o = job.options
     label, say = o["label"], Log(comm.rank)
-    agree(comm, lambda: _check_target(label, overwrite=o["overwrite"], restart=o["restart"]))
     log = open_log(stack, comm, label)
+    prefixes = [label if len(members) == 1 else member_label(label, member) for member in members]
+    agree(comm, lambda: _check_target(label, prefixes, o["overwrite"], o["restart"]))
     descriptor = job.descriptor
     write_head(log, comm, descriptor, label)
     dataset, descriptor, source = prepare(
@@ -315,6 +323,8 @@ def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: E
         seed=o["seed"],
         log=log,
     )
+    if dataset.remark and comm.rank == 0:
+        complain(dataset.remark)
     group = comm.split(comm.rank // size, comm.rank)
     plan = plan_memory(comm, size, dataset, descriptor, source, job.memory)
     say(plan.line())
@@ -356,19 +366,16 @@ def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: E
         )
 
 
-def _check_target(label: str, *, overwrite: bool, restart: bool) -> None:
+def _check_target(label: str, prefixes: list[str], overwrite: bool, restart: bool) -> None:
     """Refuse to replace a calculator that no checkpoint tells of; forget checkpoints on demand."""
-    own = [Path(f"{label}-checkpoint.npz"), Path(f"{label}-checkpoint.amp")]
-    members = [
-        path for path in Path(f"{label}-members").glob("*-checkpoint.*") if path.suffix != ".tmp"
-    ]
     target = Path(f"{label}.amp")
-    goes_on = not restart and (own[0].exists() or members)
+    goes_on = not restart and any(Path(f"{one}-checkpoint.npz").exists() for one in prefixes)
     if target.exists() and not overwrite and not goes_on:
         raise InputError(f"{target} is there already; give --overwrite or another --label")
     if restart:
-        for path in (*own, *members):
-            path.unlink(missing_ok=True)
+        for one in prefixes:
+            for kind in ("npz", "amp"):
+                Path(f"{one}-checkpoint.{kind}").unlink(missing_ok=True)
 
 
 def _save(
@@ -378,8 +385,12 @@ def _save(
     chosen: list[MemberResult],
     say: Callable[[str], None],
 ) -> None:
-    """Save the best model and the committee, and say how all ended."""
-    from ampmpi.committee import table
+    """Save the best model and the committee, and say how all ended.
+
+    What an earlier training with the label has saved beyond that is removed, so that
+    nothing takes it for a part of this one.
+    """
+    from ampmpi.committee import committee_file, committee_files, table
     from ampmpi.model.files import write_atomically
 
     assert best.best is not None
@@ -388,10 +399,17 @@ def _save(
         write_atomically(f"{label}-members.txt", text.encode())
         say(text.rstrip())
         _copy(best, f"{label}.amp")
-    if len(chosen) > 1:
-        for i, result in enumerate(chosen):
-            _copy(result, f"{label}-committee-{i}.amp")
-        say(f"Committee: {label}-committee-0.amp to {label}-committee-{len(chosen) - 1}.amp")
+    else:
+        Path(f"{label}-members.txt").unlink(missing_ok=True)
+    saved = [committee_file(label, i) for i in range(len(chosen))] if len(chosen) > 1 else []
+    for result, name in zip(chosen, saved, strict=False):
+        _copy(result, name)
+    if saved:
+        say(f"Committee: {saved[0]} to {saved[-1]}")
+    for name in committee_files(label):
+        if name not in saved:
+            Path(name).unlink()
+            say(f"{name} of an earlier training is removed")
     errors = best.best
     forces = "" if math.isnan(errors.force_rmse) else f", {1e3 * errors.force_rmse:.3g} meV/Å"
     say(

@@ -7,6 +7,7 @@ hangs the job for ever; here it prints what happened and aborts.
 from __future__ import annotations
 
 import copy
+import errno
 import socket
 import sys
 import traceback
@@ -19,6 +20,12 @@ from ampmpi.errors import AmpmpiError
 from ampmpi.parallel.comm import Communicator
 
 T = TypeVar("T")
+
+# What is wrong with a file or its file system, not with the program.
+FROM_OUTSIDE = {
+    errno.EACCES, errno.EDQUOT, errno.EIO, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOSPC,
+    errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ESTALE,
+}  # fmt: skip
 
 
 def is_shared(error: BaseException) -> bool:
@@ -97,12 +104,15 @@ def exit_code(error: BaseException) -> int:
 
 
 def report(error: BaseException, comm: Communicator | None = None) -> None:
-    """Print one sentence for an error of the package, this rank's traceback for any other."""
+    """Print one sentence for an error of the package or of a file, else this rank's traceback."""
     where = ""
     if comm is not None and comm.size > 1 and not is_shared(error):
         where = f" on rank {comm.rank} of {comm.size} at {socket.gethostname()}"
     if isinstance(error, AmpmpiError):
         text = f"ampmpi: error{where}: {error}\n"
+    elif isinstance(error, OSError) and error.filename and error.errno in FROM_OUTSIDE:
+        what = f"{error.filename}: {error.strerror}; see to that and start again"
+        text = f"ampmpi: error{where}: {what}\n"
     else:
         lines = "".join(traceback.format_exception(error))
         text = f"{lines}ampmpi: unexpected error{where}: {type(error).__name__}: {error}\n"

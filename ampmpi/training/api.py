@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import ampmpi
 from ampmpi.descriptor import Gaussian
-from ampmpi.errors import ImageError, InputError, TrainingConvergenceError
+from ampmpi.errors import ImageError, InputError, LockedError, TrainingConvergenceError
 from ampmpi.parallel.comm import Communicator, as_communicator
-from ampmpi.parallel.failure import abort_on_error, agree, install_excepthook
-from ampmpi.parallel.launch import stop
+from ampmpi.parallel.failure import abort_on_error, agree, agree_alone, install_excepthook
+from ampmpi.parallel.launch import batch_job, stop
 from ampmpi.parallel.log import Log
 from ampmpi.training.curve import Step
 from ampmpi.training.data import Source
@@ -91,6 +93,8 @@ def train_calculator(
         The optimiser could not reach the criteria; the parameters are saved.
     Unfinished
         A signal asked to stop; the same call goes on.
+    LockedError
+        Another training with the label is running.
     InputError, ImageError, DatabaseError, ModelError
         Something that was given cannot be used.
     """
@@ -118,6 +122,7 @@ def train_calculator(
             fraction=validation_fraction,
             seed=seed,
             log=log,
+            known=model.fprange or (),
         )
         calculator.descriptor = descriptor
         plan = plan_memory(ranks, ranks.size, dataset, descriptor, source, memory)
@@ -152,8 +157,12 @@ def prepare(
     fraction: float,
     seed: int,
     log: Callable[[str], None],
+    known: Iterable[str] = (),
 ) -> tuple[Dataset, Gaussian, Source]:
-    """Survey the images and see that the database has all their fingerprints."""
+    """Survey the images and see that the database has all their fingerprints.
+
+    `known` are elements that the model knows, whatever the images hold.
+    """
     from ampmpi.fingerprinting import fingerprint
 
     if validation is not None and fraction:
@@ -163,6 +172,9 @@ def prepare(
     images, validation = _reusable(images), _reusable(validation)
     pool = open_pool(comm, images, validation)
     dataset = survey(comm, pool, forces=forces, fraction=fraction, seed=seed)
+    dataset.check_validation(known)
+    if dataset.remark:
+        log(f"Warning: {dataset.remark}.")
     prefix = dblabel or label
     start = time.monotonic()
     for given in (images, validation):
@@ -231,13 +243,55 @@ def finalize(
             log(f"{path}: {report.added} entries archived.")
 
 
+LEASE = 120.0
+"""Seconds for which a requeued job waits for its label: the file server may not know yet that
+the host on which it ran before is gone."""
+
+# What flock says on file systems that have no locks.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
 def open_log(stack: ExitStack, comm: Communicator, label: str | None) -> Log:
-    """Open LABEL-log.txt for rank 0 to append to; None: no log."""
-    if label is None or comm.rank:
+    """Open LABEL-log.txt for rank 0 to append to, and claim the label; None: no log.
+
+    Raises
+    ------
+    LockedError
+        Another training with the label is running; every rank raises it.
+    """
+    if label is None:
         return Log(comm.rank, quiet=True)
     path = Path(f"{label}-log.txt")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return Log(0, stream=stack.enter_context(open(path, "a", encoding="utf-8")))
+
+    def open_claimed() -> TextIO:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(path.open("a", encoding="utf-8"))
+        _claim(file, path, LEASE if batch_job()[1] else 0.0)
+        return file
+
+    return Log(comm.rank, stream=agree_alone(comm, open_claimed))
+
+
+def _claim(file: TextIO, path: Path, wait: float) -> None:
+    """Lock a training's log until it is closed, so that no other training uses its files.
+
+    The system unlocks it when the process ends, however that is.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise LockedError(
+                    f"another training writes {path}: wait until it ends, or take another label"
+                ) from None
+            time.sleep(1.0)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return
 
 
 def write_head(log: Callable[[str], None], comm: Communicator, what: Any, label: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.model.files import write_atomically
+from ampmpi.model.files import named, write_atomically
 from ampmpi.model.settings import LossFunction
 
 
@@ -73,7 +73,7 @@ class Curve:
 
     def append(self, step: Step) -> None:
         """Add one row."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        with named(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(line(step) + "\n")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from ampmpi.images import Images, ImageSet, digest_image, open_images
 from ampmpi.images.imageset import file_names
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.failure import agree, raise_first
+from ampmpi.parallel.failure import agree, raise_first, share
 from ampmpi.parallel.schedule import block, deal
 from ampmpi.training.data import Target, combine_digests, target, validation_split
 
@@ -42,6 +42,14 @@ class Pool:
     def given_for_validation(self) -> range:
         """Indices of the images that were given for validation."""
         return range(len(self.parts[0]), len(self))
+
+    def name(self, index: int) -> str:
+        """Return what an image is called in messages."""
+        for part in self.parts:
+            if index < len(part):
+                return str(part.ref(index))
+            index -= len(part)
+        raise IndexError("there is no such image")
 
     def read(self, indices: Sequence[int]) -> Iterator[tuple[int, str, str, Atoms]]:
         """Read images in ascending order, as index, hash, name and atoms; then close the files.
@@ -98,6 +106,8 @@ class Dataset:
         Number of atoms of each element.
     validation : (n_images,) bool array
         Which images are kept for validation.
+    n_shared : int
+        Images that were given for validation and are left out there, as they are trained on.
     forces : bool
         Whether forces are trained.
     digest, validation_digest : str
@@ -112,6 +122,7 @@ class Dataset:
     elements: tuple[str, ...]
     composition: Array
     validation: NDArray[np.bool_]
+    n_shared: int
     forces: bool
     digest: str
     validation_digest: str
@@ -121,6 +132,43 @@ class Dataset:
         """Number of atoms of each image."""
         total: Array = self.composition.sum(axis=1)
         return total
+
+    @property
+    def remark(self) -> str | None:
+        """What the user should know of these images."""
+        if not self.n_shared:
+            return None
+        return (
+            f"{self.n_shared} of the images given for validation are among those to train on: "
+            "they are trained on, and left out of the validation"
+        )
+
+    def check_validation(self, known: Iterable[str] = ()) -> None:
+        """Check that the images to train on have all elements of those to validate on.
+
+        Parameters
+        ----------
+        known : iterable of str
+            Elements that the model knows already.
+
+        Raises
+        ------
+        InputError
+            They lack one; every rank raises it.
+        """
+        trained = self.composition[~self.validation].any(axis=0)
+        for column in np.flatnonzero(~trained):
+            element = self.elements[column]
+            if element not in known:
+                holds = self.validation & (self.composition[:, column] > 0)
+                name = self.pool.name(int(self.indices[holds].min()))
+                raise share(
+                    InputError(
+                        f"{name} is to validate on and holds {element}, which no image to train "
+                        "on does; give other images for validation, or another seed where they "
+                        "are chosen at random"
+                    )
+                )
 
     def targets(
         self, comm: Communicator, which: NDArray[np.bool_], *, keep_atoms: bool = False
@@ -193,7 +241,7 @@ def survey(
     ImageError
         An image lacks what is to be trained; every rank raises it.
     InputError
-        There is nothing to train on.
+        There is nothing to train on, or all images to validate on are trained on.
     """
     found: list[tuple[int, Target]] = []
     error = None
@@ -224,17 +272,34 @@ def survey(
     indices, keys, energies, composition, digests = (
         np.concatenate(columns) for columns in zip(*parts, strict=True)
     )
-    first, last, copies = _unique(keys)
     given = pool.given_for_validation
+    trained_on = keys[indices < given.start]
+    repeated = (indices >= given.start) & np.isin(keys, trained_on)
+    n_shared = len(np.unique(keys[repeated]))
+    indices, keys, energies, composition, digests = (
+        column[~repeated] for column in (indices, keys, energies, composition, digests)
+    )
+    first, last, copies = _unique(keys)
     in_validation = indices[first] >= given.start
     order = np.argsort(first, kind="stable")
     last, copies, in_validation = last[order], copies[order], in_validation[order]
     if not given:
         # By hash: whatever the order of the images is, the same ones are chosen.
         in_validation = np.empty(len(last), bool)
-        in_validation[np.argsort(keys[last])] = validation_split(len(last), fraction, seed)
+        try:
+            chosen = validation_split(len(last), fraction, seed)
+        except InputError as error:
+            raise share(error) from None
+        in_validation[np.argsort(keys[last])] = chosen
     if not len(last) or in_validation.all():
-        raise InputError("there is no image to train on; give files or a list of images")
+        raise share(InputError("there is no image to train on; give files or a list of images"))
+    if n_shared and not in_validation.any():
+        raise share(
+            InputError(
+                "all images given for validation are among those to train on; give images that "
+                "are not trained on"
+            )
+        )
     rows = digests[last]
     training, validation = (
         combine_digests([row.tobytes() for row in rows[which]]).hex()
@@ -249,6 +314,7 @@ def survey(
         elements=elements,
         composition=composition[last],
         validation=in_validation,
+        n_shared=n_shared,
         forces=forces,
         digest=training,
         validation_digest=validation,

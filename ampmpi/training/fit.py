@@ -150,13 +150,7 @@ class Fit:
         if self.lossfunction.log_losses:
             self.log(opening(self.lossfunction, self.n_images))
             self.log(header(self.lossfunction, bool(self.n_validation)))
-        outcome = STALLED
-        try:
-            optimise(
-                self._evaluate, self._observe, self.journal, self.regressor, self.schedule.block
-            )
-        except StopOptimisation as stop:
-            outcome = str(stop)
+        outcome = self._optimised()
         end, vector = self.best, self.best_vector
         if outcome == CONVERGED or math.isinf(self.best_value):
             end, vector = self._validated(self.current), self.latest
@@ -165,6 +159,18 @@ class Fit:
         if self.lossfunction.log_losses:
             self.log(closing(result.successful))
         return result
+
+    def _optimised(self) -> str:
+        """Make steps until there is a reason to end, and return it."""
+        if self.steps >= self.lossfunction.maxiter and math.isfinite(self.best_value):
+            return MAXITER
+        try:
+            optimise(
+                self._evaluate, self._observe, self.journal, self.regressor, self.schedule.block
+            )
+        except StopOptimisation as stop:
+            return str(stop)
+        return STALLED
 
     @property
     def ends(self) -> dict[str, Any]:

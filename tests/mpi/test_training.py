@@ -16,7 +16,7 @@ from ase.io import write
 from conftest import AMPMPI, finish, make_images, run, start
 
 from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
-from ampmpi.errors import ImageError, ModelError
+from ampmpi.errors import ImageError, InputError
 from ampmpi.parallel.comm import SerialCommunicator
 from ampmpi.training.api import prepare
 from ampmpi.training.job import initial_loss, load
@@ -151,7 +151,7 @@ def test_a_rank_that_finds_an_unknown_element_tells_all(comm, shared_path):
     calculator = Amp(
         Gaussian(cutoff=CUTOFF, elements=["Cu", "Pt"]), make_model(), label=str(shared_path / "u")
     )
-    with pytest.raises(ModelError, match="holds Pt, an element that the model lacks"):
+    with pytest.raises(InputError, match="image 0 is to validate on and holds Pt, which no image"):
         calculator.train(images, validation=training_images(1), comm=comm)
     comm.barrier()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
+import threading
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from ase import Atoms
@@ -17,10 +21,11 @@ from training_images import emt_images
 
 from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor, hash_image, hash_images
 from ampmpi.cli.train import command
-from ampmpi.committee import Queue, group_size, make_members
+from ampmpi.committee import Queue, committee_files, group_size, make_members
 from ampmpi.errors import (
     ImageError,
     InputError,
+    LockedError,
     ModelError,
     TrainingConvergenceError,
     Unfinished,
@@ -240,6 +245,13 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(monkeypatch, stop_at, opt
         if name != "seconds":
             np.testing.assert_array_equal(curve("cut")[name], curve("whole")[name])
     assert len(calls) < 2 * whole.steps
+
+
+def test_fewer_steps_than_were_made_make_no_more():
+    images = emt_images(4)
+    first = calculator(maxiter=8).train(images)
+    again = calculator(maxiter=5).train(images, overwrite=True)
+    assert (again.steps, again.outcome, again.best.loss) == (8, "maxiter", first.best.loss)
 
 
 def test_a_finished_training_is_not_done_again_and_goes_on_to_more_steps():
@@ -573,6 +585,8 @@ def test_every_option_is_the_same_in_a_file():
         ("hidden = ", "is no TOML file"),
         ("[hidden]\na = 1", "is a table"),
         ('hidden = "wide"', "is not a list of numbers of nodes"),
+        ("hidden = []", "--hidden is empty"),
+        ("groups = 2", "1 ranks cannot be split into 2 groups"),
     ],
 )
 def test_a_wrong_configuration_is_named(toml, reason):
@@ -588,6 +602,98 @@ def test_a_calculator_is_not_replaced_unasked():
     with pytest.raises(InputError, match="--overwrite"):
         run("set.traj", "--label", "t", "--cutoff", 4)
     assert Path("t.amp").read_text() == "mine"
+
+
+def test_the_checkpoint_of_another_training_with_the_label_replaces_nothing():
+    write("set.traj", emt_images(3))
+    run("set.traj", "--label", "t", "--cutoff", 4, "--starts", 2, "--max-steps", 3)
+    Path("t.amp").write_text("mine")
+    with pytest.raises(InputError, match="--overwrite"):
+        run("set.traj", "--label", "t", "--cutoff", 4, "--max-steps", 3)
+    assert Path("t.amp").read_text() == "mine"
+
+
+def test_a_smaller_committee_leaves_no_seats_of_a_larger_one():
+    from ampmpi.cli.plot import command as plot
+
+    write("set.traj", emt_images(4))
+    common = ["set.traj", "--label", "c", "--cutoff", 4, "--max-steps", 3]
+    run(*common, "--committee", 3)
+    Path("c-committee-old.amp").write_text("mine")
+    text = run(*common, "--committee", 2, "--seed", 1, "--overwrite")
+    assert "c-committee-2.amp of an earlier training is removed" in text
+    assert committee_files("c") == ["c-committee-0.amp", "c-committee-1.amp"]
+    assert Path("c-committee-old.amp").read_text() == "mine"
+    assert CliRunner().invoke(plot, ["c"]).exit_code == 0
+    assert Path("c-report.html").read_text().count(" steps, the best is") == 2
+    run(*common, "--overwrite")
+    assert committee_files("c") == []
+    assert not Path("c-members.txt").exists()
+    assert CliRunner().invoke(plot, ["c"]).exit_code == 0
+    assert Path("c-report.html").read_text().count(" steps, the best is") == 1
+
+
+def test_two_trainings_at_once_need_two_labels(monkeypatch):
+    write("set.traj", emt_images(3))
+    with open("t-log.txt", "a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(LockedError, match=r"another training writes t-log.txt: .* label"):
+            run("set.traj", "--label", "t", "--cutoff", 4, "--max-steps", 2)
+        with pytest.raises(LockedError, match="another training writes t-log.txt"):
+            calculator("t", maxiter=2).train(emt_images(3))
+        assert not list(Path().glob("*.ampdb"))
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        waiting = threading.Timer(1.5, fcntl.flock, [other, fcntl.LOCK_UN])
+        waiting.start()
+        run("set.traj", "--label", "t", "--cutoff", 4, "--max-steps", 2)
+    calculator("t", maxiter=2).train(emt_images(3), overwrite=True)
+
+
+def test_trainings_in_one_folder_do_not_meet(tmp_path):
+    write("set.traj", emt_images(3))
+    (tmp_path / ".queue-of-another").mkdir()
+    run("set.traj", "--label", "t", "--cutoff", 4, "--max-steps", 2)
+    assert (tmp_path / ".queue-of-another").exists()
+
+
+@pytest.mark.parametrize("label", ["", "folder/"])
+def test_what_is_no_prefix_is_no_label(label):
+    from ampmpi.cli.fingerprint import command as fingerprint
+
+    for one in (command, fingerprint):
+        with pytest.raises(click.BadParameter, match="is no prefix of file names"):
+            one.make_context("x", ["set.traj", "--label", label])
+
+
+def test_images_to_train_and_to_validate_on_are_told_apart():
+    images = emt_images(6)
+    other = images[1].copy()
+    other.calc = SinglePointCalculator(other, energy=99.0, forces=images[1].get_forces())
+    write("set.traj", images[:4])
+    write("some.traj", [other, *images[4:]])
+    write("same.traj", images[:2])
+    common = ["set.traj", "--label", "t", "--cutoff", 4, "--max-steps", 2]
+    result = CliRunner().invoke(command, [*map(str, common), "--validation", "some.traj"])
+    assert result.exit_code == 0, result.output
+    assert "warning: 1 of the images given for validation are among those to" in result.output
+    assert "Training 1 model on 4 images, validating on 2" in result.output
+    alone = calculator("alone", maxiter=2).train(images[:4], validation=images[4:])
+    both = calculator("both", maxiter=2).train(images[:4], validation=[other, *images[4:]])
+    assert both.best == replace(alone.best, seconds=both.best.seconds)
+    with pytest.raises(InputError, match="all images given for validation are among those"):
+        run(*common, "--validation", "same.traj", "--overwrite")
+
+
+def test_an_element_to_validate_on_must_be_trained():
+    images = emt_images(4)
+    for image in images:
+        results = image.calc.results
+        image.numbers[:] = 29
+        image.calc = SinglePointCalculator(image, **results)
+    with pytest.raises(InputError, match="image 0 is to validate on and holds Pt, which no image"):
+        calculator().train(images, validation=emt_images(4))
+    assert not list(Path().glob("*.ampdb"))
 
 
 def test_patience_needs_something_to_validate_on():
@@ -678,6 +784,11 @@ def test_evaluate_and_plot():
     assert rows[0]["energy"] == pytest.approx(np.mean(predicted), rel=1e-9)
     assert rows[0]["energy_spread"] == pytest.approx(np.std(predicted), rel=1e-6)
 
+    none = CliRunner().invoke(evaluate, [files[0], "set.traj@5:5"])
+    assert "set.traj@5:5: there is no image" in str(none.exception)
+    write("bare.extxyz", [image.copy() for image in emt_images(2)])
+    bare = CliRunner().invoke(evaluate, [files[0], "bare.extxyz"])
+    assert "no energies or forces to compare with" in bare.output
     strange = CliRunner().invoke(evaluate, [files[0], "h.traj"])
     assert str(strange.exception).startswith("h.traj, image 0: the descriptor has no functions")
     unwritten = CliRunner().invoke(evaluate, [files[0], "far.traj", "--output", "no/o.jsonl"])
@@ -694,7 +805,6 @@ def test_evaluate_and_plot():
     assert html.count("30 steps, the best is") == len(curves("c")) == 2
     assert f"{best:.6g}" in html
 
-    write("bare.extxyz", [image.copy() for image in emt_images(2)])
     bare = CliRunner().invoke(plot, ["c", "bare.extxyz"])
     assert "neither energies nor forces" in str(bare.exception)
 
