@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from ampmpi.cli.compress import worse
+from ampmpi.cli.kinds import OneProcess
 from ampmpi.cli.text import amount, complain
 from ampmpi.database.aside import set_aside
 from ampmpi.database.check import CheckReport, check
@@ -39,7 +40,7 @@ TOLERANCE = 1e-9
 """Largest difference of a recomputed value, relative to the largest value of its entry."""
 
 
-@click.command("check")
+@click.command("check", cls=OneProcess)
 @click.argument("databases", nargs=-1, required=True, metavar="DB...")
 @click.option("--repair", is_flag=True, help="Set aside what is damaged and save the rest.")
 @click.option("--sample", type=click.IntRange(min=1), metavar="N",

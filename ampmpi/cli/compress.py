@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from ampmpi.cli.kinds import OneProcess
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.compress import CompressReport, compress
 from ampmpi.database.database import FingerprintDatabase
@@ -28,7 +29,7 @@ def _some(
     return paths
 
 
-@click.command("compress")
+@click.command("compress", cls=OneProcess)
 @click.argument("paths", nargs=-1, metavar="FILE...", callback=_some)
 @click.option("--label", "labels", multiple=True, metavar="LABEL", is_eager=True,
               help="The databases of a job's label or dblabel.")  # fmt: skip

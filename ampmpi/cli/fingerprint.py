@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ampmpi.cli.text import PREFIX
+from ampmpi.cli.kinds import PREFIX
 from ampmpi.errors import ImageError, InputError
 from ampmpi.parallel.comm import world
 from ampmpi.parallel.failure import agree, share

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ampmpi.cli.kinds import OneProcess
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.database import DatabaseInfo, FingerprintDatabase
 from ampmpi.database.layout import require_database
@@ -18,7 +19,7 @@ _WHAT = {
 }
 
 
-@click.command("info")
+@click.command("info", cls=OneProcess)
 @click.argument("databases", nargs=-1, required=True, metavar="DB...")
 @click.pass_context
 def command(context: click.Context, databases: tuple[str, ...]) -> None:

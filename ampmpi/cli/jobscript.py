@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from ..errors import InputError
-from .text import PREFIX
+from .kinds import PREFIX
 
 PLAIN = re.compile(r"[A-Za-z0-9_@%+:./-]+")
 PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}

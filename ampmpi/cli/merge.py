@@ -7,12 +7,13 @@ import os
 import click
 
 from ampmpi.cli.compress import describe, exit_code
+from ampmpi.cli.kinds import OneProcess
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.merge import merge
 from ampmpi.parallel import launch
 
 
-@click.command("merge")
+@click.command("merge", cls=OneProcess)
 @click.argument("target")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option("--assume-same", is_flag=True,

@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 
 from ampmpi.cli.evaluate import open_some
-from ampmpi.cli.text import PREFIX
+from ampmpi.cli.kinds import PREFIX, OneProcess
 from ampmpi.errors import InputError
 from ampmpi.model.files import write_atomically
 
 
-@click.command("plot")
+@click.command("plot", cls=OneProcess)
 @click.argument("label", type=PREFIX)
 @click.argument("images", nargs=-1)
 @click.option("--calculator", "calculators", multiple=True, metavar="FILE",

@@ -5,21 +5,6 @@ from __future__ import annotations
 import click
 
 
-class Prefix(click.ParamType[str]):
-    """A label: what the names of a job's files start with, folders included."""
-
-    name = "prefix"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse what is no start of a file's name."""
-        if not value or value.endswith("/"):
-            self.fail(f"{value!r} is no prefix of file names; give one such as amp", param, ctx)
-        return value
-
-
-PREFIX = Prefix()
-
-
 def amount(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun, which takes an s unless `many` is given."""
     return f"{number} {one if number == 1 else many or one + 's'}"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ampmpi.cli.text import PREFIX, complain
+from ampmpi.cli.kinds import PREFIX
+from ampmpi.cli.text import complain
 from ampmpi.errors import InputError, TrainingConvergenceError
 
 if TYPE_CHECKING:

@@ -6,13 +6,14 @@ import os
 
 import click
 
+from ampmpi.cli.kinds import OneProcess
 from ampmpi.cli.text import amount, complain
 from ampmpi.database.merge import uncompress
 from ampmpi.parallel import launch
 from ampmpi.parallel.log import Log, counted
 
 
-@click.command("uncompress")
+@click.command("uncompress", cls=OneProcess)
 @click.argument("database", metavar="DB")
 @click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS",
               help="Wait this long for another process's lock.")  # fmt: skip
