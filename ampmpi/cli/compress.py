@@ -63,7 +63,8 @@ def command(
     read or write the same database, and beside other compressions.
 
     The exit code is 5 if something was damaged: it is in damaged/, and what
-    could not be saved must be computed again.
+    could not be saved must be computed again; 4 if something damaged could
+    not be moved there.
     """
     launch.stop.end_at_once()
     if delete and (labels or not recursive):
@@ -195,7 +196,9 @@ def worse(one: int, other: int) -> int:
 
 
 def exit_code(report: CompressReport) -> int:
-    """5, as of a check that repaired, if a compress found something damaged; else 0."""
+    """Of a compress, as of a check: 4 if damage is left, 5 if it is set aside, else 0."""
+    if report.stuck:
+        return 4
     return 5 if report.lost or report.set_aside or report.copy else 0
 
 
@@ -204,7 +207,7 @@ def describe(report: CompressReport) -> None:
     name = report.path
     for key, reason in report.set_aside.items():
         complain(f"{name}: loose entry {key} is damaged ({reason}): moved to damaged/")
-    for key, reason in report.left.items():
+    for key, reason in (report.left | report.stuck).items():
         complain(f"{name}: loose entry {key} stays where it is: {reason}")
     for key, reason in report.lost.items():
         complain(f"{name}: {key} is lost from the archive ({reason}): it will be computed again")

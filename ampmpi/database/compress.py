@@ -69,7 +69,9 @@ class CompressReport:
     set_aside : dict of str to str
         Damaged loose entries that were moved to ``damaged/``, and why.
     left : dict of str to str
-        Loose entries that stay loose, and why.
+        Loose entries that stay loose for now, and why.
+    stuck : dict of str to str
+        Loose entries that cannot be read, or are damaged and cannot be set aside, and why.
     lost : dict of str to str
         Entries of a damaged archive that could not be saved, and why.
     copy : str or None
@@ -89,6 +91,7 @@ class CompressReport:
     files_freed: int = 0
     set_aside: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    stuck: dict[str, str] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
     copy: str | None = None
     warnings: list[str] = field(default_factory=list)
@@ -332,7 +335,7 @@ class _Run:
         except FileNotFoundError:
             return
         except OSError as error:
-            self.report.left[key] = f"it cannot be read: {error.strerror or error}"
+            self.report.stuck[key] = f"it cannot be read: {error.strerror or error}"
             return
         try:
             judge(data, self.layout.kind)
@@ -359,7 +362,7 @@ class _Run:
         try:
             moved = set_aside_as_read(self.layout, self.layout.loose_entry(key), stamp)
         except OSError as error:
-            self.report.left[key] = f"{reason}; it cannot be set aside: {error.strerror or error}"
+            self.report.stuck[key] = f"{reason}; it cannot be set aside: {error.strerror or error}"
             return
         if moved is not None:
             self.report.set_aside[key] = reason

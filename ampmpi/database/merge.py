@@ -98,6 +98,11 @@ def merge(
         into.claim(owner.parameters, owner.digest, adopt=True)
     new = _New(into, databases)
     done = compress(into.path, chunks=new, wait=wait, break_lock=break_lock, job=job)
+    if any(loose.exists(into.layout, key) for key in into.corrupt):
+        # Damaged loose copies would hide the sound ones that were added.
+        after = compress(into.path, wait=wait, break_lock=break_lock, job=job)
+        for mine, other in ((done.set_aside, after.set_aside), (done.stuck, after.stuck)):
+            mine.update(other)
     return MergeReport(new.added, new.corrupt, new.damaged, done)
 
 

@@ -288,6 +288,33 @@ def test_a_locked_database_does_not_stop_the_others(tmp_path):
     assert locked.info().archived == 3
 
 
+def test_a_damaged_loose_copy_makes_way_for_a_sources(tmp_path):
+    target = make(tmp_path / "t-fingerprints", KEYS[:4], archived=2)
+    path = Path(target.layout.loose_entry(KEYS[3]))
+    path.write_bytes(path.read_bytes()[:-9])
+    os.utime(path, (1e9, 1e9))
+    one = make(tmp_path / "a-fingerprints", KEYS[2:6])
+    result = CliRunner().invoke(merge_cli.command, [target.path, one.path])
+    assert result.exit_code == 5, result.output
+    assert f"loose entry {KEYS[3]} is damaged" in result.stderr
+    assert os.listdir(target.layout.loose) == []
+    assert dict(FingerprintDatabase(target.path).get_many()) == {k: ENTRIES[k] for k in KEYS[:6]}
+
+
+def test_a_damaged_entry_that_cannot_be_set_aside_is_an_error(tmp_path):
+    target = make(tmp_path / "t-fingerprints", KEYS[:4])
+    path = Path(target.layout.loose_entry(KEYS[3]))
+    path.write_bytes(path.read_bytes()[:-9])
+    os.utime(path, (1e9, 1e9))
+    Path(target.layout.damaged).write_text("no directory")
+    result = CliRunner().invoke(compress_cli.command, [target.path])
+    assert result.exit_code == 4, result.output
+    assert f"loose entry {KEYS[3]} stays where it is: " in result.stderr
+    assert "it cannot be set aside" in result.stderr
+    assert path.exists()
+    assert set(FingerprintDatabase(target.path)) >= set(KEYS[:3])
+
+
 def test_into_a_damaged_archive(tmp_path):
     target = make(tmp_path / "t-fingerprints", KEYS[:5], archived=5)
     one = make(tmp_path / "a-fingerprints", KEYS[4:9], archived=5)
