@@ -66,8 +66,9 @@ def check_cell(
     neighbors = n_atoms * _BALLS[len(axes)] * cutoff ** len(axes) / measure
     if neighbors > MOST_NEIGHBORS:
         raise ImageError(
-            f"the cell is so small along its periodic axes ({axes_text}) that an atom has some "
-            f"{neighbors:.2g} neighbours: check its vectors and their unit (Å)."
+            f"an atom has some {neighbors:.2g} neighbours within the cutoff of {cutoff:g} Å, so "
+            f"small is the cell along its periodic axes ({axes_text}): check the cutoff, the "
+            "cell's vectors and their unit (Å)."
         )
 
 
