@@ -263,7 +263,7 @@ def test_a_training_that_compiles_is_the_same_as_one_that_does_not(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_warned_training_says_that_it_is_unfinished(tmp_path, number):
     write(tmp_path / "images.traj", training_images())
-    command = [*COMMAND[:-4], "--max-steps", "1000000"]
+    command = [*COMMAND[:-4], "--energy-rmse", "1e-9", "--max-steps", "1000000"]
     job = start([*AMPMPI, *command], 0, tmp_path)
     path = tmp_path / "t-curve.txt"
     while job.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") > 100):
