@@ -71,6 +71,11 @@ def _begin_script() -> None:
             install_excepthook(world())
 
 
+def __dir__() -> list[str]:
+    """Return the public names, too, also before they are used."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: no command loads what it does not need."""
     if name not in _HOME:

@@ -13,7 +13,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from ampmpi.descriptor import Gaussian
-from ampmpi.errors import InputError
+from ampmpi.errors import InputError, ModelError
 from ampmpi.model import NeuralNetwork, amp_file
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Amp(Calculator):
 
     @descriptor.setter
     def descriptor(self, descriptor: Gaussian) -> None:
+        _require("descriptor", descriptor, "fingerprint", "Gaussian(...)")
         self._descriptor = descriptor
         self.reset()  # type: ignore[no-untyped-call]
 
@@ -119,6 +120,7 @@ class Amp(Calculator):
 
     @model.setter
     def model(self, model: NeuralNetwork) -> None:
+        _require("model", model, "atomic_energies", "NeuralNetwork(...)")
         self._model = model
         self.reset()  # type: ignore[no-untyped-call]
 
@@ -147,18 +149,21 @@ class Amp(Calculator):
             The file is no .amp file, or its parameters are wrong.
         """
         descriptor, model = amp_file.read(file)
-        if Descriptor is None:
-            kind = descriptor.get("importname", DESCRIPTOR_NAME)
-            if kind != DESCRIPTOR_NAME:
-                raise InputError(f"{file}: the descriptor is a {kind}; only Gaussian is supported")
-            made = Gaussian.from_parameters(descriptor)
-        else:
-            made = Descriptor(**_without_importname(descriptor))
-        network = (
-            NeuralNetwork.from_parameters(model)
-            if Model is None
-            else Model(**_without_importname(model))
-        )
+        try:
+            if Descriptor is None:
+                kind = descriptor.get("importname", DESCRIPTOR_NAME)
+                if kind != DESCRIPTOR_NAME:
+                    raise InputError(f"the descriptor is a {kind}; only Gaussian is supported")
+                made = Gaussian.from_parameters(descriptor)
+            else:
+                made = Descriptor(**_without_importname(descriptor))
+            network = (
+                NeuralNetwork.from_parameters(model)
+                if Model is None
+                else Model(**_without_importname(model))
+            )
+        except (InputError, ModelError) as error:
+            raise ModelError(f"{getattr(file, 'name', file)}: {error}") from error
         return cls(descriptor=made, model=network, **kwargs)
 
     def calculate(
@@ -175,11 +180,15 @@ class Amp(Calculator):
             The atoms cannot be described: an element is missing, or two atoms overlap.
         ModelError
             The model is not trained, or lacks an element.
+        InputError
+            There are no atoms.
         """
         wanted = set(properties or ["energy"])
         Calculator.calculate(  # type: ignore[no-untyped-call]
             self, atoms, properties, system_changes
         )
+        if self.atoms is None:
+            raise InputError("there are no atoms to calculate: give some, or attach them")
         atoms = cast("Atoms", self.atoms)
         periodic_cell = atoms.cell.rank == 3
         if "stress" in wanted and not periodic_cell:
@@ -198,8 +207,9 @@ class Amp(Calculator):
     def train(self, images: Any, overwrite: bool = False, **options: Any) -> TrainingResult:
         """Fit the model to images, alone or on all ranks of this script.
 
-        Saves LABEL.amp, or LABEL-untrained-parameters.amp when it did not converge. The
-        same call goes on where an interrupted one stopped.
+        Saves LABEL.amp, or LABEL-untrained-parameters.amp when the optimiser stalled before
+        the criteria or `maxiter` were reached. The same call goes on where an interrupted one
+        stopped. A model without a seed that is trained again with `overwrite` starts anew.
 
         Parameters
         ----------
@@ -208,12 +218,13 @@ class Amp(Calculator):
         overwrite : bool
             Replace LABEL.amp when it is there; the old one goes to the temporary folder.
         **options
-            Further keywords of `ampmpi.training.train`, such as `validation`.
+            Further keywords of `ampmpi.training.train_calculator`: `validation`,
+            `validation_fraction`, `seed`, `schedule`, `memory` and `comm`.
 
         Raises
         ------
         TrainingConvergenceError
-            The criteria were not reached.
+            The optimiser stalled; every rank raises it, and the parameters are saved.
         """
         from ampmpi.training import train_calculator
 
@@ -231,8 +242,15 @@ class Amp(Calculator):
         -------
         str
             Name of the file that was written.
+
+        Raises
+        ------
+        InputError
+            The name is that of a folder, or in a folder that is not there.
         """
         target = Path(filename)
+        if target.is_dir() or not target.parent.is_dir():
+            raise InputError(f"{target} cannot be written: give a file in a folder that is there")
         if target.exists():
             with tempfile.NamedTemporaryFile(suffix=".amp", delete=False) as other:
                 spare = other.name
@@ -242,6 +260,12 @@ class Amp(Calculator):
                 target = Path(spare)
         amp_file.write(target, self.descriptor.parameters, self.model.parameters)
         return str(target)
+
+
+def _require(name: str, given: Any, method: str, example: str) -> None:
+    """Refuse what cannot be a calculator's descriptor or model; classes of one's own can."""
+    if isinstance(given, type) or not hasattr(given, method):
+        raise InputError(f"Amp: {name} is {given!r}; give an object such as {example}")
 
 
 def _without_importname(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -149,9 +149,8 @@ def command(**options: Any) -> None:
     Fingerprints that are missing are computed first. The same command goes on where an
     interrupted one stopped.
     """
-    from ampmpi.committee import group_size, make_members
     from ampmpi.parallel.comm import world
-    from ampmpi.parallel.failure import abort_on_error
+    from ampmpi.parallel.failure import abort_on_error, agree
     from ampmpi.parallel.launch import stop
     from ampmpi.parallel.log import Log
 
@@ -159,27 +158,32 @@ def command(**options: Any) -> None:
     comm = world()
     with ExitStack() as stack:
         stack.enter_context(abort_on_error(comm))
-        members = make_members(
-            options["hidden"],
-            options["starts"],
-            options["committee"],
-            bootstrap=options["bootstrap"],
-            seed=options["seed"],
-        )
-        if options["bootstrap"] and options["committee"] == 1:
-            raise InputError("--bootstrap needs --committee with more than one member")
-        size = group_size(comm.size, len(members), options["groups"])
+        members, size = agree(comm, lambda: _plan(options, comm.size))
         job = Job(options)
-        if options["validation"] and options["validation_fraction"]:
-            raise InputError(
-                "--validation and --validation-fraction are given; leave one of them out"
-            )
-        if options["patience"] and not (options["validation"] or options["validation_fraction"]):
-            raise InputError("--patience needs --validation or --validation-fraction")
         if options["dry_run"]:
             dry_run(job, comm, members, size, Log(comm.rank))
         else:
             run(job, comm, members, size, stack)
+
+
+def _plan(options: dict[str, Any], n_ranks: int) -> tuple[list[Member], int]:
+    """Return what is to be fitted, and how many ranks work on each; refuse what contradicts."""
+    from ampmpi.committee import group_size, make_members
+
+    members = make_members(
+        options["hidden"],
+        options["starts"],
+        options["committee"],
+        bootstrap=options["bootstrap"],
+        seed=options["seed"],
+    )
+    if options["bootstrap"] and options["committee"] == 1:
+        raise InputError("--bootstrap needs --committee with more than one member")
+    if options["validation"] and options["validation_fraction"]:
+        raise InputError("--validation and --validation-fraction are given; leave one of them out")
+    if options["patience"] and not (options["validation"] or options["validation_fraction"]):
+        raise InputError("--patience needs --validation or --validation-fraction")
+    return members, group_size(n_ranks, len(members), options["groups"])
 
 
 @dataclass(frozen=True)
@@ -256,6 +260,7 @@ def dry_run(
 ) -> None:
     """Say what a training would do and take."""
     from ampmpi.fingerprinting import fingerprint
+    from ampmpi.parallel.failure import agree
     from ampmpi.training.dataset import open_pool, survey
     from ampmpi.training.memory import plan_memory
 
@@ -267,7 +272,7 @@ def dry_run(
     dataset.check_validation()
     if dataset.remark and comm.rank == 0:
         complain(dataset.remark)
-    descriptor = job.descriptor.resolve(dataset.elements)
+    descriptor = agree(comm, lambda: job.descriptor).resolve(dataset.elements)
     summary = fingerprint(
         [*o["images"], *o["validation"]],
         descriptor,
@@ -299,7 +304,7 @@ def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: E
         fit_members,
         member_label,
     )
-    from ampmpi.parallel.failure import agree
+    from ampmpi.parallel.failure import agree, share
     from ampmpi.parallel.log import Log
     from ampmpi.training.api import finalize, open_log, prepare, write_head
     from ampmpi.training.job import load
@@ -310,7 +315,7 @@ def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: E
     log = open_log(stack, comm, label)
     prefixes = [label if len(members) == 1 else member_label(label, member) for member in members]
     agree(comm, lambda: _check_target(label, prefixes, o["overwrite"], o["restart"]))
-    descriptor = job.descriptor
+    descriptor = agree(comm, lambda: job.descriptor)
     write_head(log, comm, descriptor, label)
     dataset, descriptor, source = prepare(
         comm,
@@ -356,14 +361,16 @@ def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: E
     )
     best = best_of(results)
     if best is None:
-        raise TrainingConvergenceError(f"no fit succeeded; the first: {results[0].outcome}")
+        raise share(TrainingConvergenceError(f"no fit succeeded; the first: {results[0].outcome}"))
     agree(comm, lambda: _save(label, results, best, committee_of(results), say))
     finalize(comm, source, compress=not (o["dblabel"] or o["no_compress"]), log=log)
     stalled = [result.member.name for result in results if result.outcome == "stalled"]
     if stalled:
-        raise TrainingConvergenceError(
-            f"{len(stalled)} of {len(results)} fits could not reach their criteria, the first: "
-            f"{stalled[0]}; their parameters are saved"
+        raise share(
+            TrainingConvergenceError(
+                f"{len(stalled)} of {len(results)} fits could not reach their criteria, the "
+                f"first: {stalled[0]}; their parameters are saved"
+            )
         )
 
 

@@ -34,12 +34,12 @@ _KEY = re.compile(r"[0-9a-f]{32}")
 Kind: TypeAlias = Literal["fingerprints", "primes", "other"]
 
 
-def is_key(name: str) -> bool:
+def is_key(name: object) -> bool:
     """Whether a file name or an archive member's name is the hash of an image.
 
     Any other name is left alone for ever and never listed.
     """
-    return _KEY.fullmatch(name) is not None
+    return isinstance(name, str) and _KEY.fullmatch(name) is not None
 
 
 def kind_of(path: str | os.PathLike[str]) -> Kind:

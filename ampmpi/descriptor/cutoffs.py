@@ -129,6 +129,8 @@ def as_cutoff(value: Any) -> Cutoff:
     """
     if isinstance(value, Cosine | Polynomial):
         return value
+    if isinstance(value, type):
+        raise DescriptorError(f"the cutoff is the class {value.__name__}: give it a radius.")
     if hasattr(value, "todict"):
         value = value.todict()
     if not isinstance(value, Mapping):

@@ -160,7 +160,8 @@ def compare(
             DatabaseError(
                 f"nothing says whose descriptor {database.path} was made with, and only {total} "
                 f"of the job's images are in it, where {candidates.needed} have to be compared: "
-                "add images that it was made from, or use --adopt if you are sure"
+                "add images that it was made from or, if you are sure, adopt it with "
+                "'ampmpi fingerprint --adopt' and start again"
             )
         )
     state, error = _Comparison(), None

@@ -250,7 +250,8 @@ def _gather(
     everyone = comm.gather(None if is_planned else indices)
     rows = np.frombuffer(b"".join(seen.digests), np.uint8).reshape(-1, DIGEST.itemsize)
     numbers = set[int]().union(*comm.allgather(seen.numbers))
-    symbols = tuple(sorted(chemical_symbols[number] for number in numbers))
+    # Ghost atoms (X) are of no element; their images are refused one by one.
+    symbols = tuple(sorted(chemical_symbols[number] for number in numbers if number > 0))
     failures = comm.gather(seen.failed)
     order, homes = _places(everyone, n_images, comm.size)
     digests = _placed(comm.gather_rows(rows), order).view(DIGEST).ravel()

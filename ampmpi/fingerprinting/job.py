@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.database.index import digests_of
+from ampmpi.errors import InputError
 from ampmpi.fingerprinting.adoption import settle_owner
 from ampmpi.fingerprinting.compute import FINGERPRINTS, PRIMES, Done, Share, compute
 from ampmpi.fingerprinting.dead import find_dead
@@ -33,7 +34,13 @@ from ampmpi.fingerprinting.summary import FailedImage, Plan, Summary
 from ampmpi.heap import keep_freed_memory
 from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, as_communicator
-from ampmpi.parallel.failure import abort_on_error, agree, agree_alone, install_excepthook
+from ampmpi.parallel.failure import (
+    abort_on_error,
+    agree,
+    agree_alone,
+    install_excepthook,
+    share,
+)
 from ampmpi.parallel.kernels import warm_up
 from ampmpi.parallel.log import Log
 from ampmpi.parallel.stopping import Stopping
@@ -124,6 +131,8 @@ def fingerprint(
     ranks = as_communicator(comm)
     install_excepthook(ranks)
     log = Log(ranks.rank, quiet=True) if log is None else log
+    if descriptor is not None and not hasattr(descriptor, "predict_cost"):
+        raise share(InputError(f"the descriptor is {descriptor!r}; give a Gaussian(...)"))
     prefix = os.fspath(label if dblabel is None else dblabel)
     started = perf_counter()
     with abort_on_error(ranks):
@@ -231,6 +240,8 @@ class _Job:
         They are those of the images, or of the database, where it was made with
         the same settings for more elements.
         """
+        if not symbols and descriptor.elements is None:
+            raise InputError("no image holds an atom of an element: give other images")
         resolved = descriptor.resolve(symbols)
         manifest = self.databases[FINGERPRINTS].manifest()
         if resolved is descriptor or manifest is None or manifest.digest == resolved.digest:

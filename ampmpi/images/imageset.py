@@ -283,6 +283,11 @@ def image_list(images: Any) -> ImageList:
         if not isinstance(images, Iterable):
             raise InputError(f"images cannot be a {type(images).__name__}")
         images = list(images)
+    if hasattr(images, "select") and hasattr(images, "get_atoms"):
+        raise InputError(
+            "images are an ASE database: give the name of its file, or "
+            "[row.toatoms() for row in db.select()]"
+        )
     for index in range(len(images)) if isinstance(images, list | tuple) else ():
         if not isinstance(images[index], Atoms):
             raise InputError(f"image {index} is a {type(images[index]).__name__}, not ASE Atoms")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,12 @@ class NeuralNetwork:
             raise InputError(
                 f"NeuralNetwork: unknown activation {activation!r}; use {', '.join(ACTIVATIONS)}"
             )
+        for name, given, kind in (
+            ("regressor", regressor, Regressor),
+            ("lossfunction", lossfunction, LossFunction),
+        ):
+            if given is not None and not isinstance(given, kind):
+                raise InputError(f"NeuralNetwork: {name} is {given!r}; give a {kind.__name__}(...)")
         self.activation = activation
         self.hiddenlayers = _hidden(hiddenlayers)
         self.fprange = None if fprange is None else _ranges(fprange)
@@ -300,8 +307,9 @@ def _hidden(hidden: HiddenLayers) -> tuple[int, ...] | dict[str, tuple[int, ...]
 
 def _nodes(nodes: Any) -> tuple[int, ...]:
     try:
-        values = (int(nodes),) if isinstance(nodes, int) else tuple(int(n) for n in nodes)
-    except (TypeError, ValueError):
+        several = nodes if isinstance(nodes, Iterable) else (nodes,)
+        values = tuple(operator.index(n) for n in several)
+    except TypeError:
         values = ()
     if not values or min(values) < 1:
         raise InputError(

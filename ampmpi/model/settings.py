@@ -78,6 +78,11 @@ class LossFunction:
             )
         self.convergence: dict[str, float | None] = dict.fromkeys(CRITERIA)
         self.convergence["energy_rmse"] = 0.001
+        if convergence is not None and not isinstance(convergence, Mapping):
+            raise InputError(
+                f"LossFunction: convergence is {convergence!r}; give a dict such as "
+                "{'energy_rmse': 0.001}"
+            )
         for name, value in (convergence or {}).items():
             if name not in CRITERIA:
                 raise InputError(
@@ -93,13 +98,21 @@ class LossFunction:
         )
         self.overfit = _not_negative("overfit", overfit)
         self.d = _positive("d", d, none=True)
-        self.maxiter = int(maxiter)
+        try:
+            self.maxiter = int(maxiter)
+        except (TypeError, ValueError, OverflowError):
+            self.maxiter = 0
         if self.maxiter < 1:
-            raise InputError(f"LossFunction: maxiter is {maxiter}; it must be at least 1")
+            raise InputError(f"LossFunction: maxiter is {maxiter!r}; give a number of at least 1")
         self.raise_ConvergenceOccurred = bool(raise_ConvergenceOccurred)
         self.log_losses = bool(log_losses)
         self.weight_duplicates = bool(weight_duplicates)
-        self.nft_ids = None if nft_ids is None else [(str(key), int(i)) for key, i in nft_ids]
+        try:
+            self.nft_ids = None if nft_ids is None else [(str(key), int(i)) for key, i in nft_ids]
+        except (TypeError, ValueError):
+            raise InputError(
+                f"LossFunction: nft_ids is {nft_ids!r}; give a list of (hash, atom index)"
+            ) from None
 
     @property
     def trains_forces(self) -> bool:
@@ -146,7 +159,7 @@ class Regressor:
     Raises
     ------
     InputError
-        The optimiser is unknown.
+        The optimiser is unknown, or its keywords are no dict.
     """
 
     def __init__(
@@ -167,6 +180,15 @@ class Regressor:
             self.optimizer = name
             self.optimizer_kwargs = {"method": name, "options": dict(OPTIMIZERS[name])}
             self.lossprime = self.lossprime and name != "Nelder-Mead"
+        elif not callable(optimizer):
+            raise InputError(
+                f"Regressor: optimizer is {optimizer!r}; give a function or one of "
+                f"{', '.join(OPTIMIZERS)}"
+            )
+        if optimizer_kwargs is not None and not isinstance(optimizer_kwargs, Mapping):
+            raise InputError(
+                f"Regressor: optimizer_kwargs is {optimizer_kwargs!r}; give a dict of keywords"
+            )
         self.optimizer_kwargs.update(optimizer_kwargs or {})
 
     @property

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from ampmpi.training.api import TrainingResult, train_calculator
+from ampmpi.training.fit import Schedule
 
-__all__ = ["TrainingResult", "train_calculator"]
+__all__ = ["Schedule", "TrainingResult", "train_calculator"]

@@ -9,14 +9,31 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+
 import ampmpi
 from ampmpi.descriptor import Gaussian
-from ampmpi.errors import ImageError, InputError, LockedError, TrainingConvergenceError
+from ampmpi.errors import (
+    AmpmpiError,
+    ImageError,
+    InputError,
+    LockedError,
+    TrainingConvergenceError,
+    Unfinished,
+)
+from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.parallel.comm import Communicator, as_communicator
-from ampmpi.parallel.failure import abort_on_error, agree, agree_alone, install_excepthook
+from ampmpi.parallel.failure import (
+    abort_on_error,
+    agree,
+    agree_alone,
+    install_excepthook,
+    share,
+)
 from ampmpi.parallel.launch import batch_job, stop
 from ampmpi.parallel.log import Log
 from ampmpi.training.curve import Step
@@ -93,6 +110,8 @@ def train_calculator(
         The optimiser could not reach the criteria; the parameters are saved.
     Unfinished
         A signal asked to stop; the same call goes on.
+    KeyboardInterrupt
+        So did an interrupt from the keyboard, without ``mpirun``.
     LockedError
         Another training with the label is running.
     InputError, ImageError, DatabaseError, ModelError
@@ -103,11 +122,21 @@ def train_calculator(
     model = calculator.model
     when = replace(schedule or Schedule(), **_checkpoints(model.checkpoints))
     if when.patience is not None and validation is None and not validation_fraction:
-        raise InputError("patience needs validation images or a validation fraction")
+        raise share(InputError("patience needs validation images or a validation fraction"))
+    if memory is not None and not (isinstance(memory, Real) and memory > 0):
+        raise share(InputError(f"memory is {memory!r}; give a number of bytes"))
     install_excepthook(ranks)
     with ExitStack() as stack:
         stack.enter_context(stop.caught())
         stack.enter_context(abort_on_error(ranks))
+        labels = sorted(set(ranks.allgather(label)))
+        if len(labels) > 1:
+            raise share(
+                InputError(
+                    f"the ranks train with different labels, {labels[0]} and {labels[1]}: give all "
+                    "the same, and start several jobs for several trainings"
+                )
+            )
         agree(ranks, lambda: Path(label).parent.mkdir(parents=True, exist_ok=True))
         log = open_log(stack, ranks, calculator.label if calculator.logging else None)
         write_head(log, ranks, calculator.descriptor, label)
@@ -133,14 +162,21 @@ def train_calculator(
             f"Training on {prepared.n_training} images with {int(dataset.n_atoms.sum())} atoms, "
             f"validating on {prepared.n_validation}."
         )
-        result = fit(ranks, prepared, model, label, when, log)
+        try:
+            result = fit(ranks, prepared, model, label, when, log, redo=overwrite)
+        except Unfinished as error:
+            if ranks.size == 1 and stop.signal_name == "SIGINT":
+                raise KeyboardInterrupt(str(error)) from None
+            raise
         file = agree(ranks, lambda: _save(calculator, result, label, overwrite, log))
         finalize(ranks, source, compress=calculator.dblabel is None, log=log)
         if not result.successful:
-            raise TrainingConvergenceError(
-                f"the training did not reach its criteria in {result.steps} steps (energy rmse "
-                f"{result.best.energy_rmse:.3g} eV per atom, force rmse "
-                f"{result.best.force_rmse:.3g} eV/Å); its parameters are in {file}"
+            raise share(
+                TrainingConvergenceError(
+                    f"the training did not reach its criteria in {result.steps} steps (energy "
+                    f"rmse {result.best.energy_rmse:.3g} eV per atom, force rmse "
+                    f"{result.best.force_rmse:.3g} eV/Å); its parameters are in {file}"
+                )
             )
     return TrainingResult(result.outcome, file, result.best, result.steps)
 
@@ -166,8 +202,10 @@ def prepare(
     from ampmpi.fingerprinting import fingerprint
 
     if validation is not None and fraction:
-        raise InputError(
-            "validation images and a validation fraction are given; leave one of them out"
+        raise share(
+            InputError(
+                "validation images and a validation fraction are given; leave one of them out"
+            )
         )
     images, validation = _reusable(images), _reusable(validation)
     pool = open_pool(comm, images, validation)
@@ -190,9 +228,11 @@ def prepare(
             compress=False,
         )
         if summary.failed:
-            raise ImageError(
-                f"{len(summary.failed)} images cannot be fingerprinted, the first: "
-                f"{str(summary.failed[0]).rstrip('.')}; take them out of the set"
+            raise share(
+                ImageError(
+                    f"{len(summary.failed)} images cannot be fingerprinted, the first: "
+                    f"{str(summary.failed[0]).rstrip('.')}; take them out of the set"
+                )
             )
         for line in summary.lines():
             log(line)
@@ -310,11 +350,20 @@ def _checkpoints(every: int | None) -> dict[str, Any]:
     return {"checkpoint_every": abs(every), "keep_checkpoints": every < 0}
 
 
+def _holds(file: str, result: FitResult) -> bool:
+    """Whether a .amp file is there and has a result's parameters."""
+    try:
+        vector = NeuralNetwork.from_parameters(amp_file.read(file)[1]).vector
+    except AmpmpiError:
+        return False
+    return np.array_equal(vector, result.vector)
+
+
 def _save(
     calculator: Amp, result: FitResult, label: str, overwrite: bool, log: Callable[[str], None]
 ) -> str:
     file = label + (".amp" if result.successful else "-untrained-parameters.amp")
-    if result.was_finished and Path(file).exists():
+    if result.was_finished and _holds(file, result):
         return file
     file = calculator.save(file, overwrite)
     log(f"{result.outcome} after {result.steps} steps. Parameters saved in {file}.")

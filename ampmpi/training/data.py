@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -257,8 +258,10 @@ def combine_digests(digests: Sequence[bytes]) -> bytes:
 
 def validation_split(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
     """Choose images for validation at random: True for about ``fraction * n`` of them."""
-    if not 0.0 <= fraction < 1.0:
-        raise InputError(f"validation fraction is {fraction}; it must be at least 0 and below 1")
+    if not (isinstance(fraction, Real) and 0.0 <= fraction < 1.0):
+        raise InputError(f"validation fraction is {fraction!r}; it must be at least 0 and below 1")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"the seed of the validation set is {seed!r}; give a number of at least 0")
     chosen = np.zeros(n, dtype=bool)
     count = round(fraction * n)
     if fraction > 0.0 and not 0 < count < n:

@@ -78,7 +78,14 @@ def open_pool(comm: Communicator, images: Any, validation: Any = None) -> Pool:
     for given in (images,) if validation is None else (images, validation):
         names = file_names(given)
         if names is None:
-            parts.append(open_images(given))
+            opened, error = None, None
+            try:
+                opened = open_images(given)
+            except AmpmpiError as caught:
+                error = caught
+            raise_first(comm, error)
+            assert opened is not None
+            parts.append(opened)
         else:
             parts.append(agree(comm, partial(open_images, names)))
     return Pool(parts)

@@ -83,6 +83,15 @@ class FitResult:
         return self.outcome != STALLED
 
 
+def ends_of(limits: LossFunction, schedule: Schedule) -> dict[str, Any]:
+    """Return what decides when a fit ends; a restart with other values goes on from the end."""
+    return {
+        "convergence": dict(limits.convergence) if limits.raise_ConvergenceOccurred else None,
+        "maxiter": limits.maxiter,
+        "patience": schedule.patience,
+    }
+
+
 class Fit:
     """A fit on rank 0 of its group, while the other ranks serve its loss.
 
@@ -143,6 +152,7 @@ class Fit:
         """
         for name in ("checkpoint.npz", "checkpoint.amp", "curve.txt", "initial-parameters.amp"):
             sweep(f"{self.label}-{name}")
+        self.ends = ends_of(self.lossfunction, self.schedule)
         if known is not None and known.state["outcome"] and known.state["ends"] == self.ends:
             return self._finished(known)
         self._restore(start, known)
@@ -171,16 +181,6 @@ class Fit:
         except StopOptimisation as stop:
             return str(stop)
         return STALLED
-
-    @property
-    def ends(self) -> dict[str, Any]:
-        """What decides when the fit ends; a restart with other values goes on from the end."""
-        limits = self.lossfunction
-        return {
-            "convergence": dict(limits.convergence) if limits.raise_ConvergenceOccurred else None,
-            "maxiter": limits.maxiter,
-            "patience": self.schedule.patience,
-        }
 
     def _restore(self, start: Array, known: checkpoints.Checkpoint | None) -> None:
         self.began = self.saved = time.monotonic()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.layers import Array
 from ampmpi.model.scaling import merge_ranges
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.failure import agree, raise_first
+from ampmpi.parallel.failure import agree, raise_first, share
 from ampmpi.parallel.kernels import warm_up
 from ampmpi.parallel.threads import one_blas_thread
 from ampmpi.training.data import ResidentShare, ScaledShare, Share, Source, StreamedShare
 from ampmpi.training.dataset import Dataset
-from ampmpi.training.fit import Fit, FitResult, Schedule
+from ampmpi.training.fit import STALLED, Fit, FitResult, Schedule, ends_of
 from ampmpi.training.shared_loss import SharedLoss
 
 
@@ -93,6 +94,11 @@ def load(
             for key, n in zip(dataset.keys, dataset.copies, strict=True)
             if n > 1
         }
+    unknown = sorted(set(only_atoms) - {key.decode() for key in dataset.keys})
+    if unknown:
+        raise share(
+            InputError(f"nft_ids names the image {unknown[0]}, which is not among the images")
+        )
     shares: list[Share] = []
     for which in (~dataset.validation, dataset.validation):
         targets = dataset.targets(comm, which, keep_atoms=source.recompute and not resident)
@@ -121,6 +127,7 @@ def fit(
     drawn: Mapping[str, float] | None = None,
     *,
     start_anew: bool = True,
+    redo: bool = False,
 ) -> FitResult:
     """Fit a model on a group of ranks, or go on with the fit that a checkpoint tells of.
 
@@ -142,6 +149,9 @@ def fit(
         How often each training image counts; the others do not. For bootstrapping.
     start_anew : bool
         Whether to start anew where the checkpoint is of a finished fit with other settings.
+    redo : bool
+        Whether to start anew where it is of the same fit, if the model has no seed: every
+        start is another one then. A stalled fit without a seed is started anew in any case.
 
     Raises
     ------
@@ -158,6 +168,14 @@ def fit(
         if known is None:
             return None
         if not checkpoints.differences(known.settings, settings):
+            outcome, ends = known.state["outcome"], ends_of(model.lossfunction, schedule)
+            if (
+                model.randomseed is None
+                and known.state["ends"] == ends
+                and (outcome == STALLED or (outcome and redo))
+            ):
+                log(f"{path} is of a finished training without a seed; starting anew.")
+                return None
             return known
         if known.state["outcome"] is None or not start_anew:
             checkpoints.check_settings(path, known.settings, settings)
@@ -165,22 +183,36 @@ def fit(
         return None
 
     known = agree(comm, known_checkpoint)
-    if known is None:
-        _take_amp_checkpoint(comm, model, label, log)
-    loss = initial_loss(comm, prepared, model, drawn)
+    with _unchanged_on_error(model):
+        if known is None:
+            _take_amp_checkpoint(comm, model, label, log)
+        loss = initial_loss(comm, prepared, model, drawn)
 
-    def run() -> FitResult:
-        try:
-            return _run(prepared, model, label, schedule, log, settings, loss, known)
-        finally:
-            loss.finish()
+        def run() -> FitResult:
+            try:
+                return _run(prepared, model, label, schedule, log, settings, loss, known)
+            finally:
+                loss.finish()
 
-    with one_blas_thread():
-        if comm.rank:
-            loss.serve()
-        result = agree(comm, run)
-    model.vector = result.vector
+        with one_blas_thread():
+            if comm.rank:
+                loss.serve()
+            result = agree(comm, run)
+        model.vector = result.vector
     return result
+
+
+@contextmanager
+def _unchanged_on_error(model: NeuralNetwork) -> Iterator[None]:
+    """Leave a model without parameters, or with those it had, where a fit does not end."""
+    names = ("hiddenlayers", "activation", "fprange", "layers", "scalings")
+    before = {name: getattr(model, name) for name in names}
+    try:
+        yield
+    except BaseException:
+        for name, value in before.items():
+            setattr(model, name, value)
+        raise
 
 
 def initial_loss(
@@ -205,12 +237,12 @@ def initial_loss(
     """
     dataset = prepared.dataset
     chosen = ~dataset.validation
-    model.initialise(
-        prepared.fprange, dataset.energies[chosen], _columns(dataset, prepared)[chosen]
-    )
-    assert model.fprange is not None
     error = None
     try:
+        model.initialise(
+            prepared.fprange, dataset.energies[chosen], _columns(dataset, prepared)[chosen]
+        )
+        assert model.fprange is not None
         training = ScaledShare(prepared.training, model.fprange, drawn)
         validation = ScaledShare(prepared.validation, model.fprange)
     except AmpmpiError as caught:

@@ -16,7 +16,7 @@ from ase.io import write
 from conftest import AMPMPI, finish, make_images, run, start
 
 from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
-from ampmpi.errors import ImageError, InputError
+from ampmpi.errors import ImageError, InputError, TrainingConvergenceError
 from ampmpi.parallel.comm import SerialCommunicator
 from ampmpi.training.api import prepare
 from ampmpi.training.job import initial_loss, load
@@ -139,6 +139,44 @@ def test_a_bad_image_is_named_on_every_rank(comm, shared_path):
     calculator = Amp(Gaussian(cutoff=CUTOFF), make_model(), label=str(shared_path / "bad"))
     with pytest.raises(ImageError, match="image 5 has no energy"):
         calculator.train(images, comm=comm)
+    comm.barrier()
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "reason"),
+    [
+        ([], {}, "there is no image to train on"),
+        (None, {"validation": 3}, "images cannot be a int"),
+        (None, {"validation_fraction": 2}, "validation fraction is 2"),
+        (None, {"validation_fraction": 0.2, "validation": []}, "are given; leave one"),
+        (None, {"memory": "2GB"}, "memory is '2GB'"),
+    ],
+)
+def test_an_error_of_all_ranks_can_be_caught(comm, shared_path, given, options, reason):
+    images = training_images(7) if given is None else given
+    calculator = Amp(Gaussian(cutoff=CUTOFF), make_model(), label=str(shared_path / "caught"))
+    with pytest.raises(InputError, match=reason):
+        calculator.train(images, comm=comm, **options)
+    comm.barrier()
+
+
+def test_a_training_that_stalls_can_be_caught(comm, shared_path):
+    model = make_model(1000)
+    model.regressor.optimizer_kwargs["options"] = {"gtol": 100.0}
+    calculator = Amp(Gaussian(cutoff=CUTOFF), model, label=str(shared_path / "stalled"))
+    with pytest.raises(TrainingConvergenceError, match="did not reach its criteria"):
+        calculator.train(training_images(7), comm=comm)
+    comm.barrier()
+
+
+def test_labels_of_ranks_that_differ_are_named(comm, shared_path):
+    if comm.size == 1:
+        pytest.skip("needs two ranks")
+    label = str(shared_path / f"of-rank-{comm.rank}")
+    calculator = Amp(Gaussian(cutoff=CUTOFF), make_model(), label=label)
+    with pytest.raises(InputError, match="train with different labels"):
+        calculator.train(training_images(3), comm=comm)
+    assert not list(shared_path.glob("of-rank*"))
     comm.barrier()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,7 +17,15 @@ from ase.io import read, write
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 
-from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork
+from ampmpi import (
+    Amp,
+    Cosine,
+    Gaussian,
+    LossFunction,
+    NeuralNetwork,
+    Regressor,
+    fingerprint,
+)
 from ampmpi.errors import ImageError, InputError, ModelError
 
 
@@ -177,11 +187,65 @@ def test_keywords_that_cannot_be_honoured_are_refused(keyword, value, reason):
         ({"activation": "relu"}, "activation"),
         ({"hiddenlayers": (0,)}, "hiddenlayers"),
         ({"hiddenlayers": "wide"}, "hiddenlayers"),
+        ({"hiddenlayers": "55"}, "hiddenlayers"),
+        ({"hiddenlayers": (5.7, 5)}, "hiddenlayers"),
+        ({"regressor": "BFGS"}, r"give a Regressor\(\.\.\.\)"),
+        ({"lossfunction": LossFunction}, r"give a LossFunction\(\.\.\.\)"),
     ],
 )
 def test_a_models_wrong_keywords_are_named(keywords, reason):
     with pytest.raises(InputError, match=reason):
         NeuralNetwork(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda: LossFunction(maxiter="x"), "maxiter is 'x'"),
+        (lambda: LossFunction(maxiter=np.inf), "maxiter is inf"),
+        (lambda: LossFunction(convergence=0.01), "convergence is 0.01; give a dict"),
+        (lambda: LossFunction(nft_ids=[3]), r"nft_ids is \[3\]; give a list of"),
+        (lambda: Regressor("BFGS", 3), "optimizer_kwargs is 3"),
+        (lambda: Regressor(3), "optimizer is 3"),
+        (lambda: Amp(Gaussian, NeuralNetwork()), "descriptor is .*; give an object"),
+        (lambda: Amp(NeuralNetwork(), Gaussian()), "descriptor is .*; give an object"),
+        (lambda: Amp(Gaussian(), NeuralNetwork), "model is .*; give an object"),
+        (lambda: Gaussian(cutoff=Cosine), "cutoff is the class Cosine"),
+        (lambda: fingerprint([alloy()], 6.5, label="x"), "descriptor is 6.5; give a Gaussian"),
+        (lambda: Amp(Gaussian(), NeuralNetwork()).get_potential_energy(), "there are no atoms"),
+    ],
+)
+def test_wrong_objects_are_named(made, reason):
+    with pytest.raises(InputError, match=reason):
+        made()
+
+
+def test_numbers_of_nodes_may_be_numpys():
+    assert NeuralNetwork(hiddenlayers=np.int64(5)).hiddenlayers == (5,)
+    assert NeuralNetwork(hiddenlayers=np.array([5, 4])).hiddenlayers == (5, 4)
+
+
+@pytest.mark.parametrize("name", ["nowhere/x.amp", "."])
+def test_a_file_that_cannot_be_saved_is_named(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"{name} cannot be written"):
+        random_calculator(alloy()).save(name)
+
+
+def test_a_file_with_wrong_parameters_is_named(tmp_path):
+    path = tmp_path / "x.amp"
+    random_calculator(alloy()).save(path)
+    text = path.read_text()
+    for good, bad in (("'tanh'", "'relu'"), ("4.5", "-4.5"), ("2015.12", "1999")):
+        assert good in text
+        path.write_text(text.replace(good, bad))
+        with pytest.raises(ModelError, match=r"x\.amp: "):
+            Amp.load(path)
+
+
+def test_public_names_are_listed_before_they_are_used():
+    code = "import ampmpi; assert set(ampmpi.__all__) <= set(dir(ampmpi))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_a_model_that_is_not_trained_says_so():
@@ -214,6 +278,10 @@ def test_parameters_are_read_by_key_and_attribute_and_not_changed():
         lambda: setattr(model, "scalings", None),
         lambda: model.update(scalings=None),
         lambda: loss.__setitem__("maxiter", 3),
+        lambda: loss.convergence.update(force_rmse=1.0),
+        lambda: model.scalings["Cu"].__setitem__("slope", 9.0),
+        lambda: descriptor.cutoff["kwargs"].__setitem__("Rc", 9.0),
+        lambda: descriptor.Gs["Cu"][0].__setitem__("eta", 9.0),
     ):
         with pytest.raises(TypeError, match="can only be read"):
             change()

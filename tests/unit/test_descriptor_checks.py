@@ -52,7 +52,10 @@ BAD = {
         with_changes(cell=[0.0, 6.0, 6.0], pbc=[True, False, False]),
         r"singular along its periodic axes \(a\)",
     ),
-    "wrong unit": (with_changes(cell=[0.1, 0.1, 0.1]), "neighbours within the cutoff of .* check the cutoff, the cell"),
+    "wrong unit": (
+        with_changes(cell=[0.1, 0.1, 0.1]),
+        r"neighbours within the cutoff of .*: check",
+    ),
 }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from ampmpi.errors import (
 from ampmpi.model import checkpoint
 from ampmpi.parallel.launch import StopRequest
 from ampmpi.training import shared_loss
+from ampmpi.training.curve import Curve
 from ampmpi.training.fit import Schedule
 
 
@@ -193,6 +196,13 @@ def test_one_atoms_force_is_trained_where_nft_ids_say_so():
         calc.train(images)
 
 
+def test_an_image_of_nft_ids_must_be_there():
+    calc = calculator(maxiter=2)
+    calc.model.lossfunction.nft_ids = [("abc", 0)]
+    with pytest.raises(InputError, match="nft_ids names the image abc, which is not among"):
+        calc.train(emt_images(3))
+
+
 def test_the_last_of_duplicates_counts_and_weights_on_demand():
     images = emt_images(4)
     again = images[0].copy()
@@ -245,6 +255,74 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(monkeypatch, stop_at, opt
         if name != "seconds":
             np.testing.assert_array_equal(curve("cut")[name], curve("whole")[name])
     assert len(calls) < 2 * whole.steps
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGTERM, Unfinished), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_an_interrupted_model_is_untrained_and_goes_on_by_the_same_call(number, raised):
+    images = emt_images(4)
+    calc = calculator(maxiter=10**6)
+    append = Curve.append
+
+    def interrupted(self, step):
+        append(self, step)
+        if step.step == 30:
+            os.kill(os.getpid(), number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Curve, "append", interrupted)
+        with pytest.raises(raised, match="asked to stop after step"):
+            calc.train(images)
+    with pytest.raises(ModelError, match="the model is not trained yet"):
+        calc.get_potential_energy(images[0])
+    stopped = len(curve())
+    calc.model.lossfunction = LossFunction(
+        convergence={"energy_rmse": 1e-9, "force_rmse": 1e-9}, maxiter=stopped + 5
+    )
+    assert calc.train(images).steps == stopped + 5
+    assert calc.model.vector.size
+
+
+def test_without_a_seed_every_start_is_another_one():
+    images = emt_images(4)
+    energies = []
+    for _ in range(2):
+        calc = calculator(maxiter=3)
+        calc.model.randomseed = None
+        calc.train(images, overwrite=True)
+        energies.append(calc.get_potential_energy(images[0]))
+    assert energies[0] != energies[1]
+    again = calculator(maxiter=3)
+    again.model.randomseed = None
+    assert again.train(images).steps == 3
+    assert again.get_potential_energy(images[0]) == energies[1]
+
+
+def test_the_file_of_a_result_holds_it():
+    images = emt_images(4)
+    calculator(maxiter=3).train(images)
+    other = calculator("other", maxiter=7)
+    other.train(images)
+    other.save("t.amp", overwrite=True)
+    calc = calculator(maxiter=3)
+    result = calc.train(images, overwrite=True)
+    assert result.file == "t.amp"
+    np.testing.assert_array_equal(Amp.load("t.amp").model.vector, calc.model.vector)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"validation_fraction": "a"}, "validation fraction is 'a'"),
+        ({"validation_fraction": 0.5, "seed": -1}, "seed of the validation set is -1"),
+        ({"memory": "2GB"}, "memory is '2GB'; give a number of bytes"),
+        ({"validation": 3}, "images cannot be a int"),
+    ],
+)
+def test_wrong_options_are_named(options, reason):
+    with pytest.raises(InputError, match=reason):
+        calculator(maxiter=2).train(emt_images(4), **options)
 
 
 def test_fewer_steps_than_were_made_make_no_more():
