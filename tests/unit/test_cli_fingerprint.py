@@ -7,7 +7,9 @@ import os
 import tempfile
 
 import pytest
+from ase import Atoms
 from ase.build import bulk
+from ase.db import connect
 from ase.io import write
 from click.testing import CliRunner
 
@@ -36,6 +38,25 @@ def test_entries_are_made_and_found_again(folder):
     with FingerprintDatabase("x-fingerprints.ampdb") as database:
         assert len(database) == 5
         assert database.info().loose == 0
+
+
+def test_a_ghost_atom_costs_its_own_image_only(folder):
+    images = [bulk("Cu", a=3.6), Atoms("CuX", [[0, 0, 0], [0, 0, 2]])]
+    summary = fingerprint(images, label="x")
+    assert [failed.image.index for failed in summary.failed] == [1]
+    assert "(X)" in summary.failed[0].reason
+    assert summary.computed == 1
+    for nothing in (Atoms("X"), Atoms()):
+        with pytest.raises(InputError, match="no image holds an atom of an element"):
+            fingerprint([nothing], label="y")
+
+
+def test_an_ase_database_is_given_by_its_name(folder):
+    with connect("images.db") as database:
+        database.write(bulk("Cu", a=3.6))
+        with pytest.raises(InputError, match="ASE database: give the name of its file"):
+            fingerprint(database, label="x")
+    assert fingerprint("images.db", label="x").computed == 1
 
 
 def test_loose_entries_stay_where_that_is_wanted(folder):

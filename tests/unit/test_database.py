@@ -98,6 +98,15 @@ def test_many(database):
     assert database.missing([]) == set()
 
 
+def test_what_is_no_string_is_no_key(database):
+    assert 3 not in database
+    with pytest.raises(KeyError):
+        database[3]
+    with pytest.raises(DatabaseError, match="3 is no key"):
+        database[3] = FINGERPRINTS[KEYS[0]]
+    assert list(database.get_many([3])) == []
+
+
 def test_keys_as_an_array(database):
     def keys() -> list[str]:
         return [bytes(row).hex() for row in database.digests().view(np.uint8).reshape(-1, 16)]
