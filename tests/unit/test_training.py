@@ -265,6 +265,7 @@ from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork
 from ampmpi.errors import ModelError
 from ampmpi.training.curve import Curve
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 append = Curve.append
 
 def interrupted(self, step):
