@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ampmpi.cli.kinds import PREFIX
+from ampmpi.cli.text import complain
 from ampmpi.errors import ImageError, InputError
 from ampmpi.parallel.comm import world
 from ampmpi.parallel.failure import agree, share
@@ -77,6 +78,9 @@ def command(
     )
     for line in _report(summary):
         log(line)
+    if quiet and comm.rank == 0:
+        for line in _warnings(summary):
+            complain(line)
     if summary.failed:
         raise share(ImageError(_complaint(summary)))
 
@@ -96,10 +100,14 @@ def _report(summary: Summary) -> Iterator[str]:
         yield f"{ref} comes {times} times"
     if len(summary.repeated) > SHOWN:
         yield f"… and {len(summary.repeated) - SHOWN} more images come several times"
+    yield from _warnings(summary)
+    yield from summary.lines()
+
+
+def _warnings(summary: Summary) -> Iterator[str]:
     for key, reason in summary.recomputed.items():
         yield f"entry {key} was damaged ({reason}) and is computed again"
     yield from summary.notes
-    yield from summary.lines()
 
 
 def _complaint(summary: Summary) -> str:

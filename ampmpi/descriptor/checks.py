@@ -13,6 +13,9 @@ from ..errors import ImageError
 SMALLEST_DISTANCE = 1.0e-6
 """Å; atoms closer than this lie on top of each other."""
 
+FARTHEST = 1.0e8
+"""Å; farther from the origin a position has no more than eight digits for distances."""
+
 MOST_NEIGHBORS = 100_000
 """Neighbours per atom beyond which a cell is taken for a mistake."""
 
@@ -20,14 +23,21 @@ _BALLS = {1: 2.0, 2: math.pi, 3: 4.0 * math.pi / 3.0}
 
 
 def check_numbers(atoms: Any) -> None:
-    """Raise `ImageError` for an empty image, and for positions or a cell that are not finite."""
+    """Raise `ImageError` for an empty image, and for positions or a cell out of all bounds."""
     if len(atoms) == 0:
         raise ImageError("the image has no atoms: leave it out.")
-    if not np.isfinite(atoms.positions).all():
-        wrong = np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))
+    distances = np.abs(atoms.positions)
+    if not distances.max() <= FARTHEST:  # not a number, either
+        wrong = np.flatnonzero(~np.isfinite(distances).all(axis=1))
+        if len(wrong):
+            raise ImageError(
+                f"the position of {_atoms(atoms, wrong)} is not finite: "
+                "correct it or leave the image out."
+            )
+        wrong = np.flatnonzero(distances.max(axis=1) > FARTHEST)
         raise ImageError(
-            f"the position of {_atoms(atoms, wrong)} is not finite: "
-            "correct it or leave the image out."
+            f"the position of {_atoms(atoms, wrong)} is more than {FARTHEST:g} Å from the origin: "
+            "check its unit or leave the image out."
         )
     if not all(map(math.isfinite, atoms.cell.array.ravel().tolist())):
         raise ImageError("the cell is not finite: correct it or leave the image out.")

@@ -49,14 +49,14 @@ class Candidates:
         Their hashes.
     locators : (n,) int64 array or None
         Where each is in its file.
-    needed : int
-        How many have to be compared.
+    n_entries : int
+        How many entries the database has.
     """
 
     indices: NDArray[np.integer]
     digests: NDArray[np.bytes_]
     locators: NDArray[np.int64] | None
-    needed: int
+    n_entries: int
 
 
 def needed_of(n_entries: int) -> int:
@@ -123,14 +123,15 @@ def _candidates(database: FingerprintDatabase, inventory: Inventory) -> Candidat
     keys = database.digests()
     there = present(inventory.digests, keys)
     where = None if inventory.locators is None else inventory.locators[there]
-    return Candidates(
-        inventory.numbers[there], inventory.digests[there], where, needed_of(len(keys))
-    )
+    return Candidates(inventory.numbers[there], inventory.digests[there], where, len(keys))
 
 
 @dataclass
 class _Comparison:
+    """What a rank has compared, and entries that are damaged: these are never believed."""
+
     compared: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
     elements: set[str] = field(default_factory=set)
 
 
@@ -144,42 +145,68 @@ def compare(
 ) -> int:
     """Recompute entries, each rank some, and compare; return how many agree.
 
-    At least `candidates.needed` are compared, evenly spread over the images, and
-    at least one with each element that occurs in them.
+    At least `needed_of` the entries are compared, evenly spread over the images, and
+    at least one with each element that occurs in the database.
 
     Raises
     ------
     DescriptorMismatchError
         An entry differs: the database is another descriptor's.
     DatabaseError
-        Too few of the job's images are in the database.
+        Too few of the job's images are in the database, or none with some element.
     """
-    total = len(candidates.indices)
-    if total < candidates.needed:
-        raise share(
-            DatabaseError(
-                f"nothing says whose descriptor {database.path} was made with, and only {total} "
-                f"of the job's images are in it, where {candidates.needed} have to be compared: "
-                "add images that it was made from or, if you are sure, adopt it with "
+    total, needed = len(candidates.indices), needed_of(candidates.n_entries)
+    if total < needed:
+        raise share(_unknown_owner(database, f"only {total}", needed))
+    state = _Comparison()
+    mine = np.arange(comm.rank, total, comm.size)
+    spread = np.unique(np.linspace(0, total - 1, needed).astype(np.int64))
+
+    def compare_some(chosen: NDArray[np.int64], covered: set[str] | None) -> None:
+        error = None
+        try:
+            _compare_some(chosen, covered, candidates, images, descriptor, database, what, state)
+        except AmpmpiError as caught:
+            error = caught
+        raise_first(comm, error)
+
+    def all_of(found: set[str]) -> set[str]:
+        return set[str]().union(*comm.allgather(found))
+
+    compare_some(spread[comm.rank :: comm.size], None)
+    compare_some(mine, all_of(state.elements))
+    if len(all_of(state.compared)) < needed:
+        # Some could not be compared: all others are.
+        compare_some(mine, None)
+    compared, damaged = all_of(state.compared), all_of(state.damaged)
+    needed = needed_of(candidates.n_entries - len(damaged))
+    if len(compared) < needed:
+        raise share(_unknown_owner(database, f"only {len(compared)} that can be compared", needed))
+    unseen = set(descriptor.elements or ()) - all_of(state.elements)
+    if unseen:
+        agree(comm, lambda: _check_unseen(database, compared, unseen))
+    return len(compared)
+
+
+def _unknown_owner(database: FingerprintDatabase, what: str, needed: int) -> DatabaseError:
+    return DatabaseError(
+        f"nothing says whose descriptor {database.path} was made with, and {what} "
+        f"of the job's images are in it, where {needed} have to be compared: "
+        "add images that it was made from or, if you are sure, adopt it with "
+        "'ampmpi fingerprint --adopt' and start again"
+    )
+
+
+def _check_unseen(database: FingerprintDatabase, compared: set[str], unseen: set[str]) -> None:
+    """Check that no other entry has an element whose functions were not compared."""
+    for key, entry in database.get_many(set(database) - compared):
+        if found := sorted(unseen.intersection(entry.symbols)):
+            raise DatabaseError(
+                f"nothing says whose descriptor {database.path} was made with, and its entry "
+                f"{key} holds {found[0]}, of which no image of the job is in it: add images with "
+                "that element that it was made from or, if you are sure, adopt it with "
                 "'ampmpi fingerprint --adopt' and start again"
             )
-        )
-    state, error = _Comparison(), None
-    spread = np.unique(np.linspace(0, total - 1, candidates.needed).astype(np.int64))
-    try:
-        _compare_some(spread[comm.rank :: comm.size], None, candidates, images, descriptor,
-                      database, what, state)  # fmt: skip
-    except AmpmpiError as caught:
-        error = caught
-    raise_first(comm, error)
-    covered = set[str]().union(*comm.allgather(state.elements))
-    try:
-        everything = np.arange(comm.rank, total, comm.size)
-        _compare_some(everything, covered, candidates, images, descriptor, database, what, state)
-    except AmpmpiError as caught:
-        error = caught
-    raise_first(comm, error)
-    return len(set[str]().union(*comm.allgather(state.compared)))
 
 
 def _compare_some(
@@ -200,15 +227,18 @@ def _compare_some(
     for position, (index, image) in zip(chosen.tolist(), read, strict=True):
         if isinstance(image, ImageError):
             continue
-        if covered is not None:
-            if set(image.symbols) <= covered:
-                continue
-            covered |= set(image.symbols)
+        if covered is not None and set(image.symbols) <= covered:
+            continue
         key = candidates.digests[position : position + 1].tobytes().hex()
+        if key in state.compared or key in state.damaged:
+            continue
         try:
             stored = database[key]
             ((_, ours),) = entries_of(image, descriptor, what)
-        except (KeyError, CorruptEntryError, ImageError):
+        except (KeyError, CorruptEntryError):
+            state.damaged.add(key)
+            continue
+        except ImageError:
             continue
         worst = difference(stored, ours, image)
         if worst > TOLERANCE:
@@ -220,6 +250,8 @@ def _compare_some(
             )
         state.compared.add(key)
         state.elements |= set(image.symbols)
+        if covered is not None:
+            covered |= set(image.symbols)
 
 
 def difference(stored: Entry, ours: Entry, image: Atoms) -> float:

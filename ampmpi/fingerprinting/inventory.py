@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ampmpi.descriptor.checks import check_numbers
 from ampmpi.errors import AmpmpiError, ImageError, InputError
 from ampmpi.images import ImageList, Images, ImageSet, digest_image
 from ampmpi.images.files import Frames, ImageFile, find_files, survey
@@ -39,14 +40,29 @@ class Seen:
     def add(self, index: int, image: Atoms | ImageError, descriptor: Gaussian) -> None:
         """Hash one image."""
         self.indices.append(index)
-        if isinstance(image, ImageError):
-            self.failed[index] = str(image)
+        try:
+            if isinstance(image, ImageError):
+                raise image
+            _check_atoms(image)
+        except ImageError as error:
+            self.failed[index] = str(error)
             self.digests.append(bytes(16))
             self.costs.append(0.0)
             return
         self.digests.append(digest_image(image))
         self.costs.append(descriptor.predict_cost(image))
         self.numbers.update(image.numbers.tolist())
+
+
+def _check_atoms(image: Atoms) -> None:
+    """Refuse what no descriptor can take, and atoms of no element, such as ghosts (X)."""
+    check_numbers(image)
+    wrong = np.flatnonzero((image.numbers < 1) | (image.numbers > 118))
+    if len(wrong):
+        raise ImageError(
+            f"atom {wrong[0]} has the atomic number {image.numbers[wrong[0]]}, which is no "
+            "element's: correct it or leave the image out."
+        )
 
 
 @dataclass
@@ -183,7 +199,10 @@ def _keep_visited(found: ImageSet, visited: dict[int, list[tuple[int, Seen]]], s
         chosen, span = found.frames[number].numbers, found.span(number)
         for frame, one in frames:
             if frame in chosen:
-                seen.indices.append(span[chosen.index(frame)])
+                index = span[chosen.index(frame)]
+                seen.indices.append(index)
+                if one.failed:
+                    seen.failed[index] = one.failed[0]
                 seen.digests += one.digests
                 seen.costs += one.costs
                 seen.numbers |= one.numbers
@@ -250,8 +269,7 @@ def _gather(
     everyone = comm.gather(None if is_planned else indices)
     rows = np.frombuffer(b"".join(seen.digests), np.uint8).reshape(-1, DIGEST.itemsize)
     numbers = set[int]().union(*comm.allgather(seen.numbers))
-    # Ghost atoms (X) are of no element; their images are refused one by one.
-    symbols = tuple(sorted(chemical_symbols[number] for number in numbers if number > 0))
+    symbols = tuple(sorted(chemical_symbols[number] for number in numbers))
     failures = comm.gather(seen.failed)
     order, homes = _places(everyone, n_images, comm.size)
     digests = _placed(comm.gather_rows(rows), order).view(DIGEST).ravel()

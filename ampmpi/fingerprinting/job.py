@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.database.index import digests_of
-from ampmpi.errors import InputError
+from ampmpi.errors import ImageError, InputError, LockedError
 from ampmpi.fingerprinting.adoption import settle_owner
 from ampmpi.fingerprinting.compute import FINGERPRINTS, PRIMES, Done, Share, compute
 from ampmpi.fingerprinting.dead import find_dead
@@ -175,6 +176,8 @@ class _Job:
         given = descriptor or default_descriptor()
         self.open_databases(prefix, derivatives)
         inventory = take_inventory(images, given, self.comm, self.stopping)
+        if not inventory.symbols and given.elements is None:
+            agree(self.comm, partial(refuse_useless, inventory))
         self.log(f"{len(inventory.images)} images of {', '.join(inventory.symbols)} read")
         descriptor = agree(self.comm, lambda: self.resolve(given, inventory.symbols))
         if not self.options.dry_run:
@@ -240,8 +243,6 @@ class _Job:
         They are those of the images, or of the database, where it was made with
         the same settings for more elements.
         """
-        if not symbols and descriptor.elements is None:
-            raise InputError("no image holds an atom of an element: give other images")
         resolved = descriptor.resolve(symbols)
         manifest = self.databases[FINGERPRINTS].manifest()
         if resolved is descriptor or manifest is None or manifest.digest == resolved.digest:
@@ -364,7 +365,14 @@ class _Job:
         """Put all loose entries into the archives."""
         for database in self.databases.values():
             self.stopping.raise_if_asked("compressing")
-            report = compress_together(database, self.comm)
+            try:
+                report = compress_together(database, self.comm)
+            except LockedError:
+                self.notes.append(
+                    f"{database.path}: the entries stay loose, as another process compresses it; "
+                    "amp-compress or the next job archives them"
+                )
+                continue
             if report.added:
                 self.log(f"{report.path}: {report.added} entries archived, {report.seconds:.1f} s")
             self.notes += [
@@ -373,16 +381,32 @@ class _Job:
             ]
             self.notes += [
                 f"{report.path}: loose entry {key} stays where it is: {reason}"
-                for key, reason in report.left.items()
+                for key, reason in (report.left | report.stuck).items()
             ]
             self.notes += [
                 f"{report.path}: {key} is lost from the archive ({reason}): start again to "
                 "compute it again"
                 for key, reason in report.lost.items()
             ]
+            if report.copy is not None:
+                self.notes.append(
+                    f"{report.path}: the archive was damaged and is kept as {report.copy}; what "
+                    "could be saved is archived anew, and entries of other images may be missing"
+                )
             self.notes += [f"{report.path}: {warning}" for warning in report.warnings]
 
     def finish(self, summary: Summary, seconds: float) -> Summary:
         """Complete the summary."""
         notes = tuple(dict.fromkeys(self.notes))
         return replace(summary, seconds=seconds, notes=notes)
+
+
+def refuse_useless(inventory: Inventory) -> None:
+    """Raise the first image's error: no image says of which elements the descriptor is."""
+    if not inventory.failed:
+        raise InputError("there are no images: nothing to fingerprint")
+    first = min(inventory.failed)
+    raise ImageError(
+        f"none of the images can be used, the first: {inventory.images.ref(first)}: "
+        f"{inventory.failed[first]}"
+    )

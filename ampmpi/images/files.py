@@ -108,6 +108,8 @@ def _format(path: str, frames: str) -> tuple[str, slice | str]:
         if Path(path).is_dir():
             if not path.rstrip("/").endswith(".bundle"):
                 raise ImageFileError(f"{path} is a directory: name the files in it")
+        elif not Path(path).is_file() and Path(path).exists():
+            raise ImageFileError(f"{path} is no regular file: copy the images into one")
         else:
             with open(path, "rb") as file:
                 if not file.read(1):
@@ -120,6 +122,8 @@ def _format(path: str, frames: str) -> tuple[str, slice | str]:
         if isinstance(error, ImageFileError):
             raise
         raise ImageFileError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # of ASE, and of the modules that decompress
+        raise ImageFileError(f"{path} cannot be read: {error or type(error).__name__}") from error
     return format, _selection(path, frames, is_database=format == "db")
 
 
@@ -186,6 +190,12 @@ def survey(file: ImageFile, visit: Callable[[int, Atoms], object] | None = None)
         numbers = numbers[file.select]
         if locators is not None:
             locators = locators[file.select]
+    if not len(numbers) and file.select != slice(None):
+        raise ImageFileError(
+            f"what is behind the @ chooses none of the {count} frames of {file.path}"
+            if isinstance(file.select, slice)
+            else f"{file.path}@{file.select} chooses none of its rows"
+        )
     return Frames(numbers, locators, changed)
 
 
@@ -228,12 +238,13 @@ def frame_offsets(path: str | Path) -> NDArray[np.int64]:
     """Return where in an extended XYZ file its frames begin, in bytes.
 
     A frame is a line with the number of atoms, a comment, a line for each
-    atom, and up to three ``VEC`` lines; an empty line ends the file, as in ASE.
+    atom, and up to three ``VEC`` lines; empty lines may end the file.
 
     Raises
     ------
     ImageFileError
-        A line that should give a number of atoms does not.
+        A line that should give a number of atoms does not, or lines follow on an empty
+        one, where ASE would end.
     """
     offsets: list[int] = []
     base = line = ahead = 0  # of the chunk: offset, number of its first line, lines to pass over
@@ -254,6 +265,13 @@ def frame_offsets(path: str | Path) -> NDArray[np.int64]:
                     ahead += 1
                     continue
                 if not first:
+                    if text[end:].strip() or any(
+                        more.strip() for more in iter(lambda: file.read(CHUNK), b"")
+                    ):
+                        raise ImageFileError(
+                            f"{path}, line {line + ahead + 1} is empty, but others follow: "
+                            "remove it, since ASE would read no further"
+                        )
                     return np.array(offsets, dtype=np.int64)
                 if not first.isdigit():
                     raise ImageFileError(

@@ -279,7 +279,11 @@ def finalize(
 
     for path in (source.fingerprints, source.primes):
         if path is not None:
-            report = compress_together(FingerprintDatabase(path, comm.rank), comm)
+            try:
+                report = compress_together(FingerprintDatabase(path, comm.rank), comm)
+            except LockedError:
+                log(f"{path}: the entries stay loose, as another process compresses it.")
+                continue
             log(f"{path}: {report.added} entries archived.")
 
 

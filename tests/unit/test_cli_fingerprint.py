@@ -10,14 +10,22 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.db import connect
-from ase.io import write
+from ase.io import read, write
 from click.testing import CliRunner
 
-from ampmpi import fingerprint
+from ampmpi import fingerprint, hash_image
 from ampmpi.cli.fingerprint import command
 from ampmpi.cli.group import COMMANDS, group
 from ampmpi.database import FingerprintDatabase
-from ampmpi.errors import DatabaseError, DescriptorError, ImageError, InputError
+from ampmpi.database.layout import Layout
+from ampmpi.database.lock import Lock
+from ampmpi.errors import (
+    DatabaseError,
+    DescriptorError,
+    DescriptorMismatchError,
+    ImageError,
+    InputError,
+)
 
 
 @pytest.fixture
@@ -44,11 +52,126 @@ def test_a_ghost_atom_costs_its_own_image_only(folder):
     images = [bulk("Cu", a=3.6), Atoms("CuX", [[0, 0, 0], [0, 0, 2]])]
     summary = fingerprint(images, label="x")
     assert [failed.image.index for failed in summary.failed] == [1]
-    assert "(X)" in summary.failed[0].reason
+    assert "atom 1 has the atomic number 0, which is no element" in summary.failed[0].reason
     assert summary.computed == 1
-    for nothing in (Atoms("X"), Atoms()):
-        with pytest.raises(InputError, match="no image holds an atom of an element"):
+    for nothing, reason in ((Atoms("X"), "atomic number 0"), (Atoms(), "has no atoms")):
+        with pytest.raises(ImageError, match=f"none of .*, the first: image 0: .*{reason}"):
             fingerprint([nothing], label="y")
+    strange = Atoms("Cu")
+    strange.numbers[0] = 200
+    write("strange.traj", [strange, bulk("Cu", a=3.6)])
+    result = CliRunner().invoke(command, ["strange.traj", "--label", "z"])
+    assert "strange.traj, image 0: atom 0 has the atomic number 200" in str(result.exception)
+    assert "2 images, 0 duplicates, 0 found, 1 computed, 1 failed" in result.output
+
+
+ETAS = """
+cutoff = 4.0
+[[Gs.Cu]]
+type = "G2"
+element = "Cu"
+eta = 0.05
+[[Gs.Pt]]
+type = "G2"
+element = "Cu"
+eta = {}
+"""
+
+
+def test_a_database_is_adopted_for_elements_that_were_compared_only(folder):
+    write("mixed.traj", [molecule_of("CuPt", 2.4 + 0.1 * number) for number in range(3)])
+    (folder / "a.toml").write_text(ETAS.format(0.05))
+    (folder / "b.toml").write_text(ETAS.format(5.0))
+    images = ["a.traj", "mixed.traj"]
+    made = CliRunner().invoke(command, [*images, "--label", "x", "--descriptor", "a.toml"])
+    assert made.exception is None
+    (folder / "x-fingerprints.ampdb/descriptor.json").unlink()
+    write("more.traj", [bulk("Cu", a=3.6 + 0.01 * number) for number in range(12)])
+    refused = CliRunner().invoke(command, ["a.traj", "--label", "x", "--descriptor", "b.toml"])
+    assert "have to be compared" in str(refused.exception)
+    CliRunner().invoke(command, ["more.traj", "--label", "x", "--descriptor", "a.toml", "--adopt"])
+    (folder / "x-fingerprints.ampdb/descriptor.json").unlink()
+    refused = CliRunner().invoke(command, ["more.traj", "--label", "x", "--descriptor", "b.toml"])
+    assert "holds Pt, of which no image of the job is in it" in str(refused.exception)
+    assert not (folder / "x-fingerprints.ampdb/descriptor.json").exists()
+    every = ["more.traj", "mixed.traj", "--label", "x"]
+    other = CliRunner().invoke(command, [*every, "--descriptor", "b.toml"])
+    assert isinstance(other.exception, DescriptorMismatchError)
+    taken = CliRunner().invoke(command, [*every, "--descriptor", "a.toml"])
+    assert taken.exception is None, taken.exception
+
+
+def molecule_of(symbols, distance):
+    return Atoms(symbols, [[0, 0, 0], [0, 0, distance]])
+
+
+def test_damaged_entries_do_not_count_for_an_adoption(folder):
+    write("more.traj", [bulk("Cu", a=3.6 + 0.01 * number) for number in range(12)])
+    common = ["--label", "x", "--no-compress"]
+    CliRunner().invoke(command, ["more.traj", *common, "--cutoff", "4"])
+    (folder / "x-fingerprints.ampdb/descriptor.json").unlink()
+    for image in read("more.traj", ":10"):
+        path = folder / "x-fingerprints.ampdb/loose" / hash_image(image)
+        path.write_bytes(path.read_bytes()[:100])
+    refused = CliRunner().invoke(command, ["more.traj@:10", *common, "--cutoff", "5"])
+    assert "only 0 that can be compared of the job's images" in str(refused.exception)
+    other = CliRunner().invoke(command, ["more.traj", *common, "--cutoff", "5"])
+    assert isinstance(other.exception, DescriptorMismatchError)
+    taken = CliRunner().invoke(command, ["more.traj", *common, "--cutoff", "4"])
+    assert "2 of its entries were computed again and agree" in taken.output
+    assert "2 found, 10 computed" in taken.output
+
+
+def test_a_database_that_another_process_compresses_stays_loose(folder):
+    FingerprintDatabase.create("x-fingerprints.ampdb")
+    with Lock(Layout("x-fingerprints.ampdb")):
+        result = CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4"])
+    assert result.exception is None, result.exception
+    assert "the entries stay loose, as another process compresses it" in result.output
+    assert "5 computed, 0 failed" in result.output
+    assert len(list((folder / "x-fingerprints.ampdb/loose").iterdir())) == 5
+
+
+def test_a_damaged_archive_is_told_of_even_quietly(folder):
+    CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4"])
+    archive = folder / "x-fingerprints.ampdb/archive.tar.gz"
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    result = CliRunner().invoke(command, ["a.traj@:2", "--label", "x", "--cutoff", "4", "-q"])
+    assert result.exception is None, result.exception
+    assert "warning: x-fingerprints.ampdb: the archive was damaged and is kept as" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("chosen", ["a.traj@9", "a.traj@6:"])
+def test_a_choice_of_nothing_is_an_error(folder, chosen):
+    result = CliRunner().invoke(command, [chosen, "a.traj", "--label", "x", "--cutoff", "4"])
+    assert "chooses none of the 6 frames of a.traj" in str(result.exception)
+
+
+@pytest.mark.parametrize("name", ["a.extxyz.gz", "a.extxyz.xz"])
+def test_a_damaged_compressed_file_is_named(folder, name):
+    write(name, read("a.traj", ":"), format="extxyz")
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:30])
+    result = CliRunner().invoke(command, [name, "--label", "x", "--cutoff", "4"])
+    assert str(result.exception).startswith(f"{name} cannot be read")
+
+
+def test_a_pipe_is_no_file_of_images(folder):
+    os.mkfifo("p.traj")
+    result = CliRunner().invoke(command, ["p.traj", "--label", "x", "--cutoff", "4"])
+    assert "p.traj is no regular file" in str(result.exception)
+
+
+def test_an_empty_line_amid_the_frames_is_an_error(folder):
+    write("b.extxyz", read("a.traj", ":"))
+    lines = (folder / "b.extxyz").read_text().splitlines()
+    (folder / "b.extxyz").write_text("\n".join([*lines, "", " ", ""]))
+    good = CliRunner().invoke(command, ["b.extxyz", "--label", "x", "--cutoff", "4"])
+    assert good.exception is None, good.exception
+    (folder / "b.extxyz").write_text("\n".join([*lines[:6], "", *lines[6:]]))
+    bad = CliRunner().invoke(command, ["b.extxyz", "--label", "x", "--cutoff", "4"])
+    assert "b.extxyz, line 7 is empty, but others follow" in str(bad.exception)
 
 
 def test_an_ase_database_is_given_by_its_name(folder):

@@ -52,6 +52,7 @@ BAD = {
         with_changes(cell=[0.0, 6.0, 6.0], pbc=[True, False, False]),
         r"singular along its periodic axes \(a\)",
     ),
+    "far away": (with_changes(positions=[[1e9, 0, 0]] * 2), "is more than 1e.08 Å from the origin"),
     "wrong unit": (
         with_changes(cell=[0.1, 0.1, 0.1]),
         r"neighbours within the cutoff of .*: check",

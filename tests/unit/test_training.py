@@ -884,7 +884,7 @@ def test_evaluate_and_plot():
     assert rows[0]["energy_spread"] == pytest.approx(np.std(predicted), rel=1e-6)
 
     none = CliRunner().invoke(evaluate, [files[0], "set.traj@5:5"])
-    assert "set.traj@5:5: there is no image" in str(none.exception)
+    assert "chooses none of the 6 frames of set.traj" in str(none.exception)
     write("bare.extxyz", [image.copy() for image in emt_images(2)])
     bare = CliRunner().invoke(evaluate, [files[0], "bare.extxyz"])
     assert "no energies or forces to compare with" in bare.output
