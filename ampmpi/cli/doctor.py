@@ -148,6 +148,8 @@ def describe_folder(path: Path) -> Report:
     if said:
         lines += [("Quota" if i == 0 else "", line) for i, line in enumerate(said.splitlines())]
     advice = advise_on(system)
+    if folder != path.absolute():
+        advice.insert(0, f"{path} is no folder that is there: all this is of {folder}")
     try:
         seconds = seconds_per_file(folder)
     except OSError as error:

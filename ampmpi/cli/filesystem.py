@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -12,6 +13,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from ampmpi.errors import DatabaseError
 
 NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "gpfs",
@@ -56,7 +59,10 @@ class FileSystem:
 
 def nearest_folder(path: Path) -> Path:
     """Return the path itself if it is a folder, else the nearest one above it that exists."""
-    path = path.absolute()
+    try:
+        path = path.absolute()
+    except FileNotFoundError:
+        raise DatabaseError("the working folder was removed: change to another one") from None
     while not path.is_dir():
         path = path.parent
     return path
@@ -82,7 +88,7 @@ def mounted_at(folder: Path, lines: Iterable[str]) -> tuple[str, Path]:
         fields = before.split()
         if len(fields) < 5 or not after:
             continue
-        mount = Path(fields[4].encode().decode("unicode_escape"))
+        mount = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4]))
         if folder.is_relative_to(mount) and len(mount.parts) >= len(best[1].parts):
             best = (after.split()[0], mount)
     return best
@@ -127,6 +133,7 @@ def seconds_per_file(folder: Path, n_files: int = 20, n_bytes: int = 16384) -> f
 
 def is_writable(folder: Path) -> bool:
     """Return whether a file can be made in a folder; tried, since permissions do not tell all."""
-    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder):
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        file.write(bytes(4096))
         return True
     return False

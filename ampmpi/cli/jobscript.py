@@ -100,8 +100,11 @@ def command_of(kind: str) -> click.Command:
 def _check(kind: str, arguments: Iterable[str]) -> None:
     """Refuse arguments that the job's own command would refuse."""
     name = "amp-compress" if kind == "compress" else f"ampmpi {kind}"
+    words = list(arguments)
+    if "--help" in words or "-h" in words:
+        raise InputError(f"{name} would only say how it is used: leave --help out")
     try:
-        command_of(kind).make_context(name, list(arguments))
+        command_of(kind).make_context(name, words)
     except click.UsageError as error:
         hint = ""
         if isinstance(error, click.NoSuchOption):
@@ -138,6 +141,9 @@ def _directives(given: Mapping[str, Any], more: Sequence[str]) -> dict[str, str 
     directives: dict[str, str | None] = {
         name.replace("_", "-"): str(value) for name, value in given.items() if value is not None
     }
+    for name, value in directives.items():
+        if not value:
+            raise InputError(f"--{name} is empty: give a value or leave it out")
     for each in more:
         name, equals, value = each.lstrip("-").partition("=")
         if not re.fullmatch(r"[a-z][a-z-]+", name) or (equals and not value):
@@ -145,6 +151,8 @@ def _directives(given: Mapping[str, Any], more: Sequence[str]) -> dict[str, str 
                 f"--sbatch {each}: give it as NAME or NAME=VALUE, as in exclusive or "
                 "constraint=skylake"
             )
+        if name in directives:
+            raise InputError(f"--sbatch {each}: --{name} is given twice; leave one of them out")
         directives[name] = value if equals else None
     if any("\n" in value for value in directives.values() if value):
         raise InputError("an option of sbatch holds a line break")

@@ -162,7 +162,16 @@ def claim(layout: Layout, manifest: Manifest) -> None:
             f"the database {layout.root} holds the fingerprints of another descriptor "
             f"({difference(found.parameters, manifest.parameters)}): "
             "choose another label or dblabel, or that descriptor"
+            + (", or remove it, as it is empty, if no job uses it" if _is_empty(layout) else "")
         )
+
+
+def _is_empty(layout: Layout) -> bool:
+    """Whether a database holds nothing, such as one of a job whose images all failed."""
+    try:
+        return not os.listdir(layout.loose) and not os.path.lexists(layout.archive)
+    except OSError:
+        return False
 
 
 def difference(database: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

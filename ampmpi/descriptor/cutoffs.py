@@ -29,6 +29,8 @@ def finite_number(value: Any, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise DescriptorError(f"{name} is {value!r}: give a number.") from None
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number):
         raise DescriptorError(f"{name} is {number}: give a finite number.")
     return number

@@ -47,6 +47,8 @@ class Settings:
         symbols = None if elements is None else _symbols(elements)
         functions: Any = None
         if isinstance(Gs, Mapping):
+            if not Gs:
+                raise DescriptorError("Gs is empty: give a list of functions for each element.")
             functions = {
                 check_element(element, "Gs"): canonical_functions(listed, str(element))
                 for element, listed in Gs.items()

@@ -34,7 +34,7 @@ from typing import Any
 from ..errors import DescriptorError
 from .cutoffs import Cutoff, as_cutoff, cutoff_from_arguments
 from .settings import Settings
-from .symmetry import SymmetryFunction, make_symmetry_functions
+from .symmetry import SymmetryFunction, check_element, make_symmetry_functions
 
 _KEYS = ("cutoff", "elements", "Gs", "make")
 _MAKE_KEYS = ("type", "etas", "offsets", "zetas", "gammas")
@@ -55,6 +55,8 @@ def read_settings(path: str | Path) -> Settings:
         raise DescriptorError(f"{path}: cannot be read ({error.strerror}).") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DescriptorError(f"{path}: is not TOML ({error}).") from error
+    except (RecursionError, ValueError) as error:  # thousands of brackets, or of digits
+        raise DescriptorError(f"{path}: cannot be read as TOML ({error}).") from error
     try:
         return _settings(content)
     except DescriptorError as error:
@@ -85,6 +87,7 @@ def _made(tables: Any, elements: Any) -> list[SymmetryFunction]:
         raise DescriptorError('make needs the elements: add, for example, elements = ["Cu"].')
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise DescriptorError("make is not a list of tables: write [[make]].")
+    symbols = list(dict.fromkeys(check_element(element, "elements") for element in elements))
     functions = []
     for number, table in enumerate(tables):
         where = f"[[make]] number {number}"
@@ -97,5 +100,5 @@ def _made(tables: Any, elements: Any) -> list[SymmetryFunction]:
                 raise DescriptorError(f"{where} lacks {key!r}.")
         if wrong := [key for key in _MAKE_KEYS[1:] if not isinstance(table.get(key, []), list)]:
             raise DescriptorError(f"{wrong[0]} of {where} is not a list: write {wrong[0]} = [...].")
-        functions += make_symmetry_functions(elements, **table)
+        functions += make_symmetry_functions(symbols, **table)
     return functions

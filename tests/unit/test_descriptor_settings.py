@@ -243,6 +243,14 @@ def test_toml_makes_combinations(tmp_path):
         ("cutoff = 6.5\nelements = ['H']\n[make]\ntype = 'G2'\netas = [1]", "write ..make"),
         ("cutoff = 6.5\nelements = ['H']\nmake = []\n[[Gs]]\ntype = 'G2'", "exclude each other"),
         ("cutoff = 6.5\n[[Gs.H]]\ntype = 'G2'\nelement = 'H'", "lacks 'eta'"),
+        ("cutoff = 6.5\nGs = {}", "Gs is empty"),
+        (f"cutoff = {'9' * 400}", "cutoff radius Rc is inf"),
+        (f"cutoff = {'9' * 5000}", "cannot be read as TOML"),
+        (f"cutoff = {'[' * 5000}", "cannot be read as TOML"),
+        (
+            "cutoff = 6.5\nelements = [1, 'H']\n[[make]]\ntype = 'G4'\netas = [1]",
+            "elements: 1 is not a chemical element",
+        ),
     ],
 )
 def test_wrong_toml_is_refused_by_name(tmp_path, text, message):
@@ -250,6 +258,14 @@ def test_wrong_toml_is_refused_by_name(tmp_path, text, message):
     with pytest.raises(DescriptorError, match=message) as caught:
         Gaussian.from_toml(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_an_element_given_twice_counts_once(tmp_path):
+    text = "cutoff = 6.5\nelements = {}\n[[make]]\ntype = 'G2'\netas = [1]"
+    twice = Gaussian.from_toml(write(tmp_path, text.format(["Pt", "Cu", "Cu"])))
+    once = Gaussian.from_toml(write(tmp_path, text.format(["Pt", "Cu"])))
+    assert twice.digest == once.digest
+    assert once.n_features == {"Cu": 2, "Pt": 2}
 
 
 def test_toml_that_is_not_there(tmp_path):

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import io
+import tempfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from ampmpi.cli import doctor, filesystem
-from ampmpi.cli.filesystem import FileSystem, file_system, mounted_at, nearest_folder
+from ampmpi.cli.doctor import describe_folder
+from ampmpi.cli.filesystem import (
+    FileSystem,
+    file_system,
+    is_writable,
+    mounted_at,
+    nearest_folder,
+)
 from ampmpi.parallel.about import MPILibrary, RankSurroundings
 
 LIBRARY = MPILibrary("MPICH", "4.2.1", "4.1", "4.0.0")
@@ -41,6 +50,23 @@ def test_file_system_of_a_real_folder(tmp_path):
     assert system.kind != "unknown"
     assert system.free_bytes > 0
     assert tmp_path.is_relative_to(system.mount)
+
+
+def test_a_mount_point_may_have_any_letter():
+    lines = ["36 35 0:1 / / rw - ext4 /dev/a rw", r"37 36 0:2 / /mnt/ü\040ß rw - tmpfs none rw"]
+    assert mounted_at(Path("/mnt/ü ß/x"), lines) == ("tmpfs", Path("/mnt/ü ß"))
+
+
+def test_a_full_disk_is_not_writable(monkeypatch, tmp_path):
+    assert is_writable(tmp_path)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
+    assert not is_writable(tmp_path)
+
+
+def test_a_path_that_is_not_there_is_told_of(tmp_path):
+    assert not [line for line in describe_folder(tmp_path)[1] if "no folder" in line]
+    advice = describe_folder(tmp_path / "nowhere")[1]
+    assert advice[0].endswith(f"nowhere is no folder that is there: all this is of {tmp_path}")
 
 
 def test_nearest_folder(tmp_path):

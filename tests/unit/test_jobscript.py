@@ -288,3 +288,23 @@ def test_the_example_in_the_help_is_as_it_was_written():
         "sbatch job.sh",
     ]
     assert "\\b" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--nodes", "3", "--sbatch", "nodes=7"], "--nodes is given twice"),
+        (["--time", ""], "--time is empty"),
+    ],
+)
+def test_options_that_contradict_or_say_nothing_are_refused(options, reason):
+    result = CliRunner().invoke(
+        command, ["fingerprint", *options, "--", "images.traj", "--label", "a"]
+    )
+    assert reason in str(result.exception)
+
+
+def test_a_jobs_command_is_not_asked_for_its_help():
+    result = CliRunner().invoke(command, ["fingerprint", "--", "--help"])
+    assert "leave --help out" in str(result.exception)
+    assert result.stdout == ""
