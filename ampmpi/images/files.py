@@ -116,11 +116,11 @@ def _format(path: str, frames: str) -> tuple[str, slice | str]:
                     raise ImageFileError(f"{path} is empty")
         format: str = filetype(path)
         get_ioformat(format)
+    except ImageFileError:
+        raise
     except UnknownFileTypeError:
         raise ImageFileError(f"{path} is in no format that ASE knows") from None
     except OSError as error:
-        if isinstance(error, ImageFileError):
-            raise
         raise ImageFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # of ASE, and of the modules that decompress
         raise ImageFileError(f"{path} cannot be read: {error or type(error).__name__}") from error
