@@ -123,7 +123,7 @@ def _format(path: str, frames: str) -> tuple[str, slice | str]:
     except OSError as error:
         raise ImageFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # of ASE, and of the modules that decompress
-        raise ImageFileError(f"{path} cannot be read: {error or type(error).__name__}") from error
+        raise ImageFileError(f"{path} cannot be read: {describe(error)}") from error
     return format, _selection(path, frames, is_database=format == "db")
 
 
