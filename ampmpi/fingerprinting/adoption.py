@@ -14,7 +14,6 @@ from ampmpi.database import FingerprintDatabase
 from ampmpi.database.manifest import difference as settings_difference
 from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
 from ampmpi.errors import (
-    AmpmpiError,
     CorruptEntryError,
     DatabaseError,
     DescriptorMismatchError,
@@ -24,7 +23,7 @@ from ampmpi.fingerprinting.compute import entries_of
 from ampmpi.fingerprinting.inventory import Inventory, present
 from ampmpi.images import Images
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.failure import agree, agree_alone, raise_first, share
+from ampmpi.parallel.failure import agree, agree_alone, on_all, share
 from ampmpi.parallel.kernels import warm_up
 
 if TYPE_CHECKING:
@@ -163,12 +162,12 @@ def compare(
     spread = np.unique(np.linspace(0, total - 1, needed).astype(np.int64))
 
     def compare_some(chosen: NDArray[np.int64], covered: set[str] | None) -> None:
-        error = None
-        try:
-            _compare_some(chosen, covered, candidates, images, descriptor, database, what, state)
-        except AmpmpiError as caught:
-            error = caught
-        raise_first(comm, error)
+        on_all(
+            comm,
+            lambda: _compare_some(
+                chosen, covered, candidates, images, descriptor, database, what, state
+            ),
+        )
 
     def all_of(found: set[str]) -> set[str]:
         return set[str]().union(*comm.allgather(found))

@@ -403,8 +403,6 @@ class _Job:
 
 def refuse_useless(inventory: Inventory) -> None:
     """Raise the first image's error: no image says of which elements the descriptor is."""
-    if not inventory.failed:
-        raise InputError("there are no images: nothing to fingerprint")
     first = min(inventory.failed)
     raise ImageError(
         f"none of the images can be used, the first: {inventory.images.ref(first)}: "

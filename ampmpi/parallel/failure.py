@@ -68,6 +68,17 @@ def agree_alone(comm: Communicator, function: Callable[[], T]) -> T | None:
     return kept[0] if kept else None
 
 
+def on_all(comm: Communicator, function: Callable[[], T]) -> T:
+    """Run a function on every rank; the error of the lowest rank that has one is raised on all."""
+    outcome: T | AmpmpiError
+    try:
+        outcome = function()
+    except AmpmpiError as caught:
+        outcome = caught
+    raise_first(comm, outcome if isinstance(outcome, AmpmpiError) else None)
+    return outcome  # type: ignore[return-value]
+
+
 def raise_first(comm: Communicator, error: AmpmpiError | None) -> None:
     """Raise the error of the lowest rank that has one, on every rank; else return."""
     errors = comm.allgather(None if error is None else _portable(error))

@@ -15,7 +15,7 @@ from ampmpi.images import Images, ImageSet, digest_image, open_images
 from ampmpi.images.imageset import file_names
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.failure import agree, raise_first, share
+from ampmpi.parallel.failure import agree, on_all, raise_first, share
 from ampmpi.parallel.schedule import block, deal
 from ampmpi.training.data import Target, combine_digests, target, validation_split
 
@@ -78,14 +78,7 @@ def open_pool(comm: Communicator, images: Any, validation: Any = None) -> Pool:
     for given in (images,) if validation is None else (images, validation):
         names = file_names(given)
         if names is None:
-            opened, error = None, None
-            try:
-                opened = open_images(given)
-            except AmpmpiError as caught:
-                error = caught
-            raise_first(comm, error)
-            assert opened is not None
-            parts.append(opened)
+            parts.append(on_all(comm, partial(open_images, given)))
         else:
             parts.append(agree(comm, partial(open_images, names)))
     return Pool(parts)
@@ -293,10 +286,7 @@ def survey(
     if not given:
         # By hash: whatever the order of the images is, the same ones are chosen.
         in_validation = np.empty(len(last), bool)
-        try:
-            chosen = validation_split(len(last), fraction, seed)
-        except InputError as error:
-            raise share(error) from None
+        chosen = on_all(comm, partial(validation_split, len(last), fraction, seed))
         in_validation[np.argsort(keys[last])] = chosen
     if not len(last) or in_validation.all():
         raise share(InputError("there is no image to train on; give files or a list of images"))

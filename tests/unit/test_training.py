@@ -56,6 +56,16 @@ def calculator(
     return Amp(Gaussian(cutoff=4.0), model, label=label)
 
 
+def copper_images(n):
+    """Return images whose atoms are all copper, with the energies and forces of an alloy."""
+    images = emt_images(n)
+    for image in images:
+        results = image.calc.results
+        image.numbers[:] = 29
+        image.calc = SinglePointCalculator(image, **results)
+    return images
+
+
 def curve(label="t"):
     return np.genfromtxt(f"{label}-curve.txt", names=True)
 
@@ -521,11 +531,7 @@ def test_an_image_that_cannot_be_described_is_named_in_one_sentence():
 
 
 def test_an_element_that_a_loaded_model_lacks_is_named():
-    images = emt_images(3)
-    for image in images:
-        results = image.calc.results
-        image.numbers[:] = 29
-        image.calc = SinglePointCalculator(image, **results)
+    images = copper_images(3)
     calculator("cu", maxiter=2).train(images)
     loaded = Amp.load("cu.amp", label="again")
     loaded.descriptor = Gaussian(cutoff=4.0)
@@ -785,11 +791,7 @@ def test_images_to_train_and_to_validate_on_are_told_apart():
 
 
 def test_an_element_to_validate_on_must_be_trained():
-    images = emt_images(4)
-    for image in images:
-        results = image.calc.results
-        image.numbers[:] = 29
-        image.calc = SinglePointCalculator(image, **results)
+    images = copper_images(4)
     with pytest.raises(InputError, match="image 0 is to validate on and holds Pt, which no image"):
         calculator().train(images, validation=emt_images(4))
     assert not list(Path().glob("*.ampdb"))
