@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ampmpi.errors import AmpmpiError, InputError
+from ampmpi.errors import InputError
 
 if TYPE_CHECKING:
     from ampmpi.calculator import Amp
@@ -81,15 +81,11 @@ def _evaluate(
     comm: Communicator, calculators: list[Amp], name: str, outside: float
 ) -> list[Evaluation]:
     """Evaluate a file's images, each rank a part of them; rank 0 gets all."""
-    from ampmpi.parallel.failure import agree, raise_first
+    from ampmpi.parallel.failure import agree, on_all
     from ampmpi.parallel.schedule import block
     from ampmpi.report import evaluate
 
     images = agree(comm, lambda: open_some([name]))
-    mine, error = [], None
-    try:
-        mine = evaluate(calculators, images, outside, block(len(images), comm.rank, comm.size))
-    except AmpmpiError as caught:
-        error = caught
-    raise_first(comm, error)
+    share = block(len(images), comm.rank, comm.size)
+    mine = on_all(comm, lambda: evaluate(calculators, images, outside, share))
     return [item for part in comm.gather(mine) or [] for item in part]
