@@ -28,11 +28,11 @@ from statistics import median
 import numpy as np
 
 from ampmpi import FingerprintDatabase
-from ampmpi.database.archive import Archive, IndexedArchive
-from ampmpi.database.entry import decode, encode
+from ampmpi.database.archive.reader import Archive, IndexedArchive
+from ampmpi.database.archive.writer import deflate_entry
 from ampmpi.database.layout import Layout
-from ampmpi.database.writer import deflate_entry
 from ampmpi.entries import Fingerprint
+from ampmpi.entries.codec import decode, encode
 
 ATOMS, FEATURES = 20, 36
 CORES = min(len(os.sched_getaffinity(0)), 8)

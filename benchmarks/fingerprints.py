@@ -192,8 +192,8 @@ def measure_curve(repeats):
 def measure_put(directory, repeats):
     """Time an entry's way to disk, and a bare write and rename of the same bytes."""
     from ampmpi import FingerprintDatabase
-    from ampmpi.database.entry import encode
     from ampmpi.descriptor import Gaussian
+    from ampmpi.entries.codec import encode
 
     print(f"\nprimes to {directory}      bytes     encode        put       bare   put/bare")
     for name, atoms in images().items():

@@ -319,8 +319,8 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
     from ase.io import read, write
 
     from ampmpi import FingerprintDatabase, Gaussian, hash_image
-    from ampmpi.database.entry import encode
-    from ampmpi.database.writer import deflate_entry
+    from ampmpi.database.archive.writer import deflate_entry
+    from ampmpi.entries.codec import encode
     from ampmpi.fingerprinting.inventory import first_of_each, present
     from ampmpi.heap import keep_freed_memory
     from ampmpi.parallel.schedule import deal

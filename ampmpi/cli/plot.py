@@ -94,7 +94,7 @@ def _curves(label: str) -> list[str]:
 
 def _trained(label: str) -> list[str]:
     """Return the committee of a label, or its one calculator."""
-    from ampmpi.committee import committee_files
+    from ampmpi.members import committee_files
 
     committee = committee_files(label)
     return committee or [p for p in [f"{label}.amp"] if Path(p).exists()]

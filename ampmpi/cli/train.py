@@ -17,8 +17,8 @@ from ampmpi.cli.text import complain
 from ampmpi.errors import InputError, TrainingConvergenceError
 
 if TYPE_CHECKING:
-    from ampmpi.committee import Member, MemberResult
     from ampmpi.descriptor import Gaussian
+    from ampmpi.members import Member, MemberResult
     from ampmpi.model import LossFunction, NeuralNetwork
     from ampmpi.parallel.comm import Communicator
     from ampmpi.training.fit import Schedule
@@ -168,7 +168,7 @@ def command(**options: Any) -> None:
 
 def _plan(options: dict[str, Any], n_ranks: int) -> tuple[list[Member], int]:
     """Return what is to be fitted, and how many ranks work on each; refuse what contradicts."""
-    from ampmpi.committee import group_size, make_members
+    from ampmpi.members import group_size, make_members
 
     members = make_members(
         options["hidden"],
@@ -298,7 +298,7 @@ def groups_of(ranks: int, size: int) -> str:
 
 def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: ExitStack) -> None:
     """Train on all ranks."""
-    from ampmpi.committee import (
+    from ampmpi.members import (
         best_of,
         committee_of,
         fit_members,
@@ -398,7 +398,7 @@ def _save(
     What an earlier training with the label has saved beyond that is removed, so that
     nothing takes it for a part of this one.
     """
-    from ampmpi.committee import committee_file, committee_files, table
+    from ampmpi.members import committee_file, committee_files, table
     from ampmpi.model.files import write_atomically
 
     assert best.best is not None

@@ -11,22 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from ampmpi.database import deleted, entry, loose, manifest
-from ampmpi.database.archive import Archive, IndexedArchive
+from ampmpi.database import deleted, loose, manifest
+from ampmpi.database.archive.deflate import MEMBER_HEADER, combine
+from ampmpi.database.archive.reader import Archive, IndexedArchive
+from ampmpi.database.archive.salvage import rescue
+from ampmpi.database.archive.streamed import StreamedArchive
+from ampmpi.database.archive.tar import BLOCK, END, is_bound
 from ampmpi.database.aside import is_young, set_aside_as_read
-from ampmpi.database.atomic import temporaries, temporary_owner
 from ampmpi.database.compress import Damage, Progress, compress
-from ampmpi.database.foreign import StreamedArchive
-from ampmpi.database.gzipstream import MEMBER_HEADER, combine, crc32
 from ampmpi.database.intake import Stamp, read_loose, stamp_of
-from ampmpi.database.layout import Layout, is_key, require_database
+from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import read_holder
 from ampmpi.database.manifest import DamagedManifestError, Manifest
-from ampmpi.database.salvage import rescue
-from ampmpi.database.tarstream import BLOCK, END, is_bound
-from ampmpi.database.unreadable import is_damage
-from ampmpi.entries import Entry
+from ampmpi.entries import Entry, codec
+from ampmpi.entries.checksum import crc32
 from ampmpi.errors import CorruptEntryError, DatabaseError, LockedError
+from ampmpi.files.atomic import temporaries, temporary_owner
+from ampmpi.files.trouble import is_damage
+from ampmpi.keys import is_key
 
 
 @dataclass
@@ -226,9 +228,9 @@ class _Check:
     def _misfit(self, data: bytes) -> str | None:
         """Say how an entry that is sound disagrees with the manifest, if so."""
         kind = self.layout.kind
-        if kind == "other" and data and entry.MAGIC not in data[-64:]:
+        if kind == "other" and data and codec.MAGIC not in data[-64:]:
             return None
-        found = entry.decode(data, kind=kind)
+        found = codec.decode(data, kind=kind)
         return None if self._functions is None else _difference(found, self._functions)
 
     def _check_manifest(self) -> None:

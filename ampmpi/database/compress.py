@@ -19,13 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import deleted, loose
-from ampmpi.database.archive import Archive, Identity, IndexedArchive
+from ampmpi.database.archive.reader import Archive, Identity, IndexedArchive
+from ampmpi.database.archive.salvage import rescue
+from ampmpi.database.archive.streamed import StreamedArchive
+from ampmpi.database.archive.writer import (
+    ArchiveWriter,
+    Chunk,
+    Parcel,
+    deflate_entry,
+    deflate_record,
+)
 from ampmpi.database.aside import is_young, keep_copy, set_aside_as_read
-from ampmpi.database.atomic import Temporary, database_error, sweep, sync_directory
-from ampmpi.database.foreign import StreamedArchive
 from ampmpi.database.forked import Forked
 from ampmpi.database.helpers import Helpers, deflate_with, portions, read_back
-from ampmpi.database.index import keys_of
 from ampmpi.database.intake import (
     STAMPS,
     ChangedError,
@@ -37,11 +43,11 @@ from ampmpi.database.intake import (
 )
 from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import Lock
-from ampmpi.database.salvage import rescue
-from ampmpi.database.unreadable import is_damage, reason_of
-from ampmpi.database.writer import ArchiveWriter, Chunk, Parcel, deflate_entry, deflate_record
 from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError
+from ampmpi.files.atomic import Temporary, database_error, sweep, sync_directory
+from ampmpi.files.trouble import is_damage, reason_of
 from ampmpi.heap import keep_freed_memory
+from ampmpi.keys import to_hex
 
 Progress = Callable[[int, int], None]
 
@@ -319,7 +325,7 @@ class _Run:
         for deflated in deflate_with(self._helpers, self.layout, self._left(digests)):
             writer.add_parcel(deflated.parcel)
             self._note_loose(deflated.files)
-        for key in keys_of(self._left(digests)):
+        for key in to_hex(self._left(digests)):
             self._add_doubtful(writer, key)
 
     def _left(self, digests: NDArray[np.bytes_]) -> NDArray[np.bytes_]:

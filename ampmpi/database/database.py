@@ -14,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import deleted, loose, manifest
-from ampmpi.database.archive import Archive, Identity
-from ampmpi.database.atomic import database_error, temporaries
-from ampmpi.database.entry import decode, encode
-from ampmpi.database.index import digests_of, distinct, keys_of
+from ampmpi.database.archive.reader import Archive, Identity
 from ampmpi.database.intake import judge
-from ampmpi.database.layout import Kind, Layout, database_path, is_key, require_database
+from ampmpi.database.layout import Layout, database_path, require_database
 from ampmpi.database.manifest import Manifest
-from ampmpi.entries import Entry, Fingerprint
+from ampmpi.entries import Entry, Fingerprint, Kind
+from ampmpi.entries.codec import decode, encode
 from ampmpi.errors import CorruptEntryError, DatabaseError
+from ampmpi.files.atomic import database_error, temporaries
+from ampmpi.keys import digests_of, distinct, is_key, to_hex
 
 if TYPE_CHECKING:
     from ampmpi.database.compress import CompressReport
@@ -344,7 +344,7 @@ class FingerprintDatabase(MutableMapping[str, Entry]):
 
     def _list(self) -> list[str]:
         """Return all keys, sorted."""
-        return keys_of(self.digests())
+        return to_hex(self.digests())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._list())

@@ -28,10 +28,11 @@ import os
 from collections.abc import Mapping
 
 from ampmpi.database.aside import move_as_read
-from ampmpi.database.atomic import database_error, temporary_name, write_file
 from ampmpi.database.intake import Stamp, stamp_of
-from ampmpi.database.layout import Layout, is_key
+from ampmpi.database.layout import Layout
 from ampmpi.errors import DatabaseError
+from ampmpi.files.atomic import database_error, temporary_name, write_file
+from ampmpi.keys import is_key
 
 
 def mark(layout: Layout, key: str) -> None:

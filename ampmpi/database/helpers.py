@@ -10,12 +10,14 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.archive import IndexedArchive
-from ampmpi.database.index import Index, keys_of
+from ampmpi.database.archive.index import Index
+from ampmpi.database.archive.reader import IndexedArchive
+from ampmpi.database.archive.writer import Chunk, Parcel, deflate_entries
 from ampmpi.database.intake import STAMPS, LooseFiles, Stamp, judge, read_loose
-from ampmpi.database.layout import Kind, Layout, require_database
-from ampmpi.database.writer import Chunk, Parcel, deflate_entries
+from ampmpi.database.layout import Layout, require_database
+from ampmpi.entries import Kind
 from ampmpi.errors import CorruptEntryError
+from ampmpi.keys import to_hex
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -123,7 +125,7 @@ def _deflate_some(path: str, digests: NDArray[np.bytes_]) -> Deflated:
     other's code and data out of the processor's caches, which costs a seventh.
     """
     layout = require_database(path)
-    keys = iter(keys_of(digests))
+    keys = iter(to_hex(digests))
     chunks: list[Chunk] = []
     stamps: list[Stamp] = []
     size = 0

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database import entry
-from ampmpi.database.index import keys_of
-from ampmpi.database.layout import Kind, Layout
-from ampmpi.database.tarstream import MAX_ENTRY_SIZE
+from ampmpi.database.archive.tar import MAX_ENTRY_SIZE
+from ampmpi.database.layout import Layout
+from ampmpi.entries import Kind, codec
+from ampmpi.keys import to_hex
 
 STAMPS = np.dtype([("inode", "u8"), ("size", "i8"), ("mtime_ns", "i8")])
 """The fields of a `Stamp`, for arrays of them."""
@@ -61,8 +61,8 @@ def judge(data: bytes, kind: Kind) -> None:
     CorruptEntryError
         It is damaged.
     """
-    if kind != "other" or not data or entry.MAGIC in data[-64:]:
-        entry.verify(data, kind)
+    if kind != "other" or not data or codec.MAGIC in data[-64:]:
+        codec.verify(data, kind)
 
 
 def read_loose(layout: Layout, key: str) -> tuple[bytes, Stamp]:
@@ -136,7 +136,7 @@ def remove_archived(
     """
     stayed: list[tuple[str, int, OSError]] = []
     stamps = map(Stamp._make, files.stamps.tolist())
-    for key, stamp in zip(keys_of(files.digests), stamps, strict=True):
+    for key, stamp in zip(to_hex(files.digests), stamps, strict=True):
         try:
             path = layout.loose_entry(key)
             if key in hidden and os.lstat(path):  # which raises if there is none any more

@@ -19,27 +19,15 @@ it is never removed.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
 
-from ampmpi.database.atomic import database_error
+from ampmpi.entries import Kind
 from ampmpi.errors import DatabaseError
+from ampmpi.files.atomic import database_error
 
 SUFFIX = ".ampdb"
-_KEY = re.compile(r"[0-9a-f]{32}")
-
-Kind: TypeAlias = Literal["fingerprints", "primes", "other"]
-
-
-def is_key(name: object) -> bool:
-    """Whether a file name or an archive member's name is the hash of an image.
-
-    Any other name is left alone for ever and never listed.
-    """
-    return isinstance(name, str) and _KEY.fullmatch(name) is not None
 
 
 def kind_of(path: str | os.PathLike[str]) -> Kind:

@@ -19,15 +19,15 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Self
 
-from ampmpi.database.atomic import (
+from ampmpi.database.layout import Layout
+from ampmpi.errors import LockedError
+from ampmpi.files.atomic import (
     Temporary,
     database_error,
     sync_directory,
     temporary_name,
 )
-from ampmpi.database.layout import Layout
-from ampmpi.database.owner import Owner
-from ampmpi.errors import LockedError
+from ampmpi.files.owner import Owner
 
 HEARTBEAT = 30.0
 """Seconds between two touches of a lock by its holder."""

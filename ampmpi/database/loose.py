@@ -18,12 +18,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.atomic import database_error, write_file
-from ampmpi.database.index import distinct
-from ampmpi.database.layout import Layout, is_key
-from ampmpi.database.tarstream import MAX_ENTRY_SIZE
-from ampmpi.database.unreadable import is_of_one_file, reason_of
+from ampmpi.database.archive.tar import MAX_ENTRY_SIZE
+from ampmpi.database.layout import Layout
 from ampmpi.errors import CorruptEntryError, DatabaseError
+from ampmpi.files.atomic import database_error, write_file
+from ampmpi.files.trouble import is_of_one_file, reason_of
+from ampmpi.keys import distinct, is_key
 
 T = TypeVar("T")
 _TRIES = 5

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ampmpi.database.atomic import database_error, write_new_file
 from ampmpi.database.layout import Layout
 from ampmpi.errors import DatabaseError, DescriptorMismatchError
+from ampmpi.files.atomic import database_error, write_new_file
 
 FORMAT = "ampmpi-descriptor"
 VERSION = 1

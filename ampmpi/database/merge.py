@@ -8,9 +8,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ampmpi.database import deleted, loose
-from ampmpi.database.archive import Archive, IndexedArchive
+from ampmpi.database.archive.reader import Archive, IndexedArchive
+from ampmpi.database.archive.salvage import rescue
+from ampmpi.database.archive.streamed import StreamedArchive
+from ampmpi.database.archive.writer import Chunk, deflate_entry
 from ampmpi.database.aside import keep_copy, set_aside, set_aside_as_read
-from ampmpi.database.atomic import Temporary, database_error
 from ampmpi.database.compress import (
     CompressReport,
     Progress,
@@ -18,14 +20,12 @@ from ampmpi.database.compress import (
     compress,
 )
 from ampmpi.database.database import FingerprintDatabase
-from ampmpi.database.foreign import StreamedArchive
 from ampmpi.database.intake import judge, read_loose, remove_as_read, stamp_of
 from ampmpi.database.layout import Layout, require_database
 from ampmpi.database.lock import Lock
 from ampmpi.database.manifest import Manifest, difference
-from ampmpi.database.salvage import rescue
-from ampmpi.database.writer import Chunk, deflate_entry
 from ampmpi.errors import CorruptEntryError, DatabaseError, DescriptorMismatchError, InputError
+from ampmpi.files.atomic import Temporary, database_error
 
 
 @dataclass

@@ -20,8 +20,9 @@ from ampmpi.errors import (
     ImageError,
 )
 from ampmpi.fingerprinting.compute import entries_of
-from ampmpi.fingerprinting.inventory import Inventory, present
+from ampmpi.fingerprinting.inventory import Inventory
 from ampmpi.images import Images
+from ampmpi.keys import member_of
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, agree_alone, on_all, share
 from ampmpi.parallel.kernels import warm_up
@@ -120,7 +121,7 @@ def _check_owner(database: FingerprintDatabase, descriptor: Gaussian) -> None:
 def _candidates(database: FingerprintDatabase, inventory: Inventory) -> Candidates:
     """List the images that are in a database."""
     keys = database.digests()
-    there = present(inventory.digests, keys)
+    there = member_of(inventory.digests, keys)
     where = None if inventory.locators is None else inventory.locators[there]
     return Candidates(inventory.numbers[there], inventory.digests[there], where, len(keys))
 

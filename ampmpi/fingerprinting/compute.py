@@ -8,8 +8,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.database.entry import encode
 from ampmpi.entries import Entry
+from ampmpi.entries.codec import encode
 from ampmpi.errors import ImageError
 from ampmpi.fingerprinting.inflight import InFlight
 from ampmpi.images import Images, digest_image

@@ -14,9 +14,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from ampmpi.database.atomic import write_file
-from ampmpi.database.owner import boot_id, hostname
 from ampmpi.errors import DatabaseError
+from ampmpi.files.atomic import write_file
+from ampmpi.files.owner import boot_id, hostname
 from ampmpi.fingerprinting.inflight import Job, Marker
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.slurm import Scontrol

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.index import digests_of
 from ampmpi.fingerprinting.compute import Share
 from ampmpi.fingerprinting.inflight import CRASHES
-from ampmpi.fingerprinting.inventory import Inventory, present
+from ampmpi.fingerprinting.inventory import Inventory
+from ampmpi.keys import digests_of, member_of
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.schedule import by_rank, deal, index_dtype
 
@@ -54,8 +54,8 @@ def deal_images(
     late, aside = missing[:0], dict[int, str]()
     if crashes:
         digests = inventory.digests[missing]
-        suspect = present(digests, digests_of(sorted(crashes)))
-        bad = present(digests, digests_of(sorted(k for k, n in crashes.items() if n >= CRASHES)))
+        suspect = member_of(digests, digests_of(sorted(crashes)))
+        bad = member_of(digests, digests_of(sorted(k for k, n in crashes.items() if n >= CRASHES)))
         aside = {int(index): ASIDE for index in inventory.numbers[missing[bad]]}
         late = missing[suspect & ~bad]
         missing = missing[~suspect]

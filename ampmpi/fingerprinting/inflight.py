@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from ampmpi.database.atomic import database_error, temporary_name, temporary_owner
-from ampmpi.database.owner import Owner
+from ampmpi.files.atomic import database_error, temporary_name, temporary_owner
+from ampmpi.files.owner import Owner
 from ampmpi.parallel import launch
 
 CRASHES = 2

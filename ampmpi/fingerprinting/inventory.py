@@ -14,6 +14,7 @@ from ampmpi.images import ImageList, Images, ImageSet, digest_image
 from ampmpi.images.files import Frames, ImageFile, find_files, survey
 from ampmpi.images.imageset import file_names, image_list
 from ampmpi.images.kept import KeptImages
+from ampmpi.keys import DIGEST
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, raise_first, share
 from ampmpi.parallel.schedule import ROWS, chunks, index_dtype, rank_dtype
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from ampmpi.descriptor import Gaussian
-
-DIGEST = np.dtype("S16")
 
 
 @dataclass
@@ -356,14 +355,3 @@ def first_of_each(
     ascending = np.argsort(repeated)
     first = np.flatnonzero(is_first).astype(dtype, copy=False)
     return first, repeated[ascending], times[ascending]
-
-
-def present(digests: NDArray[np.bytes_], keys: NDArray[np.bytes_]) -> NDArray[np.bool_]:
-    """Return which digests are among keys; both are arrays of 16 bytes, keys in ascending order."""
-    found = np.zeros(len(digests), dtype=bool)
-    if len(keys):
-        for start in range(0, len(digests), ROWS):
-            some = digests[start : start + ROWS]
-            at = np.minimum(np.searchsorted(keys, some), len(keys) - 1)
-            found[start : start + ROWS] = keys[at] == some
-    return found

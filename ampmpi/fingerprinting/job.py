@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.database.index import digests_of
 from ampmpi.errors import ImageError, InputError, LockedError
 from ampmpi.fingerprinting.adoption import settle_owner
 from ampmpi.fingerprinting.compute import FINGERPRINTS, PRIMES, Done, Share, compute
@@ -28,11 +27,12 @@ from ampmpi.fingerprinting.inflight import (
     forget,
     read_markers,
 )
-from ampmpi.fingerprinting.inventory import Inventory, present, take_inventory
+from ampmpi.fingerprinting.inventory import Inventory, take_inventory
 from ampmpi.fingerprinting.misses import Misses, find_misses
 from ampmpi.fingerprinting.planning import predict
 from ampmpi.fingerprinting.summary import FailedImage, Plan, Summary
 from ampmpi.heap import keep_freed_memory
+from ampmpi.keys import digests_of, member_of
 from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, as_communicator
 from ampmpi.parallel.failure import (
@@ -154,7 +154,7 @@ def default_descriptor() -> Gaussian:
 def among(keys: Iterable[str], digests: NDArray[np.bytes_]) -> set[str]:
     """Return which keys are among digests, which are in ascending order."""
     listed = sorted(keys)
-    there = present(digests_of(listed), digests)
+    there = member_of(digests_of(listed), digests)
     return {key for key, found in zip(listed, there.tolist(), strict=True) if found}
 
 

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase, loose
-from ampmpi.database.index import digests_of
 from ampmpi.errors import AmpmpiError
-from ampmpi.fingerprinting.inventory import DIGEST, present
+from ampmpi.keys import DIGEST, digests_of, member_of
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree_alone, raise_first
 from ampmpi.parallel.schedule import block
@@ -67,7 +66,7 @@ def find_misses(
         listing = partial(_list, digests, kind, database, misses, verify)
         damaged = _damaged(agree_alone(comm, listing), database, comm)
         if comm.rank == 0 and damaged:
-            misses.what[present(digests, digests_of(sorted(damaged)))] |= kind
+            misses.what[member_of(digests, digests_of(sorted(damaged)))] |= kind
         misses.damaged.update(damaged)
     return misses
 
@@ -80,11 +79,11 @@ def _list(
     verify: bool,
 ) -> NDArray[np.bytes_]:
     """Note what one database lacks; return the digests of what has to be read back."""
-    there = present(digests, database.digests())
+    there = member_of(digests, database.digests())
     misses.what[~there] |= kind
     if not verify:
         database.close()  # the archive's index takes memory
-        there &= present(digests, loose.digests(database.layout))
+        there &= member_of(digests, loose.digests(database.layout))
     return digests[there]
 
 

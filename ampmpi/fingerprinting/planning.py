@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.database.entry import encode
+from ampmpi.entries.codec import encode
 from ampmpi.errors import ImageError
 from ampmpi.fingerprinting.compute import Share, entries_of
 from ampmpi.fingerprinting.summary import Plan

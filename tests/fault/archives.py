@@ -1,6 +1,6 @@
 """Archives to damage."""
 
-from ampmpi.database.writer import ArchiveWriter, deflate_entry
+from ampmpi.database.archive.writer import ArchiveWriter, deflate_entry
 
 
 class Sink:

@@ -8,8 +8,8 @@ import time
 import numpy as np
 
 from ampmpi import FingerprintDatabase
-from ampmpi.database.entry import encode
 from ampmpi.entries import Fingerprint
+from ampmpi.entries.codec import encode
 
 
 def make_key(number):

@@ -12,7 +12,7 @@ import pytest
 from samples import make_entry, make_key, put_old
 
 from ampmpi import FingerprintDatabase
-from ampmpi.database.entry import encode
+from ampmpi.entries.codec import encode
 
 ENTRIES = {make_key(number): encode(make_entry(number)) for number in range(60)}
 READERS = {

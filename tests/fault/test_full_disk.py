@@ -11,7 +11,7 @@ import pytest
 from samples import make_entry, make_key, put_old
 
 from ampmpi import FingerprintDatabase
-from ampmpi.database.entry import encode
+from ampmpi.entries.codec import encode
 from ampmpi.errors import DatabaseError
 
 STEP = 4096

@@ -26,16 +26,16 @@ from samples import make_entry, make_key
 
 from ampmpi import FingerprintDatabase
 from ampmpi.database import manifest
-from ampmpi.database.archive import Archive
+from ampmpi.database.archive.reader import Archive
 from ampmpi.database.check import check
 from ampmpi.database.compress import compress
-from ampmpi.database.entry import decode, encode, verify
 from ampmpi.database.layout import Layout
 from ampmpi.database.lock import Lock, read_holder
 from ampmpi.database.manifest import Manifest
-from ampmpi.database.owner import Owner
 from ampmpi.entries import Fingerprint, FingerprintPrimes
+from ampmpi.entries.codec import decode, encode, verify
 from ampmpi.errors import AmpmpiError, CorruptEntryError, DatabaseError, LockedError
+from ampmpi.files.owner import Owner
 
 TIMES = 10 if "AMPMPI_SOAK_SECONDS" in os.environ else 1
 AMP = Path(__file__).resolve().parents[1] / "data" / "amp"

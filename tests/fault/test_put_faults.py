@@ -14,8 +14,8 @@ from faults import TRANSFERS, FaultServer
 from put_victims import DATABASES, TARGET, make_entry
 
 from ampmpi import FingerprintDatabase
-from ampmpi.database.atomic import sweep, temporaries
 from ampmpi.database.layout import Layout, is_database
+from ampmpi.files.atomic import sweep, temporaries
 
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES, errno.ESTALE]
 LASTING = [errno.ENOSPC, errno.EROFS, errno.EDQUOT]

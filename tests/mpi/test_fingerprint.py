@@ -17,9 +17,9 @@ from ase.neighborlist import neighbor_list
 from conftest import make_images
 
 from ampmpi import FingerprintDatabase, Gaussian, fingerprint, hash_image
-from ampmpi.database import owner
-from ampmpi.database.owner import Owner
 from ampmpi.errors import DescriptorMismatchError, ImageFileError, InputError
+from ampmpi.files import owner
+from ampmpi.files.owner import Owner
 from ampmpi.fingerprinting import dead, inflight
 from ampmpi.parallel.comm import SerialCommunicator
 

@@ -6,9 +6,9 @@ import os
 import numpy as np
 from entry_samples import make_entries, make_key
 
-from ampmpi.database.archive import Archive
-from ampmpi.database.entry import encode
-from ampmpi.database.writer import ArchiveWriter, deflate_entry
+from ampmpi.database.archive.reader import Archive
+from ampmpi.database.archive.writer import ArchiveWriter, deflate_entry
+from ampmpi.entries.codec import encode
 
 
 class Sink:

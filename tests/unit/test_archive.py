@@ -13,11 +13,11 @@ from entry_samples import make_key
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ampmpi.database import gzipstream
-from ampmpi.database.archive import Archive, IndexedArchive
-from ampmpi.database.gzipstream import combine, deflate, inflate
-from ampmpi.database.index import FOOTER_SIZE, Footer
-from ampmpi.database.writer import ArchiveWriter, deflate_entry
+from ampmpi.database.archive import deflate as deflate_module
+from ampmpi.database.archive.deflate import combine, deflate, inflate
+from ampmpi.database.archive.index import FOOTER_SIZE, Footer
+from ampmpi.database.archive.reader import Archive, IndexedArchive
+from ampmpi.database.archive.writer import ArchiveWriter, deflate_entry
 from ampmpi.errors import CorruptEntryError, DatabaseError
 
 
@@ -43,7 +43,7 @@ def test_combined_checksum_of_more_bytes_than_memory():
 @pytest.mark.parametrize("deflater", ["zlib", "isal"])
 def test_pieces_are_inflated_alone_and_together(monkeypatch, deflater):
     module = zlib if deflater == "zlib" else pytest.importorskip("isal.isal_zlib")
-    monkeypatch.setattr(gzipstream, "_deflater", module)
+    monkeypatch.setattr(deflate_module, "_deflater", module)
     contents = [b"abc" * 500, b"", bytes(1000), b"abc" * 500]
     pieces = [deflate(content) for content in contents]
     for content, piece in zip(contents, pieces, strict=True):
@@ -264,9 +264,9 @@ def test_works_without_isal(tmp_path):
     write_archive(tmp_path / "a", make_data(5))
     script = (
         "import sys; sys.modules['isal'] = None\n"
-        "from ampmpi.database import gzipstream\n"
-        "from ampmpi.database.archive import Archive\n"
-        "assert gzipstream._deflater.__name__ == 'zlib'\n"
+        "from ampmpi.database.archive import deflate\n"
+        "from ampmpi.database.archive.reader import Archive\n"
+        "assert deflate._deflater.__name__ == 'zlib'\n"
         f"print(len(dict(Archive.open({str(tmp_path / 'a')!r}).read_many())))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

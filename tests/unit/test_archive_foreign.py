@@ -12,10 +12,10 @@ import pytest
 from archive_samples import make_data, write_archive
 from entry_samples import limited_memory, make_key
 
-from ampmpi.database.archive import Archive
-from ampmpi.database.gzipstream import MEMBER_HEADER, deflate
-from ampmpi.database.salvage import rescue
-from ampmpi.database.tarstream import entry_record
+from ampmpi.database.archive.deflate import MEMBER_HEADER, deflate
+from ampmpi.database.archive.reader import Archive
+from ampmpi.database.archive.salvage import rescue
+from ampmpi.database.archive.tar import entry_record
 
 
 def add(tar, name, content=b"", **fields):

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from ampmpi.database import atomic, owner
-from ampmpi.database.atomic import (
+from ampmpi.errors import DatabaseError
+from ampmpi.files import atomic, owner
+from ampmpi.files.atomic import (
     Temporary,
     sweep,
     temporaries,
@@ -18,8 +19,7 @@ from ampmpi.database.atomic import (
     write_file,
     write_new_file,
 )
-from ampmpi.database.owner import Owner
-from ampmpi.errors import DatabaseError
+from ampmpi.files.owner import Owner
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_owners_live_and_die():
         [
             sys.executable,
             "-c",
-            "from ampmpi.database.atomic import temporary_name as t; print(t('put'))",
+            "from ampmpi.files.atomic import temporary_name as t; print(t('put'))",
         ],
         capture_output=True,
         text=True,

@@ -16,13 +16,13 @@ from ampmpi import FingerprintDatabase, Gaussian, hash_image
 from ampmpi.cli.check import command
 from ampmpi.database import check as check_module
 from ampmpi.database import deleted
-from ampmpi.database.archive import Archive
+from ampmpi.database.archive.deflate import MEMBER_HEADER
+from ampmpi.database.archive.reader import Archive
+from ampmpi.database.archive.tar import entry_record
 from ampmpi.database.check import check
-from ampmpi.database.gzipstream import MEMBER_HEADER
 from ampmpi.database.lock import Lock
 from ampmpi.database.manifest import Manifest
 from ampmpi.database.merge import uncompress
-from ampmpi.database.tarstream import entry_record
 from ampmpi.errors import DatabaseError
 
 
@@ -157,7 +157,7 @@ def test_an_index_that_leaves_something_out(tmp_path):
     """A writer other than ours made a sound index of a part of the tar."""
     from archive_samples import Sink, make_data
 
-    from ampmpi.database.writer import ArchiveWriter, deflate_entry
+    from ampmpi.database.archive.writer import ArchiveWriter, deflate_entry
 
     database = FingerprintDatabase.create(tmp_path / "x-fingerprints.ampdb")
     sink = Sink(Path(database.layout.archive))

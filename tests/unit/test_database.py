@@ -12,11 +12,11 @@ from archive_samples import place_of, spoil_sector
 from entry_samples import SPECIAL, make_entries, make_key, make_special, refuse
 
 from ampmpi.database import FingerprintDatabase, loose
-from ampmpi.database.archive import Archive
+from ampmpi.database.archive.reader import Archive
 from ampmpi.database.check import check
 from ampmpi.database.compress import compress
-from ampmpi.database.entry import encode
 from ampmpi.database.merge import merge, uncompress
+from ampmpi.entries.codec import encode
 from ampmpi.errors import CorruptEntryError, DatabaseError, DescriptorMismatchError
 
 AMP = Path(__file__).parents[1] / "data" / "amp"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from entry_samples import limited_memory, make_entries
 
-from ampmpi.database.entry import MAGIC, decode, encode, verify
 from ampmpi.entries import Fingerprint, FingerprintPrimes
+from ampmpi.entries.codec import MAGIC, decode, encode, verify
 from ampmpi.errors import CorruptEntryError, ImageError
 
 SHAPES = {

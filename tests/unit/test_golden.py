@@ -10,7 +10,7 @@ import pytest
 from ase import Atoms
 
 from ampmpi import Gaussian, hash_image
-from ampmpi.database.entry import decode, encode
+from ampmpi.entries.codec import decode, encode
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 REFERENCE = json.loads((DATA / "amp-reference.json").read_text())

@@ -14,10 +14,9 @@ from entry_samples import make_key
 
 from ampmpi.cli import compress as cli_compress
 from ampmpi.database import forked, helpers
-from ampmpi.database.archive import Archive
+from ampmpi.database.archive.reader import Archive
 from ampmpi.database.compress import compress
 from ampmpi.database.forked import Forked
-from ampmpi.database.index import digests_of, keys_of
 from ampmpi.database.intake import (
     STAMPS,
     ChangedError,
@@ -27,6 +26,7 @@ from ampmpi.database.intake import (
 )
 from ampmpi.database.layout import Layout
 from ampmpi.errors import DatabaseError
+from ampmpi.keys import digests_of, to_hex
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_files_are_removed_many_at_a_time_however_few_came_at_a_time(monkeypatch
     found = list(helpers.portions(Forked(3), files))
     assert [len(portion.digests) for portion in found] == [5] * 6
     assert [int(i) for portion in found for i in portion.stamps["inode"]] == list(range(30))
-    keys = [key for portion in found for key in keys_of(portion.digests)]
+    keys = [key for portion in found for key in to_hex(portion.digests)]
     assert keys == [make_key(number) for number in range(30)]
     assert list(helpers.portions(Forked(3), [])) == []
 

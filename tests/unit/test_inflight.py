@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ampmpi.database.atomic import Owner, temporary_name
 from ampmpi.errors import DatabaseError
+from ampmpi.files.atomic import Owner, temporary_name
 from ampmpi.fingerprinting import dead
 from ampmpi.fingerprinting.dead import SEEN, STILL, find_dead
 from ampmpi.fingerprinting.inflight import (

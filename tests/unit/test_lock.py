@@ -11,8 +11,8 @@ import pytest
 from ampmpi.database import lock as lock_module
 from ampmpi.database.layout import Layout
 from ampmpi.database.lock import Lock, read_holder
-from ampmpi.database.owner import Owner
 from ampmpi.errors import LockedError
+from ampmpi.files.owner import Owner
 
 
 @pytest.fixture

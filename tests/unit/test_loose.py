@@ -8,17 +8,10 @@ import pytest
 from entry_samples import SPECIAL, make_key, make_special, refuse
 
 from ampmpi.database import loose
-from ampmpi.database.index import keys_of
 from ampmpi.database.intake import read_loose
-from ampmpi.database.layout import (
-    Layout,
-    database_path,
-    is_database,
-    is_key,
-    kind_of,
-    require_database,
-)
+from ampmpi.database.layout import Layout, database_path, is_database, kind_of, require_database
 from ampmpi.errors import CorruptEntryError, DatabaseError
+from ampmpi.keys import is_key, to_hex
 
 
 @pytest.fixture
@@ -235,7 +228,7 @@ def test_a_name_that_is_listed_twice_is_one_entry(layout, monkeypatch):
             yield iter(names + names[:2])
 
     monkeypatch.setattr(os, "scandir", twice)
-    assert keys_of(loose.digests(layout)) == sorted(make_key(number) for number in range(3))
+    assert to_hex(loose.digests(layout)) == sorted(make_key(number) for number in range(3))
 
 
 def test_a_file_larger_than_any_entry_is_not_read(layout):

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
-from ampmpi.database.index import digests_of
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.fingerprinting import inventory, misses
 from ampmpi.fingerprinting.adoption import difference, needed_of
 from ampmpi.fingerprinting.dealing import deal_images
-from ampmpi.fingerprinting.inventory import Seen, first_of_each, present
+from ampmpi.fingerprinting.inventory import Seen, first_of_each
 from ampmpi.fingerprinting.misses import find_misses
 from ampmpi.fingerprinting.summary import Plan, Summary
 from ampmpi.images import ImageList, ImageRef
+from ampmpi.keys import digests_of, member_of
 from ampmpi.parallel.comm import SerialCommunicator
 from ampmpi.parallel.schedule import chunks
 
@@ -51,7 +51,7 @@ def test_many_images_are_handled_piece_by_piece(monkeypatch):
         rows = np.arange(n_images) * 10
         assert inventory._only(rows, first).tolist() == (first * 10).tolist()
         stored = sorted({f"{number:032x}" for number in range(0, 60, 3)})
-        there = present(digests_of(keys), digests_of(stored))
+        there = member_of(digests_of(keys), digests_of(stored))
         assert there.tolist() == [key in stored for key in keys]
 
 
@@ -154,8 +154,10 @@ def test_start_up_on_rank_0_takes_64_bytes_an_image(part_stored, part_alike, mon
 
 def test_what_is_present():
     stored = digests_of(sorted([KEYS[6], KEYS[1]]))
-    assert present(digests_of(KEYS), stored).tolist() == [key in (KEYS[6], KEYS[1]) for key in KEYS]
-    assert not present(digests_of(KEYS), digests_of([])).any()
+    assert member_of(digests_of(KEYS), stored).tolist() == [
+        key in (KEYS[6], KEYS[1]) for key in KEYS
+    ]
+    assert not member_of(digests_of(KEYS), digests_of([])).any()
 
 
 def test_no_digest_is_taken_for_another():
@@ -163,7 +165,7 @@ def test_no_digest_is_taken_for_another():
     pairs = ["00" * 16, "01" + "00" * 15, "01" + "00" * 14 + "01", "0100" + "01" * 14]
     for key in pairs:
         expected = [other == key for other in pairs]
-        assert present(digests_of(pairs), digests_of([key])).tolist() == expected
+        assert member_of(digests_of(pairs), digests_of([key])).tolist() == expected
 
 
 @pytest.mark.parametrize(

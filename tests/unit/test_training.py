@@ -24,7 +24,6 @@ from training_images import emt_images
 
 from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor, hash_image, hash_images
 from ampmpi.cli.train import command
-from ampmpi.committee import Queue, committee_files, group_size, make_members
 from ampmpi.errors import (
     ImageError,
     InputError,
@@ -33,6 +32,7 @@ from ampmpi.errors import (
     TrainingConvergenceError,
     Unfinished,
 )
+from ampmpi.members import Queue, committee_files, group_size, make_members
 from ampmpi.model import checkpoint
 from ampmpi.parallel.launch import StopRequest
 from ampmpi.training import shared_loss

@@ -11,10 +11,10 @@ from archive_samples import place_of, spoil_sector
 from entry_samples import make_entries, make_key
 
 from ampmpi import FingerprintDatabase
-from ampmpi.database.archive import Archive
+from ampmpi.database.archive.reader import Archive
+from ampmpi.database.archive.streamed import StreamedArchive
 from ampmpi.database.check import check
 from ampmpi.database.compress import compress
-from ampmpi.database.foreign import StreamedArchive
 from ampmpi.database.merge import merge, uncompress
 from ampmpi.errors import CorruptEntryError
 

@@ -16,8 +16,8 @@ import time
 from types import TracebackType
 from typing import Self
 
-from ampmpi.database.owner import Owner
 from ampmpi.errors import DatabaseError
+from ampmpi.files.owner import Owner
 
 DAY = 86400.0
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from ampmpi.database.archive import Archive, Identity
-from ampmpi.database.gzipstream import GzipReader
-from ampmpi.database.tarstream import BLOCK, MAX_ENTRY_SIZE, is_bound, members, padded
-from ampmpi.database.unreadable import is_damage, reason_of
+from ampmpi.database.archive.deflate import GzipReader
+from ampmpi.database.archive.reader import Archive, Identity
+from ampmpi.database.archive.tar import BLOCK, MAX_ENTRY_SIZE, is_bound, members, padded
 from ampmpi.errors import CorruptEntryError
+from ampmpi.files.trouble import is_damage, reason_of
 
 
 class StreamedArchive(Archive):

@@ -9,11 +9,13 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.archive import IndexedArchive
-from ampmpi.database.gzipstream import MEMBER_HEADER, combine, crc32, deflate, member_trailer
-from ampmpi.database.index import Footer, Index, digests_of, new_index_member
-from ampmpi.database.tarstream import END, entry_record
+from ampmpi.database.archive.deflate import MEMBER_HEADER, combine, deflate, member_trailer
+from ampmpi.database.archive.index import Footer, Index, new_index_member
+from ampmpi.database.archive.reader import IndexedArchive
+from ampmpi.database.archive.tar import END, entry_record
+from ampmpi.entries.checksum import crc32
 from ampmpi.errors import CorruptEntryError
+from ampmpi.keys import digests_of
 
 _BUFFER = 1 << 22
 

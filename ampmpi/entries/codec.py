@@ -33,10 +33,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.gzipstream import crc32
-from ampmpi.database.layout import Kind
-from ampmpi.database.shape import read_pickle
-from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
+from ampmpi.entries.amp import read_pickle
+from ampmpi.entries.arrays import Entry, Fingerprint, FingerprintPrimes, Kind
+from ampmpi.entries.checksum import crc32
 from ampmpi.errors import CorruptEntryError, ImageError
 
 NAME = b"ampmpi-entry"

@@ -14,17 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.gzipstream import (
+from ampmpi.database.archive.deflate import (
     MAX_RATIO,
     MEMBER_HEADER,
-    crc32,
     gunzip_stored,
     gzip_stored,
     member_trailer,
     stored_member,
 )
-from ampmpi.database.tarstream import BLOCK
-from ampmpi.database.unreadable import is_damage, reason_of
+from ampmpi.database.archive.tar import BLOCK
+from ampmpi.entries.checksum import crc32
+from ampmpi.files.trouble import is_damage, reason_of
+from ampmpi.keys import to_hex
 
 INDEX_MAGIC = b"ampmpix1"
 FOOTER_MAGIC = b"ampmpif1"
@@ -91,25 +92,7 @@ class Index:
 
     def keys(self) -> list[str]:
         """All keys, sorted."""
-        return keys_of(self.digests)
-
-
-def keys_of(digests: NDArray[np.bytes_]) -> list[str]:
-    """Keys of 16-byte strings."""
-    text = digests.tobytes().hex()
-    return [text[start : start + 32] for start in range(0, len(text), 32)]
-
-
-def distinct(digests: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
-    """Return sorted 16-byte strings, each once."""
-    new = np.ones(len(digests), dtype=bool)
-    np.not_equal(digests[1:], digests[:-1], out=new[1:])
-    return digests if new.all() else digests[new]
-
-
-def digests_of(keys: list[str]) -> NDArray[np.bytes_]:
-    """Keys as 16-byte strings; every one must be a key."""
-    return np.frombuffer(bytes.fromhex("".join(keys)), "S16")
+        return to_hex(self.digests)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from ampmpi.database.gzipstream import FULL_FLUSH_END
-from ampmpi.database.tarstream import BLOCK, claimed_size, is_bound, padded, split_record
-from ampmpi.database.unreadable import is_damage
+from ampmpi.database.archive.deflate import FULL_FLUSH_END
+from ampmpi.database.archive.tar import BLOCK, claimed_size, is_bound, padded, split_record
+from ampmpi.files.trouble import is_damage
 
 _READ = 1 << 20
 _SECTOR = 1 << 12

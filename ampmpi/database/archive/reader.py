@@ -15,13 +15,14 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.atomic import database_error
-from ampmpi.database.gzipstream import crc32, inflate
-from ampmpi.database.index import Footer, Index, digests_of, read_exactly, read_index
-from ampmpi.database.layout import is_key
-from ampmpi.database.tarstream import BLOCK, entry_size
-from ampmpi.database.unreadable import is_damage, reason_of
+from ampmpi.database.archive.deflate import inflate
+from ampmpi.database.archive.index import Footer, Index, read_exactly, read_index
+from ampmpi.database.archive.tar import BLOCK, entry_size
+from ampmpi.entries.checksum import crc32
 from ampmpi.errors import CorruptEntryError
+from ampmpi.files.atomic import database_error
+from ampmpi.files.trouble import is_damage, reason_of
+from ampmpi.keys import digests_of, is_key
 
 _RUN = 1 << 22
 _GAP = 1 << 16
@@ -163,7 +164,7 @@ class Archive(ABC):
 
 
 def _open(path: str) -> Archive:
-    from ampmpi.database.foreign import StreamedArchive
+    from ampmpi.database.archive.streamed import StreamedArchive
 
     # Without O_NONBLOCK a named pipe would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

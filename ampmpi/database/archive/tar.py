@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from zlib import adler32
 
-from ampmpi.database.gzipstream import GzipReader, crc32
-from ampmpi.database.layout import is_key
+from ampmpi.database.archive.deflate import GzipReader
+from ampmpi.entries.checksum import crc32
+from ampmpi.keys import is_key
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Kind: TypeAlias = Literal["fingerprints", "primes", "other"]
+"""What a database holds; entries of the kind ``"other"`` are never looked into."""
 
 AmpFingerprint: TypeAlias = list[tuple[str, list[float]]]
 AmpPrimes: TypeAlias = dict[tuple[int, str, int, str, int], list[float]]

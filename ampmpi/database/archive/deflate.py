@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ampmpi.entries.checksum import crc32
+
 _deflater: ModuleType = zlib
 with contextlib.suppress(ImportError):
     from isal import isal_zlib
 
     _deflater = isal_zlib
-
-crc32: Callable[..., int] = _deflater.crc32
-"""CRC-32 of bytes, and of what came before them: zlib's, or the faster one of isal."""
 
 LEVEL = 1
 MEMBER_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"

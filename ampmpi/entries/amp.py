@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.pickles import Array, Refused, load
-from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
+from ampmpi.entries.arrays import Entry, Fingerprint, FingerprintPrimes
+from ampmpi.entries.pickles import Array, Refused, load
 from ampmpi.errors import CorruptEntryError
 
 _SYMBOL = re.compile(r"[A-Z][a-z]?")
