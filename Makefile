@@ -39,8 +39,8 @@ bench: setup
 setup: $(VENV)/.complete
 
 # .run-time is what a user needs, .complete everything.
-$(VENV)/.run-time: EXTRAS := mpich,isal,plot
-$(VENV)/.complete: EXTRAS := mpich,isal,plot,test,docs,dev
+$(VENV)/.run-time: EXTRAS := mpich,plot
+$(VENV)/.complete: EXTRAS := mpich,plot,test,docs,dev
 
 $(VENV)/.run-time $(VENV)/.complete: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

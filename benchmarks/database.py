@@ -29,8 +29,8 @@ import numpy as np
 
 from ampmpi import FingerprintDatabase
 from ampmpi.database.archive.reader import Archive, IndexedArchive
-from ampmpi.database.archive.writer import deflate_entry
-from ampmpi.database.layout import Layout
+from ampmpi.database.archive.writer import pack
+from ampmpi.database.layout import ARCHIVE, Home
 from ampmpi.entries import Fingerprint
 from ampmpi.entries.codec import decode, encode
 
@@ -70,10 +70,9 @@ def entry(number: int, atoms: int = ATOMS) -> Fingerprint:
 
 def fill(path: Path, numbers: range, atoms: int = ATOMS) -> None:
     """Make loose entries, without the care of a put, and wait until they are on the disk."""
-    layout = Layout(str(path))
-    layout.create()
+    Home.create(path)
     for number in numbers:
-        Path(layout.loose_entry(key(number))).write_bytes(encode(entry(number, atoms)))
+        (path / "loose" / key(number)).write_bytes(encode(entry(number, atoms)))
     os.sync()
 
 
@@ -126,15 +125,15 @@ class Table:
 
 def reads(table: Table, folder: Path, path: Path, n_entries: int) -> None:
     """Measure random reads from the archive and from sqlite."""
-    layout = Layout(str(path))
+    home = Home.open(path)
     connection = sqlite3.connect(folder / "entries.sqlite")
     connection.execute("CREATE TABLE entries (key TEXT PRIMARY KEY, data BLOB) WITHOUT ROWID")
-    with Archive.open(layout.archive) as archive:
+    with Archive.open(home.root, ARCHIVE) as archive:
         connection.executemany("INSERT INTO entries VALUES (?, ?)", archive.read_many())
     connection.commit()
     chosen = [key(number) for number in random.Random(0).choices(range(n_entries), k=1000)]
 
-    with Archive.open(layout.archive) as archive, FingerprintDatabase(path) as database:
+    with Archive.open(home.root, ARCHIVE) as archive, FingerprintDatabase(path) as database:
         ours = best(lambda: [decode(archive.read(name)) for name in chosen]) / len(chosen)
         facade = best(lambda: [database[name] for name in chosen]) / len(chosen)
     select = "SELECT data FROM entries WHERE key = ?"
@@ -146,7 +145,7 @@ def reads(table: Table, folder: Path, path: Path, n_entries: int) -> None:
     table.row("random read through the database", 1e3 * facade, "ms", 1e3 * theirs, "sqlite")
 
     def opened() -> None:
-        Archive.open(layout.archive).close()
+        Archive.open(home.root, ARCHIVE).close()
 
     table.row("open", 1e3 * best(opened), "ms")
     with FingerprintDatabase(path) as database:
@@ -159,24 +158,23 @@ def reads(table: Table, folder: Path, path: Path, n_entries: int) -> None:
 
 def add_one_percent(table: Table, folder: Path, path: Path, n_entries: int) -> None:
     """Compare adding 1 % with the sum of what it cannot do without."""
-    layout = Layout(str(path))
+    home = Home.open(path)
     numbers = range(n_entries, n_entries + max(n_entries // 100, 1))
 
     def copy() -> None:
-        shutil.copyfile(layout.archive, folder / "copy")
+        shutil.copyfile(home.full(ARCHIVE), folder / "copy")
         descriptor = os.open(folder / "copy", os.O_RDWR)
         os.fsync(descriptor)
         os.close(descriptor)
 
     def read_back() -> None:
-        with Archive.open(layout.archive) as archive:
+        with Archive.open(home.root, ARCHIVE) as archive:
             assert isinstance(archive, IndexedArchive)
-            for row, raw in archive.raw_records(np.argsort(archive.index.offset)):
-                archive.verify(row, raw)
+            assert not archive.records().find_damaged()
 
     contents = [(key(number), encode(entry(number))) for number in numbers]
     parts = best(copy, 3) + best(read_back, 3)
-    parts += best(lambda: [deflate_entry(*content) for content in contents], 3)
+    parts += best(lambda: pack(contents), 3)
     fill(path, numbers)
     seconds, _ = compressed(path)
     table.row("add 1 %", seconds, "s", parts, "copying, reading back, deflating")
@@ -226,7 +224,7 @@ def main() -> None:
         table.row("compress, with reading back", seconds, "s")
         table.row("  of that per entry", 1e6 * seconds / count, "us")
         table.row("  most memory of a process", memory, "MB")
-        table.row("  archive", Path(Layout(str(path)).archive).stat().st_size / 1e6, "MB")
+        table.row("  archive", (path / ARCHIVE).stat().st_size / 1e6, "MB")
         large = folder / "large-fingerprints.ampdb"
         fill(large, range(max(count // 20, 1)), 20 * ATOMS)
         table.row(

@@ -203,7 +203,7 @@ def measure_put(directory, repeats):
         times = []
         with tempfile.TemporaryDirectory(dir=directory) as folder:
             database = FingerprintDatabase(f"{folder}/x-fingerprint-primes.ampdb")
-            database.layout.create()
+            database.make()
             for number in range(repeats):  # in turns, since a disk's speed varies
                 start = time.perf_counter()
                 database.put_bytes(f"{number:032x}", data)

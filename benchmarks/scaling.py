@@ -25,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -230,8 +231,8 @@ def simulate(
     """Return the seconds of each phase of a job, and of what may follow it.
 
     ``again`` is a later job's look at entries that are all there and loose: rank 0 lists them, all
-    ranks read them back. ``compress`` is the end of a job without dblabel: the ranks, not all of
-    them at a time, deflate while rank 0 writes, then read back, then remove.
+    ranks read them back. ``compress`` is the end of a job without dblabel: the ranks deflate while
+    rank 0 writes, then read back, then remove.
 
     Parameters
     ----------
@@ -242,7 +243,6 @@ def simulate(
     error : float
         Relative error (standard deviation) of the predicted cost that images are dealt by.
     """
-    from ampmpi.fingerprinting.finalize import AHEAD
     from ampmpi.parallel.schedule import deal
 
     share = n_images / n_ranks
@@ -273,17 +273,16 @@ def simulate(
     moved = n_images * costs.entry_bytes / files.bandwidth
     reading = share * costs.entries * READ * operation
     phases["again"] = n_images * costs.entries * costs.list_one + max(reading, READ * served, moved)
-    each = n_images / min(n_ranks, AHEAD)
     packed = n_images * costs.archive_bytes / files.bandwidth
     phases["compress"] = (
         max(
-            each * (costs.entries * READ * operation + costs.deflate),
+            share * (costs.entries * READ * operation + costs.deflate),
             n_images * costs.copy,
             READ * served,
             moved + packed,
         )
-        + max(each * costs.inflate, packed)
-        + max(each * costs.entries * REMOVE * operation, REMOVE * served)
+        + max(share * costs.inflate, packed)
+        + max(share * costs.entries * REMOVE * operation, REMOVE * served)
     )
     return phases
 
@@ -319,10 +318,11 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
     from ase.io import read, write
 
     from ampmpi import FingerprintDatabase, Gaussian, hash_image
-    from ampmpi.database.archive.writer import deflate_entry
+    from ampmpi.database.archive.writer import pack
     from ampmpi.entries.codec import encode
-    from ampmpi.fingerprinting.inventory import first_of_each, present
+    from ampmpi.fingerprinting.inventory import first_of_each
     from ampmpi.heap import keep_freed_memory
+    from ampmpi.keys import member_of
     from ampmpi.parallel.schedule import deal
 
     keep_freed_memory()  # as a job does
@@ -346,7 +346,7 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
 
     def keep_books() -> None:
         first_of_each(digests, usable)
-        present(digests, stored)
+        member_of(digests, stored)
         deal(guesses, 256)
 
     book = best(keep_books, 3) / n
@@ -356,7 +356,7 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
     for key in keys:
         database.put(key, entry)
     list_one = best(database.digests) / len(keys)
-    packed = deflate_entry("0" * 32, data).raw
+    packed = pack([("0" * 32, data)]).raw
     inflate, copy = np.sum([measure_compress(entry) for entry in entries], axis=0)
     program = "import ampmpi.cli.fingerprint, ampmpi.descriptor.gaussian, ase.io, mpi4py"
     imports = best(lambda: subprocess.run([sys.executable, "-c", program], check=True), 3)
@@ -370,35 +370,36 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
         imports=imports,
         opens=count_opens(program),
         entry_bytes=len(data),
-        deflate=best(lambda: deflate_entry("0" * 32, data)),
+        deflate=best(lambda: pack([("0" * 32, data)])),
         archive_bytes=len(packed),
         inflate=float(inflate),
         copy=float(copy),
     )
 
 
-class Elsewhere:
-    """Helpers of a compress, as if they were other ranks: their time is not this process's."""
-
-    count, apart = 1, False
+class Elsewhere(Executor):
+    """Workers of a compress, as if they were other ranks: their time is not this process's."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
-    def map(self, function: Callable, tasks: Iterable) -> Iterator:
-        """Return the results of tasks as they come out of a message."""
+    def submit(self, function: Callable, task: object) -> Future:
+        """Return the result of a task as it comes out of a message."""
         name = function.func.__name__
-        for task in tasks:
-            start = time.perf_counter()
-            message = pickle.dumps(function(task))
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-            yield pickle.loads(message)
+        start = time.perf_counter()
+        message = pickle.dumps(function(task))
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        future: Future = Future()
+        future.set_result(pickle.loads(message))
+        return future
 
 
 def measure_compress(entry: bytes) -> tuple[float, float]:
     """Return what reading an entry back takes, and what an entry costs rank 0 besides, s."""
     from ampmpi import FingerprintDatabase
-    from ampmpi.database.compress import compress
+    from ampmpi.database.compress import rewrite
+    from ampmpi.database.lock import Lock
+    from ampmpi.database.workers import Workers
 
     n = max(5, min(1000, 50_000_000 // len(entry)))
     kind = "fingerprints" if b" fingerprint" in entry[:64] else "fingerprint-primes"
@@ -409,11 +410,12 @@ def measure_compress(entry: bytes) -> tuple[float, float]:
             with FingerprintDatabase.create(path) as database:
                 for i in range(n):
                     database.put_bytes(f"{i:032x}", entry)
+                home = database.make()
             others = Elsewhere()
             start = time.perf_counter()
-            compress(path, helpers=others)
+            rewrite(home, Lock(home), Workers(others))
             whole = time.perf_counter() - start
-            inflate.append(others.seconds["_find_damaged"] / n)
+            inflate.append(others.seconds["checksum_of"] / n)
             copy.append((whole - sum(others.seconds.values())) / n)
     return min(inflate), min(copy)
 

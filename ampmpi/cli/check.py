@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import random
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
 from ampmpi.cli.compress import worse
 from ampmpi.cli.kinds import OneProcess
 from ampmpi.cli.text import amount, complain
-from ampmpi.database.aside import set_aside
 from ampmpi.database.check import CheckReport, check
 from ampmpi.database.database import FingerprintDatabase
-from ampmpi.database.layout import Layout
 from ampmpi.database.manifest import Manifest
 from ampmpi.descriptor import Gaussian
-from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
+from ampmpi.entries.compare import disagreement
 from ampmpi.errors import (
     AmpmpiError,
     CorruptEntryError,
@@ -35,9 +31,6 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from ampmpi.images import Images
-
-TOLERANCE = 1e-9
-"""Largest difference of a recomputed value, relative to the largest value of its entry."""
 
 
 @click.command("check", cls=OneProcess)
@@ -88,7 +81,7 @@ def command(
                 report = _check(path, repair, wait, break_lock)
                 try:
                     if opened is not None and sample is not None:
-                        _sample(report, sample, opened, seed, repair)
+                        _sample(report, sample, opened, seed)
                 finally:
                     _show(report, None if verbose else 20)
                     code = worse(code, report.exit_code)
@@ -141,7 +134,7 @@ def _show(report: CheckReport, limit: int | None) -> None:
     )
 
 
-def _sample(report: CheckReport, number: int, images: Images, seed: int, repair: bool) -> None:
+def _sample(report: CheckReport, number: int, images: Images, seed: int) -> None:
     """Compute some entries again, and compare.
 
     Raises
@@ -155,31 +148,31 @@ def _sample(report: CheckReport, number: int, images: Images, seed: int, repair:
         manifest = database.manifest()
         if manifest is None or database.kind == "other":
             raise DatabaseError(
-                f"{report.path} does not say of which descriptor it is: "
+                f"{report.path} does not say which descriptor made it: "
                 f"nothing can be computed again"
             )
         descriptor = Gaussian.from_parameters(manifest.parameters)
         is_fingerprints = database.kind == "fingerprints"
         compute = descriptor.fingerprint if is_fingerprints else descriptor.fingerprint_primes
         chosen, looked = _choose(database, number, images, seed)
-        compared, wrong = 0, {}
+        compared = 0
         for key, image in chosen.items():
             try:
-                reason = _difference(database[key], compute(image))
+                reason = disagreement(database[key], compute(image))
             except (KeyError, CorruptEntryError):
                 continue
             except (ImageError, DescriptorError) as error:
                 reason = f"it cannot be computed again: {error}"
             compared += 1
             if reason is not None:
-                wrong[key] = reason
-        if 2 * len(wrong) > compared > 1:
-            _doubt_manifest(report, database.layout, wrong, compared, repair)
-        else:
-            for key, reason in wrong.items():
-                report.problems.append(f"value: {key}: {reason}")
-                if repair:
-                    _delete(report, database, key)
+                problem = f"value: {key}: {reason}"
+                report.problems.append(problem)
+                if report.repair:
+                    report.remaining.append(
+                        f"{problem}; a repair removes no whole entry: delete it "
+                        "(FingerprintDatabase.delete), or descriptor.json if that is wrong, and "
+                        "start the job again"
+                    )
     if not chosen:
         raise InputError(
             f"none of the {amount(len(images), 'image')} has an entry in {report.path}: "
@@ -226,48 +219,3 @@ def _choose(
         chosen |= {key: image for key, (_, image) in found.items()}
         start, size = start + size, 2 * size
     return chosen, min(start, len(order))
-
-
-def _doubt_manifest(
-    report: CheckReport, layout: Layout, wrong: dict[str, str], compared: int, repair: bool
-) -> None:
-    """Blame the manifest where most entries differ: so many are not damaged alike."""
-    key, reason = next(iter(wrong.items()))
-    report.problems.append(
-        f"manifest: {layout.manifest} is that of another descriptor, or another program made the "
-        f"entries: {len(wrong)} of {compared} differ (of the first, {key}: {reason})"
-    )
-    if repair:
-        try:
-            target = set_aside(layout, layout.manifest, Path(layout.manifest).name)
-        except OSError as error:
-            report.remaining.append(f"manifest: it cannot be moved: {error.strerror or error}")
-        else:
-            report.repairs.append(f"manifest: moved to {target}; the entries stay")
-
-
-def _delete(report: CheckReport, database: FingerprintDatabase, key: str) -> None:
-    try:
-        del database[key]
-    except KeyError:
-        report.repairs.append(f"value: {key} is no longer there")
-    except DatabaseError as error:
-        report.remaining.append(f"value: {key} cannot be deleted: {error}")
-    else:
-        report.repairs.append(f"value: {key} was deleted")
-
-
-def _difference(stored: Entry, computed: Entry) -> str | None:
-    """Say how two entries of one image differ; None if they agree."""
-    if stored.symbols != computed.symbols or dict(stored.n_features) != dict(computed.n_features):
-        return "it has other atoms or numbers of features than a new computation"
-    if isinstance(stored, FingerprintPrimes) and isinstance(computed, FingerprintPrimes):
-        if not np.array_equal(stored.pairs, computed.pairs):
-            return "it has other pairs of atoms than a new computation"
-    elif not (isinstance(stored, Fingerprint) and isinstance(computed, Fingerprint)):
-        return "it is of the other kind"
-    scale = float(np.abs(computed.values).max(initial=0.0)) or 1.0
-    difference = float(np.abs(stored.values - computed.values).max(initial=0.0)) / scale
-    if difference > TOLERANCE:
-        return f"it differs by {difference:.1e} of the largest value from a new computation"
-    return None

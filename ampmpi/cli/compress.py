@@ -13,7 +13,7 @@ from ampmpi.cli.kinds import OneProcess
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.compress import CompressReport, compress
 from ampmpi.database.database import FingerprintDatabase
-from ampmpi.database.layout import SUFFIX, is_database, require_database
+from ampmpi.database.layout import SUFFIX, Home, is_database
 from ampmpi.database.lock import Lock
 from ampmpi.errors import AmpmpiError, DatabaseError, InputError
 from ampmpi.parallel import launch
@@ -88,7 +88,7 @@ def command(
             else:
                 report = _compress(path, wait, break_lock, processes or _cores(), quiet)
                 _add(total, report)
-                code = worse(code, exit_code(report))
+                code = worse(code, report.exit_code)
         except AmpmpiError as error:
             complain(error)
             code = worse(code, error.exit_code)
@@ -145,16 +145,16 @@ def _ask(databases: list[str]) -> None:
 
 
 def _delete(path: str, wait: float, break_lock: bool) -> None:
-    layout = require_database(Path(path).absolute())
-    with Lock(layout, wait=wait, break_lock=break_lock):
+    home = Home.open(Path(path).absolute())
+    with Lock(home, wait=wait, break_lock=break_lock):
         try:
-            shutil.rmtree(layout.root)
+            shutil.rmtree(home.path)
         except OSError as error:
             raise AmpmpiError(f"{path} cannot be deleted: {error.strerror or error}") from error
 
 
 def _preview(path: str, delete: bool) -> None:
-    with FingerprintDatabase(require_database(path).root) as database:
+    with FingerprintDatabase(path) as database:
         info = database.info()
     what = "would be deleted" if delete else "would go into the archive"
     entries = info.entries if delete else info.loose
@@ -184,7 +184,8 @@ def _compress(
             job=os.environ.get("SLURM_JOB_ID"),
             progress=progress,
         )
-    describe(report)
+    for remark in report.remarks():
+        complain(remark)
     if not quiet:
         click.echo(_line(report))
     return report
@@ -193,28 +194,6 @@ def _compress(
 def worse(one: int, other: int) -> int:
     """Of two exit codes return the worse: clean, repaired, then anything else."""
     return max(one, other, key=lambda code: (code != 0, code != 5, code))
-
-
-def exit_code(report: CompressReport) -> int:
-    """Of a compress, as of a check: 4 if damage is left, 5 if it is set aside, else 0."""
-    if report.stuck:
-        return 4
-    return 5 if report.lost or report.set_aside or report.copy else 0
-
-
-def describe(report: CompressReport) -> None:
-    """Write what the user should know about a compress to standard error."""
-    name = report.path
-    for key, reason in report.set_aside.items():
-        complain(f"{name}: loose entry {key} is damaged ({reason}): moved to damaged/")
-    for key, reason in (report.left | report.stuck).items():
-        complain(f"{name}: loose entry {key} stays where it is: {reason}")
-    for key, reason in report.lost.items():
-        complain(f"{name}: {key} is lost from the archive ({reason}): it will be computed again")
-    if report.copy is not None:
-        complain(f"{name}: the archive was damaged: it is kept as {report.copy}")
-    for warning in report.warnings:
-        complain(f"{name}: {warning}")
 
 
 def _add(total: CompressReport, report: CompressReport) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
     from ampmpi.fingerprinting import Summary
 
-SHOWN = 20
-
 
 @click.command("fingerprint")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
@@ -33,7 +30,7 @@ SHOWN = 20
 @click.option("--no-compress", is_flag=True, help="Leave the entries as loose files.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be computed.")
 @click.option("--adopt", is_flag=True,
-              help="Use a database that says of no descriptor without comparing.")  # fmt: skip
+              help="Use a database without descriptor.json without comparing.")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Read back what is in the archive, too.")
 @click.option("--retry", is_flag=True, help="Try images that were set aside again.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
@@ -76,10 +73,10 @@ def command(
         retry=retry,
         log=log,
     )
-    for line in _report(summary):
+    for line in summary.report():
         log(line)
     if quiet and comm.rank == 0:
-        for line in _warnings(summary):
+        for line in summary.warnings():
             complain(line)
     if summary.failed:
         raise share(ImageError(_complaint(summary)))
@@ -93,21 +90,6 @@ def _descriptor(settings: str | None, cutoff: float | None) -> Gaussian:
     if cutoff is not None:
         raise InputError("--cutoff and --descriptor exclude each other: put the cutoff in the file")
     return Gaussian.from_toml(settings)
-
-
-def _report(summary: Summary) -> Iterator[str]:
-    for ref, times in summary.repeated[:SHOWN]:
-        yield f"{ref} comes {times} times"
-    if len(summary.repeated) > SHOWN:
-        yield f"… and {len(summary.repeated) - SHOWN} more images come several times"
-    yield from _warnings(summary)
-    yield from summary.lines()
-
-
-def _warnings(summary: Summary) -> Iterator[str]:
-    for key, reason in summary.recomputed.items():
-        yield f"entry {key} was damaged ({reason}) and is computed again"
-    yield from summary.notes
 
 
 def _complaint(summary: Summary) -> str:

@@ -14,7 +14,6 @@ COMMANDS = {
     "compress": "Move loose entries into the archive (also: amp-compress).",
     "check": "Read and verify a database; repair it when asked.",
     "merge": "Add the entries of databases to another one.",
-    "uncompress": "Move archived entries back to loose files.",
     "train": "Train a potential, a sweep or a committee.",
     "evaluate": "Errors of calculators on images.",
     "plot": "Plot learning curves, parity and committee spread.",

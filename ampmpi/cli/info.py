@@ -7,10 +7,11 @@ import click
 from ampmpi.cli.kinds import OneProcess
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.database import DatabaseInfo, FingerprintDatabase
-from ampmpi.database.layout import require_database
+from ampmpi.database.layout import Home
 from ampmpi.database.lock import read_holder
 from ampmpi.errors import AmpmpiError
 from ampmpi.parallel import launch
+from ampmpi.text import plain
 
 _WHAT = {
     "fingerprints": "fingerprints",
@@ -28,12 +29,15 @@ def command(context: click.Context, databases: tuple[str, ...]) -> None:
     code = 0
     for path in databases:
         try:
-            layout = require_database(path)
-            with FingerprintDatabase(layout.root) as database:
-                info, damage = database.info(), database.archive_damage()
-            _show(info, str(read_holder(layout) or "nobody"))
-            if damage is not None:
-                complain(f"the archive of {path} is damaged ({damage}): see ampmpi check {path}")
+            home = Home.open(path)
+            with FingerprintDatabase(path) as database:
+                database.hold(home)
+                info = database.info()
+            _show(info, str(read_holder(home) or "nobody"))
+            if info.damage is not None:
+                complain(
+                    f"the archive of {path} is damaged ({info.damage}): see ampmpi check {path}"
+                )
         except AmpmpiError as error:
             complain(error)
             code = max(code, error.exit_code)
@@ -51,14 +55,12 @@ def _show(info: DatabaseInfo, holder: str) -> None:
         "temporaries": str(info.temporaries),
         "locked by": holder,
     }
-    if info.deleted:
-        rows["deleted"] = f"{info.deleted}, out of the archive at the next compression"
     if info.damaged:
         rows["damaged"] = f"{amount(info.damaged, 'file')} set aside in damaged/"
     if info.others:
         rows["others"] = f"{amount(info.others, 'file')} in loose/ that are no entries"
     for name, value in rows.items():
-        click.echo(f"  {name:12} {value}")
+        click.echo(f"  {name:12} {plain(value)}")
 
 
 def _descriptor(info: DatabaseInfo) -> str:

@@ -6,7 +6,6 @@ import os
 
 import click
 
-from ampmpi.cli.compress import describe, exit_code
 from ampmpi.cli.kinds import OneProcess
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.merge import merge
@@ -51,9 +50,10 @@ def command(
             f"the archive of {path} is damaged ({reason}): what could be saved was taken; "
             f"keep {path} until you know that nothing is missing"
         )
-    describe(report.compress)
+    for remark in report.compress.remarks():
+        complain(remark)
     for path, added in report.added.items():
         click.echo(f"{path}: {amount(added, 'entry', 'entries')} added")
     result = report.compress
     click.echo(f"{result.path}: {result.entries} in the archive; {size(result.bytes_after)}")
-    context.exit(4 if report.corrupt or report.damaged else exit_code(result))
+    context.exit(4 if report.corrupt or report.damaged else result.exit_code)

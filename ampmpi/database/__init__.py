@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ampmpi.database.database import DatabaseInfo, FingerprintDatabase
+from ampmpi.database.database import FingerprintDatabase
 from ampmpi.database.manifest import Manifest
+from ampmpi.database.store import DatabaseInfo
 
 __all__ = ["DatabaseInfo", "FingerprintDatabase", "Manifest"]

@@ -1,4 +1,4 @@
-"""Where everything lies in a database directory, and which names are keys.
+"""Where everything lies in a database directory.
 
 ::
 
@@ -6,7 +6,6 @@
         archive.tar.gz
         loose/<32 hex digits>    one file per entry not yet in the archive
         tmp/                     temporaries of writers
-        deleted/<32 hex digits>  empty: the archive's copy of this key is gone
         damaged/                 what check and compress set aside
         descriptor.json          whose fingerprints these are
         lock                     only while a compress runs
@@ -18,16 +17,30 @@ it is never removed.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import tempfile
-from dataclasses import dataclass
-from functools import cached_property
+import time
+from typing import Any
+from weakref import WeakValueDictionary
 
 from ampmpi.entries import Kind
 from ampmpi.errors import DatabaseError
-from ampmpi.files.atomic import database_error
+from ampmpi.files.folder import Folder
+from ampmpi.files.trouble import database_error
 
 SUFFIX = ".ampdb"
+ARCHIVE = "archive.tar.gz"
+LOOSE = "loose"
+TEMPORARIES = "tmp"
+DAMAGED = "damaged"
+MANIFEST = "descriptor.json"
+LOCK = "lock"
+
+_PATIENCE = 60.0
+"""Seconds in which a directory that one host has made must show itself to the others."""
+
+_held: WeakValueDictionary[tuple[str, int], Home] = WeakValueDictionary()
 
 
 def kind_of(path: str | os.PathLike[str]) -> Kind:
@@ -44,109 +57,6 @@ def kind_of(path: str | os.PathLike[str]) -> Kind:
     return "other"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The paths of one database.
-
-    Attributes
-    ----------
-    root : str
-        The ``.ampdb`` directory.
-    """
-
-    root: str
-
-    @property
-    def archive(self) -> str:
-        """Path of the archive."""
-        return f"{self.root}/archive.tar.gz"
-
-    @property
-    def loose(self) -> str:
-        """Directory of the loose entries."""
-        return f"{self.root}/loose"
-
-    @property
-    def temporaries(self) -> str:
-        """Directory of the temporaries, on the same file system."""
-        return f"{self.root}/tmp"
-
-    @property
-    def deleted(self) -> str:
-        """Directory of the marks of keys deleted from the archive."""
-        return f"{self.root}/deleted"
-
-    @property
-    def damaged(self) -> str:
-        """Directory of what was set aside."""
-        return f"{self.root}/damaged"
-
-    @property
-    def manifest(self) -> str:
-        """Path of the file that says whose fingerprints these are."""
-        return f"{self.root}/descriptor.json"
-
-    @property
-    def lock(self) -> str:
-        """Path of the lock of a compress."""
-        return f"{self.root}/lock"
-
-    @cached_property
-    def kind(self) -> Kind:
-        """What the database holds."""
-        return kind_of(self.root)
-
-    def loose_entry(self, key: str) -> str:
-        """Path of a loose entry."""
-        return f"{self.root}/loose/{key}"
-
-    def deleted_mark(self, key: str) -> str:
-        """Path of the mark that hides the archive's copy of a key."""
-        return f"{self.root}/deleted/{key}"
-
-    def create(self) -> None:
-        """Make the directories that are missing; many processes may do it at once.
-
-        Raises
-        ------
-        DatabaseError
-            A directory cannot be made.
-        """
-        for directory in (self.root, self.loose, self.temporaries):
-            try:
-                os.mkdir(directory)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise self._cannot_create(error) from error
-
-    def probe(self) -> None:
-        """See that the database can be made or written to; nothing of that is left behind.
-
-        Raises
-        ------
-        DatabaseError
-            It cannot, and why.
-        """
-        there = (each for each in (self.temporaries, self.root) if os.path.isdir(each))
-        folder = next(there, os.path.dirname(self.root) or ".")
-        try:
-            os.rmdir(tempfile.mkdtemp(prefix=".ampmpi-probe-", dir=folder))
-        except OSError as error:
-            if os.path.isdir(self.root):
-                raise database_error(error, "write to the database", self.root) from error
-            raise self._cannot_create(error) from error
-
-    def _cannot_create(self, error: OSError) -> DatabaseError:
-        folder = os.path.dirname(self.root) or "."
-        if isinstance(error, (FileNotFoundError, NotADirectoryError)) and not os.path.isdir(folder):
-            return DatabaseError(
-                f"cannot create the database {self.root}: there is no folder {folder}: make it "
-                "first, or choose another place"
-            )
-        return database_error(error, "create the database", self.root)
-
-
 def database_path(path: str | os.PathLike[str]) -> str:
     """Return `path` with ``.ampdb`` appended where it is missing, as Amp does."""
     text = os.fspath(path).rstrip("/") or "/"
@@ -159,39 +69,232 @@ def is_database(path: str | os.PathLike[str]) -> bool:
     if not text.endswith(SUFFIX):
         return False
     try:
-        names = set(os.listdir(text))
+        return _holds_a_database(os.listdir(text))
     except OSError:
         return False
-    return not names or not names.isdisjoint({"loose", "archive.tar.gz", "tmp"})
 
 
-def require_database(path: str | os.PathLike[str]) -> Layout:
-    """Return the layout of a database that exists.
+def _holds_a_database(names: list[str]) -> bool:
+    return not names or not {LOOSE, ARCHIVE, TEMPORARIES}.isdisjoint(names)
 
-    Parameters
+
+class Home:
+    """A database's directory, held open, with the folders in it.
+
+    It can be sent to another process or rank, which uses the one that it holds
+    itself, or opens it by its name and refuses another directory that has taken
+    the name.
+
+    Attributes
     ----------
-    path : path
-        The directory, with or without ``.ampdb``.
+    path : str
+        Name of the directory.
+    kind : str
+        What it holds.
+    root : Folder
+        The directory.
+    """
+
+    def __init__(self, path: str, root: Folder) -> None:
+        self.path = path
+        self.kind: Kind = kind_of(path)
+        self.root = root
+        self._inner: dict[str, Folder] = {}
+        _held[path, root.inode] = self
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Home:
+        """Open a database that exists, named with or without ``.ampdb``.
+
+        Raises
+        ------
+        DatabaseError
+            There is no such directory, it cannot be read, or it is no database.
+        """
+        given, name = os.fspath(path), database_path(path)
+        try:
+            home = cls(name, Folder.open(name))
+            if _holds_a_database(home.root.names()):
+                return home
+        except FileNotFoundError:
+            if os.path.lexists(given):
+                raise DatabaseError(
+                    f"{given} is no database: its name does not end in {SUFFIX}"
+                ) from None
+            raise DatabaseError(f"there is no database {name}") from None
+        except NotADirectoryError:
+            raise DatabaseError(f"{name} is no database: it is not a directory") from None
+        except OSError as error:
+            raise DatabaseError(
+                f"the database {name} cannot be read: {error.strerror or error}"
+            ) from error
+        raise DatabaseError(f"{name} is no database: it has neither {LOOSE}/ nor {ARCHIVE}")
+
+    @classmethod
+    def find(cls, path: str | os.PathLike[str]) -> Home | None:
+        """Open a database, or return None where nothing has its name; raises as `open` does."""
+        if not os.path.lexists(database_path(path)) and not os.path.lexists(path):
+            return None
+        return cls.open(path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str]) -> Home:
+        """Open a database and make what is missing of it; many processes may do it at once.
+
+        Raises
+        ------
+        DatabaseError
+            A directory cannot be made or opened.
+        """
+        name = database_path(path)
+        try:
+            os.mkdir(name)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise _cannot_create(name, error) from error
+        home = cls.open(name)
+        home.complete()
+        return home
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.path, self.root.inode)
+
+    def complete(self) -> None:
+        """Make the folders that are missing.
+
+        Raises
+        ------
+        DatabaseError
+            They cannot be made, as when the database was removed.
+        """
+        for name in (LOOSE, TEMPORARIES):
+            if self._inner.pop(name, None) is None or not self.root.has(name):
+                self._make(name)
+
+    def _make(self, name: str) -> None:
+        try:
+            self.root.make(name)
+        except FileNotFoundError as error:
+            raise self.removed() from error
+        except OSError as error:
+            if isinstance(error, DatabaseError):
+                raise
+            raise self._refused(name, error) from error
+
+    def removed(self) -> DatabaseError:
+        """Return the error that the directory is gone."""
+        error = DatabaseError(
+            f"the database {self.path} was removed while it was in use: start again"
+        )
+        error.errno = errno.ENOENT
+        return error
+
+    def _refused(self, name: str, error: OSError) -> DatabaseError:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            return DatabaseError(
+                f"{self.root.full(name)} is no directory of the database ({error.strerror}): "
+                "put the folder itself there"
+            )
+        return database_error(error, "use the database", self.root.full(name))
+
+    def inner(self, name: str) -> Folder | None:
+        """Return a folder of the database, opened once; None if there is none.
+
+        Raises
+        ------
+        DatabaseError
+            It is a link or no directory, or cannot be opened.
+        """
+        folder = self._inner.get(name)
+        if folder is None:
+            try:
+                folder = self._inner[name] = self.root.inner(name)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                raise self._refused(name, error) from error
+        return folder
+
+    def needed(self, name: str) -> Folder:
+        """Return a folder of the database, made where it is missing; raises as `inner` does."""
+        folder = self.inner(name)
+        if folder is None:
+            self._make(name)
+            folder = self.inner(name)
+        if folder is None:
+            raise self.removed()
+        return folder
+
+    @property
+    def loose(self) -> Folder | None:
+        """Folder of the loose entries."""
+        return self.inner(LOOSE)
+
+    @property
+    def temporaries(self) -> Folder:
+        """Folder of the temporaries, on the same file system."""
+        return self.needed(TEMPORARIES)
+
+    @property
+    def damaged(self) -> Folder:
+        """Folder of what was set aside."""
+        return self.needed(DAMAGED)
+
+    def full(self, *names: str) -> str:
+        """Path of what lies in the database, for messages."""
+        return "/".join((self.path, *names))
+
+
+def _again(path: str, inode: int) -> Home:
+    """Return the home that this process holds, or open it."""
+    held = _held.get((path, inode))
+    if held is not None:
+        return held
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        # A client of NFS remembers for some seconds that there was none, unless it lists.
+        with contextlib.suppress(OSError):
+            os.listdir(os.path.dirname(path) or ".")
+        try:
+            home = Home.open(path)
+            break
+        except DatabaseError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    if home.root.inode != inode:
+        raise DatabaseError(
+            f"another directory has taken the name of the database {path}: nothing was changed "
+            "there; start again"
+        )
+    return home
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """See that a database that does not exist can be made; nothing is left behind.
 
     Raises
     ------
     DatabaseError
-        There is no such directory, it cannot be read, or it is no database.
+        It cannot, and why.
     """
-    given = os.fspath(path)
-    root = database_path(given)
-    if not os.path.lexists(root):
-        if os.path.lexists(given):
-            raise DatabaseError(f"{given} is no database: its name does not end in {SUFFIX}")
-        raise DatabaseError(f"there is no database {root}")
+    name = database_path(path)
     try:
-        os.listdir(root)
-    except NotADirectoryError:
-        raise DatabaseError(f"{root} is no database: it is not a directory") from None
+        os.mkdir(name)
+        os.rmdir(name)
+    except FileExistsError:
+        return
     except OSError as error:
-        raise DatabaseError(
-            f"the database {root} cannot be read: {error.strerror or error}"
-        ) from error
-    if not is_database(root):
-        raise DatabaseError(f"{root} is no database: it has neither loose/ nor archive.tar.gz")
-    return Layout(root)
+        if error.errno != errno.ENOTEMPTY:  # another job was as quick
+            raise _cannot_create(name, error) from error
+
+
+def _cannot_create(name: str, error: OSError) -> DatabaseError:
+    folder = os.path.dirname(name) or "."
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)) and not os.path.isdir(folder):
+        return DatabaseError(
+            f"cannot create the database {name}: there is no folder {folder}: make it "
+            "first, or choose another place"
+        )
+    return database_error(error, "create the database", name)

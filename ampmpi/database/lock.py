@@ -16,18 +16,15 @@ import secrets
 import threading
 import time
 from dataclasses import asdict, dataclass
-from types import TracebackType
 from typing import Self
 
-from ampmpi.database.layout import Layout
+from ampmpi.database.layout import LOCK, Home
 from ampmpi.errors import LockedError
-from ampmpi.files.atomic import (
-    Temporary,
-    database_error,
-    sync_directory,
-    temporary_name,
-)
+from ampmpi.files.atomic import rename_new, temporary_name, write_new_file
+from ampmpi.files.folder import Folder, Stamp
 from ampmpi.files.owner import Owner
+from ampmpi.files.trouble import database_error
+from ampmpi.text import plain
 
 HEARTBEAT = 30.0
 """Seconds between two touches of a lock by its holder."""
@@ -60,9 +57,9 @@ class Holder:
     def __str__(self) -> str:
         if self.owner is None:
             return "an unknown process (the lock cannot be read)"
-        text = f"process {self.owner.pid} on host {self.owner.host}"
+        text = f"process {self.owner.pid} on host {plain(self.owner.host)}"
         if self.job:
-            text += f" (job {self.job})"
+            text += f" (job {plain(self.job)})"
         if self.since is not None:
             text += f", since {_duration(time.time() - self.since)}"
         return text
@@ -75,9 +72,9 @@ def _duration(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} seconds"
 
 
-def read_holder(layout: Layout) -> Holder | None:
+def read_holder(home: Home) -> Holder | None:
     """Return who holds the lock of a database; None if nobody does."""
-    found = _look(layout.lock)
+    found = _look(home.root, LOCK)
     return None if found is None else _parse(found.content)
 
 
@@ -94,34 +91,23 @@ class _Seen:
         return (self.inode, self.mtime_ns) == (other.inode, other.mtime_ns)
 
 
-def _look(path: str) -> _Seen | None:
+def _look(folder: Folder, name: str) -> _Seen | None:
     """Read a lock anew from the server; None if there is none."""
     try:
-        # A symbolic link is nobody's lock, wherever it leads: it counts as unreadable.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        content, stamp = folder.read(name, _MAX_SIZE)
+        return _Seen(content, stamp.inode, stamp.mtime_ns)
     except FileNotFoundError:
         return None
     except OSError:
-        return _look_from_outside(path)
+        pass
+    # What cannot be read, as a link or a directory, still shows whether it is touched.
     try:
-        status = os.fstat(descriptor)
-        return _Seen(os.read(descriptor, _MAX_SIZE), status.st_ino, status.st_mtime_ns)
-    except OSError:
-        return _Seen(b"", 0, 0)
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-
-
-def _look_from_outside(path: str) -> _Seen | None:
-    """See whether a lock that cannot be read is touched."""
-    try:
-        status = os.lstat(path)
+        stamp = Stamp.of(folder.status(name))
     except FileNotFoundError:
         return None
     except OSError:
         return _Seen(b"", 0, 0)
-    return _Seen(b"", status.st_ino, status.st_mtime_ns)
+    return _Seen(b"", stamp.inode, stamp.mtime_ns)
 
 
 def _parse(content: bytes) -> Holder:
@@ -145,7 +131,7 @@ class Lock:
 
     Parameters
     ----------
-    layout : Layout
+    home : Home
         Which database.
     wait : float
         How many seconds to wait for another holder.
@@ -166,14 +152,14 @@ class Lock:
 
     def __init__(
         self,
-        layout: Layout,
+        home: Home,
         *,
         wait: float = 0.0,
         break_lock: bool = False,
         job: str | None = None,
         stale_after: float = STALE_AFTER,
     ) -> None:
-        self._layout = layout
+        self._home = home
         self._wait = wait
         self._break = break_lock
         self._job = job
@@ -189,22 +175,17 @@ class Lock:
         self._beating.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._released.set()
         if self._beating is not None:
             self._beating.join()
         if self.is_held():
             with contextlib.suppress(OSError):
-                os.unlink(self._layout.lock)
+                self._home.root.unlink(LOCK)
 
     def is_held(self) -> bool:
         """Whether the lock is still this one: somebody may have broken it."""
-        seen = _look(self._layout.lock)
+        seen = _look(self._home.root, LOCK)
         return seen is not None and seen.content == self._content
 
     def require(self) -> None:
@@ -217,15 +198,15 @@ class Lock:
         """
         if not self.is_held():
             raise LockedError(
-                f"the lock of {self._layout.root} was taken away by somebody else "
+                f"the lock of {self._home.path} was taken away by somebody else "
                 f"(--break-lock?): nothing was changed, start again"
             )
 
     def _acquire(self) -> None:
-        layout, deadline = self._layout, time.monotonic() + self._wait
+        deadline = time.monotonic() + self._wait
         still, since = None, 0.0
         while not self._take():
-            seen, now = _look(layout.lock), time.monotonic()
+            seen, now = _look(self._home.root, LOCK), time.monotonic()
             if seen is None:
                 continue
             if seen != still:
@@ -236,7 +217,7 @@ class Lock:
                 self._break_lock(seen)
             elif now >= deadline:
                 raise LockedError(
-                    f"{layout.root} is locked by {holder}: try again later, wait with "
+                    f"{self._home.path} is locked by {holder}: try again later, wait with "
                     f"--wait SECONDS, or, if that process is gone, use --break-lock"
                 )
             else:
@@ -250,31 +231,33 @@ class Lock:
         }
         self._content = json.dumps(fields).encode()
         try:
-            with Temporary(self._layout.temporaries, "lock") as temporary:
-                temporary.write(self._content)
-                return temporary.link(self._layout.lock)
-        except FileNotFoundError as error:
-            raise database_error(error, "write", self._layout.temporaries) from error
+            return write_new_file(
+                self._home.temporaries, self._home.root, LOCK, self._content, "lock"
+            )
+        except FileNotFoundError:
+            raise self._home.removed() from None
 
     def _break_lock(self, seen: _Seen) -> None:
         """Take the lock away that was seen, and no other one that may be in its place by now."""
-        aside = f"{self._layout.temporaries}/{temporary_name('broken')}"
+        home, aside = self._home, temporary_name("broken")
+        temporaries = home.temporaries
         try:
-            os.rename(self._layout.lock, aside)
+            home.root.rename(LOCK, temporaries, aside)
         except FileNotFoundError:
             return
         except OSError as error:
-            raise database_error(error, "break the lock", self._layout.lock) from error
-        taken = _look(aside)
+            raise database_error(error, "break the lock", home.full(LOCK)) from error
+        taken = _look(temporaries, aside)
         if taken is not None and not taken.is_same(seen) and not self._break:
             with contextlib.suppress(OSError):
-                os.link(aside, self._layout.lock)
+                # Somebody else's, who took it meanwhile: it goes back, unless there is a newer one.
+                rename_new(temporaries, aside, home.root, LOCK)
         with contextlib.suppress(OSError):
-            os.unlink(aside)
-        sync_directory(self._layout.root)
+            temporaries.unlink(aside)
+        home.root.sync()
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT):
             with contextlib.suppress(OSError):
                 if self.is_held():
-                    os.utime(self._layout.lock)
+                    os.utime(LOCK, dir_fd=self._home.root.descriptor)

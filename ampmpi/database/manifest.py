@@ -6,23 +6,26 @@ one descriptor would be taken for those of another one.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import stat
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ampmpi.database.layout import Layout
+from ampmpi.database.layout import ARCHIVE, MANIFEST, Home
 from ampmpi.errors import DatabaseError, DescriptorMismatchError
-from ampmpi.files.atomic import database_error, write_new_file
+from ampmpi.files.atomic import is_young, write_new_file
+from ampmpi.files.trouble import database_error
+from ampmpi.text import plain
 
 FORMAT = "ampmpi-descriptor"
 VERSION = 1
 _SHOWN = 6
-_PIECE = 1 << 16
+_LARGEST = 1 << 24
+"""No manifest has more bytes; one of ten thousand functions has two millions."""
+
+_PATIENCE = 5.0
 
 
 class DamagedManifestError(DatabaseError):
@@ -96,8 +99,11 @@ def _checksum(content: Mapping[str, Any]) -> int:
     return zlib.crc32(text.encode("ascii"))
 
 
-def read(layout: Layout) -> Manifest | None:
+def read(home: Home) -> Manifest | None:
     """Return the manifest of a database; None if it has none.
+
+    One that is damaged and young is read again for some seconds: where a file system
+    has neither links nor renames that replace nothing, it may just be being written.
 
     Raises
     ------
@@ -106,42 +112,32 @@ def read(layout: Layout) -> Manifest | None:
     DatabaseError
         It cannot be read, or a later version of this package wrote it.
     """
-    try:
-        data = _read(layout.manifest)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise database_error(error, "read", layout.manifest) from error
-    try:
-        return Manifest.from_json(data)
-    except _UnknownError as error:
-        raise DatabaseError(
-            f"{layout.manifest} cannot be used ({error}): use the ampmpi that wrote it, "
-            "or another database"
-        ) from None
-    except ValueError as error:
-        raise DamagedManifestError(
-            f"{layout.manifest} is damaged ({error}): remove it, and the next job "
-            "compares the entries with its own before it uses them"
-        ) from None
+    name, deadline = home.full(MANIFEST), time.monotonic() + _PATIENCE
+    while True:
+        try:
+            data, stamp = home.root.read(MANIFEST, _LARGEST)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise database_error(error, "read", name) from error
+        try:
+            return Manifest.from_json(data)
+        except _UnknownError as error:
+            raise DatabaseError(
+                f"{name} cannot be used ({error}): use the ampmpi that wrote it, or another "
+                "database"
+            ) from None
+        except ValueError as error:
+            if not is_young(stamp) or time.monotonic() > deadline:
+                raise DamagedManifestError(
+                    f"{name} is damaged ({error}): remove it, and the next job compares the "
+                    "entries with its own before it uses them"
+                ) from None
+        time.sleep(0.05)
 
 
-def _read(path: str) -> bytes:
-    # Without O_NONBLOCK a named pipe would wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file: move it elsewhere")
-        data = b""
-        while more := os.read(descriptor, _PIECE):
-            data += more
-    finally:
-        os.close(descriptor)
-    return data
-
-
-def claim(layout: Layout, manifest: Manifest) -> None:
-    """Say whose fingerprints a database holds; the first one to do so is right.
+def claim(home: Home, manifest: Manifest) -> None:
+    """Write down whose fingerprints a database holds; the first one to do so is right.
 
     Raises
     ------
@@ -150,26 +146,42 @@ def claim(layout: Layout, manifest: Manifest) -> None:
     DatabaseError
         The manifest cannot be read or written.
     """
-    found = read(layout)
+    found = read(home)
     if found is None:
-        layout.create()
-        write_new_file(layout.temporaries, layout.manifest, manifest.to_json(), "manifest")
-        found = read(layout)
+        data = manifest.to_json()
+        try:
+            write_new_file(home.temporaries, home.root, MANIFEST, data, "manifest")
+        except FileNotFoundError:
+            home.complete()  # which says so where all of the database is gone
+            write_new_file(home.temporaries, home.root, MANIFEST, data, "manifest")
+        found = read(home)
     if found is None:
-        raise DatabaseError(f"{layout.manifest} vanished: is the database being removed?")
+        raise home.removed()
+    require_same(home, found, manifest)
+
+
+def require_same(home: Home, found: Manifest, manifest: Manifest) -> None:
+    """Check that a database's manifest is of the descriptor that is asked for.
+
+    Raises
+    ------
+    DescriptorMismatchError
+        It is of another one.
+    """
     if found.digest != manifest.digest:
         raise DescriptorMismatchError(
-            f"the database {layout.root} holds the fingerprints of another descriptor "
+            f"the database {home.path} holds the fingerprints of another descriptor "
             f"({difference(found.parameters, manifest.parameters)}): "
             "choose another label or dblabel, or that descriptor"
-            + (", or remove it, as it is empty, if no job uses it" if _is_empty(layout) else "")
+            + (", or remove it, as it is empty, if no job uses it" if _is_empty(home) else "")
         )
 
 
-def _is_empty(layout: Layout) -> bool:
+def _is_empty(home: Home) -> bool:
     """Whether a database holds nothing, such as one of a job whose images all failed."""
     try:
-        return not os.listdir(layout.loose) and not os.path.lexists(layout.archive)
+        loose = home.loose
+        return (loose is None or not loose.names()) and not home.root.has(ARCHIVE)
     except OSError:
         return False
 
@@ -185,7 +197,7 @@ def difference(database: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     found = list(_differences("", database, asked))
     if len(found) > _SHOWN:
         found[_SHOWN:] = [f"and {len(found) - _SHOWN} more differences"]
-    return "; ".join(found) or "equal settings, other numbers"
+    return "; ".join(map(plain, found)) or "equal settings, other numbers"
 
 
 def _differences(name: str, database: Any, asked: Any) -> Iterator[str]:

@@ -42,7 +42,7 @@ def read_pickle(data: bytes) -> Entry:
             return _primes(content, len(data))
         raise Refused("it is neither a list nor a dict")
     except (Refused, ArithmeticError, TypeError, ValueError) as error:
-        raise CorruptEntryError(f"it is no entry of Amp's: {error}") from error
+        raise CorruptEntryError(f"it is not an entry that Amp writes: {error}") from error
 
 
 def _matrix(rows: list[list[Any]], size: int) -> NDArray[np.float64]:
@@ -55,7 +55,7 @@ def _matrix(rows: list[list[Any]], size: int) -> NDArray[np.float64]:
     if sum(map(len, rows)) > size or len(rows) * widest > _MAX_PADDING * size:
         raise Refused("it has more numbers than its length can hold")
     if not set(map(type, chain.from_iterable(rows))) <= {float, int}:
-        raise Refused("a value is no number")
+        raise Refused("a value is not a number")
     if min(map(len, rows)) == widest:
         values = np.array(rows, np.float64)
     else:
@@ -71,13 +71,13 @@ def _row(value: Any) -> list[Any]:
     if type(value) is Array:
         return value.values
     if type(value) is not list:
-        raise Refused("its values are no lists")
+        raise Refused("its values are not lists")
     return value
 
 
 def _symbol(value: Any) -> str:
     if type(value) is not str or not _SYMBOL.fullmatch(value):
-        raise Refused("a chemical symbol is none")
+        raise Refused("what should be a chemical symbol is not one")
     return value
 
 
@@ -94,7 +94,7 @@ def _fingerprint(content: list[Any], size: int) -> Fingerprint:
     if not content:
         raise Refused("it has no atoms")
     if not all(type(item) is tuple and len(item) == 2 for item in content):
-        raise Refused("its items are no pairs of symbol and values")
+        raise Refused("its items are not pairs of symbol and values")
     symbols = [_symbol(symbol) for symbol, _ in content]
     rows = [_row(values) for _, values in content]
     n_features = _consistent(symbols, rows)
@@ -106,7 +106,7 @@ def _primes(content: dict[Any, Any], size: int) -> FingerprintPrimes:
     if not content:
         raise Refused("it has no atoms")
     if any(tuple(map(type, key)) != _KEY_TYPES for key in content):
-        raise Refused("a key is none of Amp's")
+        raise Refused("a key is not one that Amp writes")
     keys = sorted(content, key=itemgetter(2, 0, 4))
     m, symbols_m, n, symbols_n, direction = zip(*keys, strict=True)
     if min(min(m), min(n), min(direction)) < 0 or max(max(m), max(n)) >= size or max(direction) > 2:

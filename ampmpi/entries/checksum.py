@@ -1,15 +1,7 @@
-"""CRC-32 by the fastest way that is installed."""
+"""CRC-32 of bytes, and of what came before them: as zlib's, and faster."""
 
 from __future__ import annotations
 
-import contextlib
-import zlib
-from collections.abc import Callable
+from isal.isal_zlib import crc32
 
-crc32: Callable[..., int] = zlib.crc32
-"""CRC-32 of bytes, and of what came before them: zlib's, or the faster one of isal."""
-
-with contextlib.suppress(ImportError):
-    from isal import isal_zlib
-
-    crc32 = isal_zlib.crc32
+__all__ = ["crc32"]

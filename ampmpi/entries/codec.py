@@ -103,28 +103,35 @@ def decode(data: bytes, n_atoms: int | None = None, kind: Kind = "other") -> Ent
         The data are damaged, or no entry of this kind and number of atoms.
     """
     entry = _decode_own(data) if _is_own(data) else read_pickle(data)
-    _require_kind(isinstance(entry, FingerprintPrimes), kind)
+    require_kind(entry, kind)
     if n_atoms is not None and len(entry.symbols) != n_atoms:
         raise CorruptEntryError(f"it has {len(entry.symbols)} atoms where the image has {n_atoms}")
     return entry
 
 
-def verify(data: bytes, kind: Kind = "other") -> None:
-    """Check that data are a sound entry: by the trailer, or by reading what Amp wrote.
+def verify(data: bytes) -> None:
+    """Check that data are a whole entry: by the trailer, or by reading what Amp wrote.
 
     Raises
     ------
     CorruptEntryError
-        The data are damaged, or no entry of this kind.
+        The data are damaged.
     """
     if _is_own(data):
-        header = _header(_checked_pickle(data))
-        _require_kind(header["kind"] == b"primes", kind)
+        _header(_checked_pickle(data))
     else:
-        decode(data, kind=kind)
+        read_pickle(data)
 
 
-def _require_kind(is_primes: bool, kind: Kind) -> None:
+def require_kind(entry: Entry, kind: Kind) -> None:
+    """Check that an entry is one of those that a database holds.
+
+    Raises
+    ------
+    CorruptEntryError
+        It is one of the other kind.
+    """
+    is_primes = isinstance(entry, FingerprintPrimes)
     if kind != "other" and is_primes != (kind == "primes"):
         found = "fingerprint primes" if is_primes else "a fingerprint"
         wanted = "fingerprints" if is_primes else "fingerprint primes"

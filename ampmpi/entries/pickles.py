@@ -13,7 +13,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class Refused(Exception):
 
 def _integer(text: bytes) -> int:
     if len(text) > 19 or not text.removeprefix(b"-").isdigit():
-        raise Refused("an integer is none")
+        raise Refused("what should be an integer is not one")
     return int(text)
 
 
@@ -116,21 +116,16 @@ class _Reader:
 
     def last(self, kind: type) -> Any:
         if type(self.stack[-1]) is not kind:
-            raise Refused("a container is none")
+            raise Refused("a list or dict is missing")
         return self.stack[-1]
 
-    def frame(self) -> None:
-        self.unpack("<Q")
+    def sized(self, layout: str) -> bytes:
+        """Take bytes whose number comes first."""
+        return self.take(self.unpack(layout))
 
     def protocol(self) -> None:
         if self.position != 1 or self.take(1)[0] > 5:
             raise Refused("its protocol is unknown")
-
-    def mark(self) -> None:
-        self.stack.append(_MARK)
-
-    def push_none(self) -> None:
-        self.stack.append(None)
 
     def push_float_text(self) -> None:
         start = self.position - 1
@@ -142,27 +137,12 @@ class _Reader:
             return
         text = self.line()
         if not _FLOAT.fullmatch(text):
-            raise Refused("a number is none")
+            raise Refused("what should be a number is not one")
         self.stack.append(float(text))
-
-    def push_float(self) -> None:
-        self.stack.append(self.unpack(">d"))
 
     def push_integer_text(self) -> None:
         text = self.line()
         self.stack.append(text == b"01" if text in (b"00", b"01") else _integer(text))
-
-    def push_long_text(self) -> None:
-        self.stack.append(_integer(self.line().removesuffix(b"L")))
-
-    def push_int4(self) -> None:
-        self.stack.append(self.unpack("<i"))
-
-    def push_int1(self) -> None:
-        self.stack.append(self.unpack("<B"))
-
-    def push_int2(self) -> None:
-        self.stack.append(self.unpack("<H"))
 
     def push_long1(self) -> None:
         size = self.unpack("<B")
@@ -170,35 +150,11 @@ class _Reader:
             raise Refused("an integer is too large")
         self.stack.append(int.from_bytes(self.take(size), "little", signed=True))
 
-    def push_true(self) -> None:
-        self.stack.append(True)
-
-    def push_false(self) -> None:
-        self.stack.append(False)
-
-    def push_text(self) -> None:
-        self.stack.append(self.line().decode("raw-unicode-escape"))
-
     def push_quoted(self) -> None:
         match = _QUOTED.fullmatch(self.line())
         if match is None:
-            raise Refused("a string is none")
+            raise Refused("what should be a chemical symbol is not one")
         self.stack.append((match[1] or match[2] or b"").decode())
-
-    def push_unicode1(self) -> None:
-        self.stack.append(self.take(self.unpack("<B")).decode())
-
-    def push_unicode4(self) -> None:
-        self.stack.append(self.take(self.unpack("<I")).decode())
-
-    def push_bytes1(self) -> None:
-        self.stack.append(self.take(self.unpack("<B")))
-
-    def push_bytes4(self) -> None:
-        self.stack.append(self.take(self.unpack("<I")))
-
-    def make_tuple(self) -> None:
-        self.stack.append(tuple(self.until_mark()))
 
     def make_tuple_of(self, size: int) -> None:
         items = tuple(self.stack[-size:])
@@ -206,20 +162,8 @@ class _Reader:
             raise Refused("a tuple is too short")
         self.stack[-size:] = [items]
 
-    def make_empty_tuple(self) -> None:
-        self.stack.append(())
-
-    def make_list(self) -> None:
-        self.stack.append(self.until_mark())
-
-    def make_empty_list(self) -> None:
-        self.stack.append([])
-
     def make_dict(self) -> None:
         self.fill({}, self.until_mark())
-
-    def make_empty_dict(self) -> None:
-        self.stack.append({})
 
     def fill(self, mapping: dict[Any, Any], items: list[Any]) -> None:
         if len(items) % 2:
@@ -230,7 +174,7 @@ class _Reader:
 
     def set(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:
         if type(key) is not tuple or not all(type(part) in (int, str) for part in key):
-            raise Refused("a key is none of Amp's")
+            raise Refused("a key is not one that Amp writes")
         if key in mapping:
             raise Refused("a key occurs twice")
         mapping[key] = value
@@ -253,27 +197,6 @@ class _Reader:
         items = self.until_mark()
         self.last(dict)
         self.fill(self.stack.pop(), items)
-
-    def put(self) -> None:
-        self.memo[self.line()] = self.stack[-1]
-
-    def put1(self) -> None:
-        self.memo[self.unpack("<B")] = self.stack[-1]
-
-    def put4(self) -> None:
-        self.memo[self.unpack("<I")] = self.stack[-1]
-
-    def memoize(self) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
-    def get(self) -> None:
-        self.stack.append(self.memo[self.line()])
-
-    def get1(self) -> None:
-        self.stack.append(self.memo[self.unpack("<B")])
-
-    def get4(self) -> None:
-        self.stack.append(self.memo[self.unpack("<I")])
 
     def push_global(self) -> None:
         module, name = self.line().decode("ascii"), self.line().decode("ascii")
@@ -313,7 +236,7 @@ def _call(name: str, arguments: tuple[Any, ...]) -> Any:
     """Return what numpy's or codecs' function of that name would, in plain values."""
     if name == "dtype" and len(arguments) in (1, 3) and type(arguments[0]) is str:
         if not _DTYPE.fullmatch(arguments[0]):
-            raise Refused("a data type is none of numbers or symbols")
+            raise Refused("a data type is neither of numbers nor of symbols")
         return _Dtype(arguments[0])
     if name == "encode" and len(arguments) == 2 and arguments[1] == "latin1":
         return arguments[0].encode("latin1")
@@ -344,7 +267,7 @@ def _array_values(state: tuple[Any, ...]) -> list[Any]:
         or layout.kind not in "fiu"
         or shape[0] * layout.itemsize != len(content)
     ):
-        raise Refused("an array is none of numbers")
+        raise Refused("an array is not one of numbers")
     values: list[Any] = np.frombuffer(content, layout).tolist()
     return values
 
@@ -353,51 +276,76 @@ def _refuse(reader: _Reader) -> None:
     raise Refused("it has an opcode that no entry has")
 
 
-_NAMED: dict[bytes, Callable[[_Reader], None]] = {
-    b"(": _Reader.mark,
-    b"N": _Reader.push_none,
+_Operation: TypeAlias = Callable[[_Reader], None]
+
+
+def _push(make: Callable[[_Reader], Any]) -> _Operation:
+    """Return the operation that puts on the stack what is made of the bytes that follow."""
+    return lambda reader: reader.stack.append(make(reader))
+
+
+def _keep(name: Callable[[_Reader], bytes | int]) -> _Operation:
+    """Return the operation that gives the top of the stack a name in the memo."""
+
+    def keep(reader: _Reader) -> None:
+        reader.memo[name(reader)] = reader.stack[-1]
+
+    return keep
+
+
+def _unpacked(layout: str) -> Callable[[_Reader], Any]:
+    return lambda reader: reader.unpack(layout)
+
+
+def _text(layout: str) -> Callable[[_Reader], str]:
+    return lambda reader: reader.sized(layout).decode()
+
+
+_NAMED: dict[bytes, _Operation] = {
+    b"(": _push(lambda _: _MARK),
+    b"N": _push(lambda _: None),
+    b"\x88": _push(lambda _: True),
+    b"\x89": _push(lambda _: False),
+    b")": _push(lambda _: ()),
+    b"]": _push(lambda _: []),
+    b"}": _push(lambda _: {}),
     b"F": _Reader.push_float_text,
-    b"G": _Reader.push_float,
+    b"G": _push(_unpacked(">d")),
     b"I": _Reader.push_integer_text,
-    b"L": _Reader.push_long_text,
-    b"J": _Reader.push_int4,
-    b"K": _Reader.push_int1,
-    b"M": _Reader.push_int2,
+    b"L": _push(lambda reader: _integer(reader.line().removesuffix(b"L"))),
+    b"J": _push(_unpacked("<i")),
+    b"K": _push(_unpacked("<B")),
+    b"M": _push(_unpacked("<H")),
     b"\x8a": _Reader.push_long1,
-    b"\x88": _Reader.push_true,
-    b"\x89": _Reader.push_false,
-    b"V": _Reader.push_text,
+    b"V": _push(lambda reader: reader.line().decode("raw-unicode-escape")),
     b"S": _Reader.push_quoted,
-    b"X": _Reader.push_unicode4,
-    b"\x8c": _Reader.push_unicode1,
-    b"B": _Reader.push_bytes4,
-    b"C": _Reader.push_bytes1,
-    b"t": _Reader.make_tuple,
-    b")": _Reader.make_empty_tuple,
+    b"X": _push(_text("<I")),
+    b"\x8c": _push(_text("<B")),
+    b"B": _push(lambda reader: reader.sized("<I")),
+    b"C": _push(lambda reader: reader.sized("<B")),
+    b"t": _push(lambda reader: tuple(reader.until_mark())),
     b"\x85": lambda reader: reader.make_tuple_of(1),
     b"\x86": lambda reader: reader.make_tuple_of(2),
     b"\x87": lambda reader: reader.make_tuple_of(3),
-    b"l": _Reader.make_list,
-    b"]": _Reader.make_empty_list,
+    b"l": _push(_Reader.until_mark),
     b"d": _Reader.make_dict,
-    b"}": _Reader.make_empty_dict,
     b"a": _Reader.append,
     b"e": _Reader.appends,
     b"s": _Reader.set_item,
     b"u": _Reader.set_items,
-    b"p": _Reader.put,
-    b"q": _Reader.put1,
-    b"r": _Reader.put4,
-    b"\x94": _Reader.memoize,
-    b"g": _Reader.get,
-    b"h": _Reader.get1,
-    b"j": _Reader.get4,
+    b"p": _keep(_Reader.line),
+    b"q": _keep(_unpacked("<B")),
+    b"r": _keep(_unpacked("<I")),
+    b"\x94": _keep(lambda reader: len(reader.memo)),
+    b"g": _push(lambda reader: reader.memo[reader.line()]),
+    b"h": _push(lambda reader: reader.memo[reader.unpack("<B")]),
+    b"j": _push(lambda reader: reader.memo[reader.unpack("<I")]),
     b"c": _Reader.push_global,
     b"\x93": _Reader.push_stack_global,
     b"R": _Reader.reduce,
     b"b": _Reader.build,
     b"\x80": _Reader.protocol,
-    b"\x95": _Reader.frame,
+    b"\x95": lambda reader: reader.unpack("<Q"),
 }
 _OPERATIONS = [_NAMED.get(bytes([code]), _refuse) for code in range(256)]
 

@@ -1,53 +1,40 @@
 """Files that appear whole or not at all.
 
-A file is written under a name of its writer's own in the database's ``tmp/``,
-closed, and only then given its real name. The temporary's name says who wrote
-it, so that what a killed writer left behind can be swept.
+A file is written under a name of its writer's own, closed, and only then given
+its real name. The temporary's name says who wrote it, so that what a killed
+writer left behind can be swept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import re
 import secrets
+import shutil
 import time
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable
+from functools import cache
+from typing import BinaryIO, Self
 
-from ampmpi.errors import DatabaseError
+from ampmpi.files.folder import OPEN, Folder, Stamp
 from ampmpi.files.owner import Owner
+from ampmpi.files.trouble import database_error
 
 DAY = 86400.0
+YOUNG = 60.0
+"""Seconds during which a bad file may still be in the making: Amp writes in place."""
 
 _NAME = re.compile(
     r"ampmpi-(?P<purpose>[a-z]+)"
     r"-(?P<host>[A-Za-z0-9._-]*)-(?P<boot>[0-9a-f]{8})-(?P<namespace>\d+)"
     r"-(?P<pid>\d+)-(?P<start>\d+)-r\d+-[0-9a-f]{12}\.tmp"
 )
-
-_SENTENCES = {
-    errno.ENOSPC: "the disk is full: free some space and start again",
-    errno.EDQUOT: "the disk quota is used up: free some space or files and start again",
-    errno.EROFS: "the file system is read-only: choose another place for the database",
-    errno.EACCES: "permission denied: choose a place that you may write to",
-    errno.EPERM: "the operation is not permitted: choose a place that you may write to",
-    errno.EIO: "the disk reports an input/output error: check the disk or the network mount",
-    errno.EFBIG: "the file grows beyond the allowed size: raise the limit (ulimit -f)",
-    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
-}
-
-_DENIED = "permission denied: you may not read it; ask its owner (chmod)"
-
-
-def database_error(error: OSError, doing: str, path: str) -> DatabaseError:
-    """Return the error that says in one sentence what could not be done, to what, and why."""
-    denied = doing in ("read", "list") and error.errno in (errno.EACCES, errno.EPERM)
-    reason = _DENIED if denied else _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
-    result = DatabaseError(f"cannot {doing} {path}: {reason}")
-    result.errno = error.errno
-    return result
+_NOREPLACE, _EXCHANGE = 1, 2  # flags of renameat2(2)
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_NO_SUCH_CALL = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EXDEV}
 
 
 def temporary_name(purpose: str, rank: int = 0) -> str:
@@ -81,6 +68,12 @@ def temporary_owner(name: str) -> Owner | None:
     )
 
 
+def purpose_of(name: str) -> str | None:
+    """Return what a temporary is for, from its name; None if the name is none of ours."""
+    match = _NAME.fullmatch(name)
+    return match["purpose"] if match else None
+
+
 class Temporary:
     """A file being written, which is given its name when it is whole.
 
@@ -88,17 +81,22 @@ class Temporary:
 
     Parameters
     ----------
-    directory : str
-        The database's ``tmp/``; made if it is missing.
+    folder : Folder
+        Where it is made, on the file system of its target. The file gets the
+        folder's permissions and group, whatever the umask is.
     purpose : str
         A word of small letters for the file's name.
     rank : int
         MPI rank of the writer.
+    file_mode : int, optional
+        Other permission bits.
 
     Attributes
     ----------
+    name : str
+        Its name until it is placed.
     path : str
-        Where the file is until it is placed.
+        The whole path, for messages.
     descriptor : int
         The open file; -1 once it is closed.
 
@@ -107,28 +105,24 @@ class Temporary:
     DatabaseError
         The file cannot be made.
     FileNotFoundError
-        The database is missing.
+        The folder was removed.
     """
 
-    def __init__(self, directory: str, purpose: str, rank: int = 0) -> None:
-        self.path = f"{directory}/{temporary_name(purpose, rank)}"
+    def __init__(
+        self, folder: Folder, purpose: str, rank: int = 0, file_mode: int | None = None
+    ) -> None:
+        self.folder = folder
+        self.name = temporary_name(purpose, rank)
+        self.path = folder.full(self.name)
         self._placed = False
         self.descriptor = -1
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            try:
-                self.descriptor = os.open(self.path, flags, 0o666)
-            except FileNotFoundError:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(directory)
-                self.descriptor = os.open(self.path, flags, 0o666)
-            # Now, while it is new: after a write a network file system asks its server.
-            self._status = os.fstat(self.descriptor)
+            # The status now, while it is new: after a write NFS asks its server.
+            self.descriptor, self._status = folder.create_file(self.name, file_mode)
         except FileNotFoundError:
             raise
         except OSError as error:
-            self._abandon()
-            raise database_error(error, "create a temporary file in", directory) from error
+            raise database_error(error, "create a temporary file in", folder.path) from error
 
     def write(self, data: bytes | memoryview) -> None:
         """Write all of `data`, however little the system takes at a time.
@@ -155,6 +149,10 @@ class Temporary:
         except OSError as error:
             raise database_error(error, "write", self.path) from error
 
+    def stamp(self) -> Stamp:
+        """Return the stamp of the file as it is now."""
+        return Stamp.of(os.fstat(self.descriptor))
+
     def close(self) -> None:
         """Close the file; only now is it known that all was written."""
         descriptor, self.descriptor = self.descriptor, -1
@@ -164,8 +162,8 @@ class Temporary:
             except OSError as error:
                 raise database_error(error, "write", self.path) from error
 
-    def replace(self, target: str) -> None:
-        """Close the file and give it the name `target`, in place of what has it.
+    def replace(self, target: Folder, name: str) -> None:
+        """Close the file and give it a name, in place of what has it.
 
         An error of the rename is not believed before the target was looked at:
         NFS repeats a request whose answer was lost, and the repetition fails.
@@ -175,54 +173,119 @@ class Temporary:
         DatabaseError
             The file cannot be closed or renamed.
         FileNotFoundError
-            The directory of `target` is missing.
+            The folder of the target was removed.
         """
         self.close()
         try:
-            os.rename(self.path, target)
+            self.folder.rename(self.name, target, name)
         except OSError as error:
-            if not _is_same_file(target, self._status):
+            if not self._is_at(target, name):
                 if error.errno == errno.ENOENT:
                     raise
-                raise database_error(error, "write", target) from error
+                raise database_error(error, "write", target.full(name)) from error
         self._placed = True
 
-    def link(self, target: str) -> bool:
-        """Close the file and give it the name `target` unless another file has it.
+    def place(self, target: Folder, name: str, *, small: bool = True) -> bool:
+        """Close the file and give it a name unless another file has it: the first one wins.
+
+        By a hard link; by a rename that replaces nothing where the file system
+        has no links; where it knows neither, by a new file that others may see
+        while it is written or, for a file that is not small, by a look and a rename.
 
         Returns
         -------
         bool
-            Whether the target is now this file.
+            Whether the name is now this file's.
 
         Raises
         ------
         DatabaseError
-            The file cannot be closed or linked.
+            The file cannot be closed or placed.
         """
         self.close()
         try:
-            os.link(self.path, target)
+            _link(self.folder, self.name, target, name)
         except OSError as error:
-            if _is_same_file(target, self._status):
+            if self._is_at(target, name):
                 return True
             if error.errno == errno.EEXIST:
                 return False
-            if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-                return self._rename_new(target)
-            raise database_error(error, "write", target) from error
+            if error.errno in _NO_LINKS:
+                return self._place_without_link(target, name, small)
+            raise database_error(error, "write", target.full(name)) from error
         return True
 
-    def _rename_new(self, target: str) -> bool:
-        """Place the file on a file system without hard links."""
-        if os.path.lexists(target):
+    def _place_without_link(self, target: Folder, name: str, small: bool) -> bool:
+        try:
+            if _rename_with(_NOREPLACE, self.folder, self.name, target, name):
+                self._placed = True
+                return True
+            if small:
+                return self._copy_to(target, name)
+            if target.has(name):
+                return False
+            self.replace(target, name)
+            return True
+        except FileExistsError:
+            return self._is_at(target, name)
+        except OSError as error:
+            raise database_error(error, "write", target.full(name)) from error
+
+    def _copy_to(self, target: Folder, name: str) -> bool:
+        data, _ = self.folder.read(self.name, 1 << 30)
+        _fill(target, name, lambda file: file.write(data))
+        return True
+
+    def exchange(self, target: Folder, name: str, expected: Stamp) -> bool:
+        """Close the file and swap it with the one that has a name, if that is the expected one.
+
+        What came out is looked at afterwards, and swapped back if it is another
+        file. So nothing is ever replaced that nobody has read, however long this
+        process was suspended. File systems without such a call get a look and a
+        rename, between which another process may be quicker.
+
+        Returns
+        -------
+        bool
+            Whether the name is now this file's, and the expected one is gone.
+
+        Raises
+        ------
+        DatabaseError
+            The file cannot be placed.
+        """
+        mine = self.stamp() if self.descriptor >= 0 else Stamp.of(self.folder.status(self.name))
+        self.close()
+        try:
+            if Stamp.of(target.status(name)) != expected:
+                return False
+            if not _rename_with(_EXCHANGE, self.folder, self.name, target, name):
+                self.replace(target, name)
+                return True
+            if Stamp.of(self.folder.status(self.name)) == expected:
+                return True  # what came out is removed on leaving
+            self._placed = True  # it is another's: not to be removed, whatever comes now
+            _rename_with(_EXCHANGE, self.folder, self.name, target, name)
+            self._placed = Stamp.of(self.folder.status(self.name)) != mine
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise database_error(error, "write", target.full(name)) from error
+        return False
+
+    def _is_at(self, target: Folder, name: str) -> bool:
+        """Whether a name is this file's; asked of the server, not of a cache."""
+        try:
+            descriptor = os.open(name, OPEN, dir_fd=target.descriptor)
+        except OSError:
             return False
         try:
-            os.rename(self.path, target)
-        except OSError as error:
-            raise database_error(error, "write", target) from error
-        self._placed = True
-        return True
+            return os.path.samestat(os.fstat(descriptor), self._status)
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
     def _abandon(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
@@ -231,46 +294,91 @@ class Temporary:
                 os.close(descriptor)
         if not self._placed:
             with contextlib.suppress(OSError):
-                os.unlink(self.path)
+                self.folder.unlink(self.name)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._abandon()
 
 
-def _is_same_file(path: str, status: os.stat_result) -> bool:
-    """Whether `path` names the file of `status`; asked of the server, not of a cache."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        descriptor = os.open(path, flags)
-    except OSError:
-        return False
-    try:
-        found = os.fstat(descriptor)
-    except OSError:
-        return False
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(descriptor)
-    return os.path.samestat(found, status)
+@cache
+def _renameat2() -> Callable[..., int] | None:
+    function: Callable[..., int] | None = getattr(
+        ctypes.CDLL(None, use_errno=True), "renameat2", None
+    )
+    return function
 
 
-def write_file(directory: str, target: str, data: bytes, purpose: str, rank: int = 0) -> None:
+def _rename_with(flag: int, folder: Folder, name: str, target: Folder, new_name: str) -> bool:
+    """Rename by renameat2(2); return False where the system or file system has no such call.
+
+    Raises
+    ------
+    OSError
+        It has, and cannot do it.
+    """
+    function = _renameat2()
+    if function is None:
+        return False
+    names = os.fsencode(name), os.fsencode(new_name)
+    if function(folder.descriptor, names[0], target.descriptor, names[1], flag) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_SUCH_CALL:
+        return False
+    raise OSError(number, os.strerror(number), target.full(new_name))
+
+
+def rename_new(folder: Folder, name: str, target: Folder, new_name: str) -> bool:
+    """Move a file unless another one has the new name; return whether it was moved.
+
+    Raises
+    ------
+    OSError
+        It cannot be moved.
+    """
+    try:
+        if _rename_with(_NOREPLACE, folder, name, target, new_name):
+            return True
+        _link(folder, name, target, new_name)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.has(new_name):
+            return False
+        folder.rename(name, target, new_name)
+        return True
+    folder.unlink(name)
+    return True
+
+
+def _link(folder: Folder, name: str, target: Folder, new_name: str) -> None:
+    os.link(
+        name,
+        new_name,
+        src_dir_fd=folder.descriptor,
+        dst_dir_fd=target.descriptor,
+        follow_symlinks=False,
+    )
+
+
+def write_file(
+    folder: Folder, target: Folder, name: str, data: bytes, purpose: str, rank: int = 0
+) -> None:
     """Write a whole file into place.
 
     Parameters
     ----------
-    directory : str
-        The database's ``tmp/``.
-    target : str
-        The file's path; its directory exists, on the same file system.
+    folder : Folder
+        Where the temporary is made.
+    target : Folder
+        Where the file shall be, on the same file system.
+    name : str
+        Its name there.
     data : bytes
         What it shall hold.
     purpose : str
@@ -281,51 +389,112 @@ def write_file(directory: str, target: str, data: bytes, purpose: str, rank: int
     Raises
     ------
     DatabaseError
-        The file cannot be written; there is nothing left of it, and `target`
-        is as it was.
+        The file cannot be written; nothing is left of it, and what had the name still has it.
     FileNotFoundError
-        The target's directory is missing.
+        A folder was removed.
     """
-    with Temporary(directory, purpose, rank) as temporary:
+    with Temporary(folder, purpose, rank) as temporary:
         temporary.write(data)
-        temporary.replace(target)
+        temporary.replace(target, name)
 
 
-def write_new_file(directory: str, target: str, data: bytes, purpose: str) -> bool:
+def write_new_file(folder: Folder, target: Folder, name: str, data: bytes, purpose: str) -> bool:
     """Write a whole file into place unless there is one: the first writer wins.
 
     Parameters are those of `write_file`. Returns whether this writer was first.
     """
-    with Temporary(directory, purpose) as temporary:
+    with Temporary(folder, purpose) as temporary:
         temporary.write(data)
-        return temporary.link(target)
+        return temporary.place(target, name)
 
 
-def sync_directory(path: str) -> None:
-    """Wait until the names in a directory are on the disk, where the file system can do that."""
+def is_young(stamp: Stamp) -> bool:
+    """Whether a file was written to a moment ago, give or take what clocks differ by."""
+    return abs(time.time() - stamp.mtime_ns / 1e9) < YOUNG
+
+
+def set_aside(folder: Folder, name: str, stamp: Stamp | None, aside: Folder) -> str | None:
+    """Move a file to a folder of what is damaged, under a name that is free there.
+
+    Parameters
+    ----------
+    folder : Folder
+        Where it is.
+    name : str
+        Its name.
+    stamp : Stamp or None
+        What it was when it was found to be damaged; None: whatever it is.
+    aside : Folder
+        Where it shall be.
+
+    Returns
+    -------
+    str or None
+        Its new path; None if the file was written again or removed meanwhile.
+
+    Raises
+    ------
+    OSError
+        It cannot be moved, and is still there.
+    """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if stamp is not None and Stamp.of(folder.status(name)) != stamp:
+            return None
+        free = _free_name(aside, name)
+        folder.rename(name, aside, free)
+        if stamp is None or Stamp.of(aside.status(free)) == stamp:
+            return aside.full(free)
+        # Another writer was quicker: what was moved is its file, unless there is a newer one yet.
+        if not rename_new(aside, free, folder, name):
+            aside.unlink(free)
+        return None
+    except FileNotFoundError:
+        return None
+
+
+def keep_copy(folder: Folder, name: str, aside: Folder) -> str:
+    """Give a file a second name in another folder, or copy it where that is not possible."""
+    free = _free_name(aside, name)
+    try:
+        _link(folder, name, aside, free)
     except OSError:
-        return
+        with open(folder.open_file(name)[0], "rb") as whole:
+            _fill(aside, free, lambda file: shutil.copyfileobj(whole, file))
+    return aside.full(free)
+
+
+def _fill(folder: Folder, name: str, write: Callable[[BinaryIO], object]) -> None:
+    """Make a file in place; where it cannot be filled, nothing is left of it."""
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES):
-            raise database_error(error, "write", path) from error
-    finally:
+        with open(folder.create_file(name)[0], "wb") as file:
+            write(file)
+    except FileExistsError:
+        raise
+    except BaseException:
         with contextlib.suppress(OSError):
-            os.close(descriptor)
+            folder.unlink(name)
+        raise
 
 
-def sweep(directory: str, older_than: float = DAY) -> int:
+def _free_name(aside: Folder, name: str) -> str:
+    number, free = 1, name
+    while aside.has(free):
+        number += 1
+        free = f"{name}.{number}"
+    return free
+
+
+def sweep(folder: Folder, but: frozenset[str] = frozenset(), older_than: float = DAY) -> int:
     """Remove the temporaries whose writer is dead, or that are old.
 
     Names that are not those of our temporaries are left alone.
 
     Parameters
     ----------
-    directory : str
-        The database's ``tmp/``.
+    folder : Folder
+        Where they are.
+    but : frozenset of str
+        Purposes whose temporaries are not swept.
     older_than : float
         Age in seconds after which a temporary is removed even if nothing is
         known of its writer.
@@ -336,21 +505,29 @@ def sweep(directory: str, older_than: float = DAY) -> int:
         How many were removed.
     """
     removed = 0
-    for name in temporaries(directory):
-        path = f"{directory}/{name}"
-        owner = temporary_owner(name)
-        dead = owner.is_dead() if owner else None
-        with contextlib.suppress(OSError):
-            if dead or (dead is None and time.time() - os.stat(path).st_mtime > older_than):
-                os.unlink(path)
+    for name in temporaries(folder):
+        if purpose_of(name) not in but and is_abandoned(folder, name, older_than):
+            with contextlib.suppress(OSError):
+                folder.unlink(name)
                 removed += 1
     return removed
 
 
-def temporaries(directory: str) -> list[str]:
-    """Names of our temporaries in a directory, which need not exist."""
+def is_abandoned(folder: Folder, name: str, older_than: float = DAY) -> bool:
+    """Whether a temporary's writer is dead, or it has not been written to for long."""
+    owner = temporary_owner(name)
+    dead = owner.is_dead() if owner else None
+    if dead is not None:
+        return dead
     try:
-        names = os.listdir(directory)
+        return time.time() - folder.status(name).st_mtime > older_than
+    except OSError:
+        return False
+
+
+def temporaries(folder: Folder | None) -> list[str]:
+    """Names of our temporaries in a folder, which need not exist."""
+    try:
+        return [] if folder is None else [name for name in folder.names() if _NAME.fullmatch(name)]
     except OSError:
         return []
-    return [name for name in names if _NAME.fullmatch(name)]

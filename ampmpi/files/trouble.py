@@ -1,4 +1,4 @@
-"""Which errors of a read concern one file or one place on the disk, and which everything.
+"""What an error of the system means: one table, one sentence for the user.
 
 One entry that cannot be read is damaged like one whose checksum is wrong: it is
 named, and the others go on. Too many open files, too little memory, a server
@@ -9,6 +9,11 @@ the work. An error of which nothing is known counts as one of these.
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ampmpi.errors import DatabaseError
 
 _OF_A_PLACE = {
     errno.EIO,
@@ -29,6 +34,22 @@ _OF_A_FILE = _OF_A_PLACE | {
     errno.EOVERFLOW,
 }
 
+_SENTENCES = {
+    errno.ENOSPC: "the disk is full: free some space and start again",
+    errno.EDQUOT: "the disk quota is used up: free some space or files and start again",
+    errno.EROFS: "the file system is read-only: choose another place for the database",
+    errno.EACCES: "permission denied: choose a place that you may write to",
+    errno.EPERM: "the operation is not permitted: choose a place that you may write to",
+    errno.EIO: "the disk reports an input/output error: check the disk or the network mount",
+    errno.EFBIG: "the file grows beyond the allowed size: raise the limit (ulimit -f)",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
+}
+_NO_INODES = (
+    "no more files can be made on this volume (its inodes are used up): remove some files, or "
+    "compress other databases on it, and start again"
+)
+_DENIED = "permission denied: you may not read it; ask its owner (chmod)"
+
 
 def is_damage(error: OSError) -> bool:
     """Whether an error of reading an open file concerns the place that was read."""
@@ -48,3 +69,52 @@ def reason_of(error: OSError) -> str:
     """Say why something cannot be read."""
     reason = error.strerror or str(error)
     return f"the disk reports an {reason.lower()}" if error.errno == errno.EIO else reason.lower()
+
+
+@contextmanager
+def unless_damaged(*others: type[Exception]) -> Iterator[list[str]]:
+    """Take note of damage in the block instead of raising it; other errors are raised.
+
+    Parameters
+    ----------
+    *others : exception classes
+        What counts as damage besides places that the disk cannot read.
+
+    Yields
+    ------
+    list of str
+        Empty, or with what ended the block, in words.
+    """
+    found: list[str] = []
+    try:
+        yield found
+    except others as error:
+        found.append(str(error))
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        found.append(reason_of(error))
+
+
+def database_error(error: OSError, doing: str, path: str) -> DatabaseError:
+    """Return the error that says in one sentence what could not be done, to what, and why."""
+    if doing in ("read", "list") and error.errno in (errno.EACCES, errno.EPERM):
+        reason = _DENIED
+    elif error.errno == errno.ENOSPC and _lacks_inodes(path):
+        reason = _NO_INODES
+    else:
+        reason = _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
+    result = DatabaseError(f"cannot {doing} {path}: {reason}")
+    result.errno = error.errno
+    return result
+
+
+def _lacks_inodes(path: str) -> bool:
+    """Whether a volume has space left, but no inodes; some file systems do not count them."""
+    for place in (path, os.path.dirname(path) or "."):
+        try:
+            found = os.statvfs(place)
+        except OSError:
+            continue
+        return found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0
+    return False

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.descriptor.checks import check_numbers
-from ampmpi.errors import AmpmpiError, ImageError, InputError
+from ampmpi.errors import ImageError, InputError
 from ampmpi.images import ImageList, Images, ImageSet, digest_image
 from ampmpi.images.files import Frames, ImageFile, find_files, survey
 from ampmpi.images.imageset import file_names, image_list
 from ampmpi.images.kept import KeptImages
 from ampmpi.keys import DIGEST
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.failure import agree, raise_first, share
+from ampmpi.parallel.failure import agree, on_all, share
 from ampmpi.parallel.schedule import ROWS, chunks, index_dtype, rank_dtype
 from ampmpi.parallel.stopping import Stopping
 
@@ -122,13 +122,8 @@ def take_inventory(
     found, locators = _open(images, descriptor, comm, seen)
     if not len(found):
         raise share(InputError("there are no images: nothing to fingerprint"))
-    error = None
     kept = KeptImages(found)
-    try:
-        _hash(found, kept, locators, descriptor, comm, stopping, seen)
-    except AmpmpiError as caught:
-        error = caught
-    raise_first(comm, error)
+    on_all(comm, lambda: _hash(found, kept, locators, descriptor, comm, stopping, seen))
     stopping.raise_if_asked("reading the images")
     return _gather(kept, locators, comm, seen)
 
@@ -140,12 +135,7 @@ def _open(
     names = agree(comm, lambda: file_names(images))
     if names is not None:
         return _survey(agree(comm, lambda: find_files(names)), descriptor, comm, seen)
-    error, found = None, ImageList([])
-    try:
-        found = image_list(images)
-    except InputError as caught:
-        error = caught
-    raise_first(comm, error)
+    found = on_all(comm, lambda: image_list(images))
     if len(set(comm.allgather(len(found)))) > 1:
         raise share(InputError("the ranks were given different numbers of images: give all alike"))
     return found, None
@@ -158,23 +148,22 @@ def _survey(
 
     Files that have to be read whole for that are hashed on the way.
     """
-    mine: list[tuple[int, Frames]] = []
     visited: dict[int, list[tuple[int, Seen]]] = {}
-    error = None
-    try:
-        for number in range(comm.rank, len(files), comm.size):
-            frames_seen: list[tuple[int, Seen]] = []
 
-            def visit(frame: int, image: Atoms, into: list[tuple[int, Seen]] = frames_seen) -> None:
+    def survey_share() -> list[tuple[int, Frames]]:
+        mine = []
+        for number in range(comm.rank, len(files), comm.size):
+            seen_here = visited[number] = []
+
+            def visit(frame: int, image: Atoms, into: list[tuple[int, Seen]] = seen_here) -> None:
                 one = Seen()
                 one.add(0, image, descriptor)
                 into.append((frame, one))
 
             mine.append((number, survey(files[number], visit)))
-            visited[number] = frames_seen
-    except AmpmpiError as caught:
-        error = caught
-    raise_first(comm, error)
+        return mine
+
+    mine = on_all(comm, survey_share)
     bare = {number: Frames(frames.numbers, None, frames.changed) for number, frames in mine}
     merged = {number: frames for part in comm.allgather(bare) for number, frames in part.items()}
     found = ImageSet(files, [merged[number] for number in range(len(files))])

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -14,34 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.errors import ImageError, InputError, LockedError
-from ampmpi.fingerprinting.adoption import settle_owner
-from ampmpi.fingerprinting.compute import FINGERPRINTS, PRIMES, Done, Share, compute
-from ampmpi.fingerprinting.dead import find_dead
-from ampmpi.fingerprinting.dealing import deal_images
-from ampmpi.fingerprinting.finalize import compress_together
-from ampmpi.fingerprinting.inflight import (
-    InFlight,
-    Job,
-    collect_crashes,
-    forget,
-    read_markers,
-)
+from ampmpi.database.layout import TEMPORARIES, Home, check_place
+from ampmpi.errors import ImageError, InputError
+from ampmpi.files.folder import Folder
+from ampmpi.fingerprinting.adopt import settle_owner
+from ampmpi.fingerprinting.finalize import compress_all
 from ampmpi.fingerprinting.inventory import Inventory, take_inventory
-from ampmpi.fingerprinting.misses import Misses, find_misses
+from ampmpi.fingerprinting.missing import Misses, deal_images, find_misses
 from ampmpi.fingerprinting.planning import predict
 from ampmpi.fingerprinting.summary import FailedImage, Plan, Summary
+from ampmpi.fingerprinting.suspects import InFlight, Suspect, forget, read_suspects
+from ampmpi.fingerprinting.work import FINGERPRINTS, PRIMES, Done, Share, compute
 from ampmpi.heap import keep_freed_memory
 from ampmpi.keys import digests_of, member_of
 from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, as_communicator
-from ampmpi.parallel.failure import (
-    abort_on_error,
-    agree,
-    agree_alone,
-    install_excepthook,
-    share,
-)
+from ampmpi.parallel.failure import abort_on_error, agree, install_excepthook, on_all, share
 from ampmpi.parallel.kernels import warm_up
 from ampmpi.parallel.log import Log
 from ampmpi.parallel.stopping import Stopping
@@ -52,8 +39,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What the job may do besides; see `fingerprint`."""
+    """What the job is told; see `fingerprint`."""
 
+    prefix: str
+    derivatives: bool = False
+    compress: bool = True
     dry_run: bool = False
     adopt: bool = False
     verify: bool = False
@@ -78,7 +68,8 @@ def fingerprint(
     """Compute the fingerprints of images that are not in the database yet.
 
     Every rank of `comm` calls this with the same arguments. An image that cannot
-    be used is recorded in the summary, and all others are done.
+    be used is recorded in the summary, and all others are done. A database in which
+    nothing is missing is not written to.
 
     Parameters
     ----------
@@ -118,7 +109,7 @@ def fingerprint(
     Raises
     ------
     InputError
-        There are no images, or a setting is wrong.
+        There are no images, a setting is wrong, or the ranks were given different ones.
     ImageFileError
         A file is missing or cannot be read.
     DatabaseError
@@ -134,14 +125,19 @@ def fingerprint(
     log = Log(ranks.rank, quiet=True) if log is None else log
     if descriptor is not None and not hasattr(descriptor, "predict_cost"):
         raise share(InputError(f"the descriptor is {descriptor!r}; give a Gaussian(...)"))
-    prefix = os.fspath(label if dblabel is None else dblabel)
+    options = Options(
+        os.fspath(label if dblabel is None else dblabel),
+        derivatives,
+        compress and dblabel is None and not dry_run,
+        dry_run,
+        adopt,
+        verify,
+        retry,
+    )
     started = perf_counter()
     with abort_on_error(ranks):
-        job = _Job(ranks, log, Options(dry_run, adopt, verify, retry))
-        summary = job.run(images, descriptor, prefix, derivatives)
-        if compress and dblabel is None and not dry_run:
-            job.finalize()
-        return job.finish(summary, perf_counter() - started)
+        require_same(ranks, asdict(options))
+        return _Job(ranks, log, options).run(images, descriptor or default_descriptor(), started)
 
 
 def default_descriptor() -> Gaussian:
@@ -151,11 +147,24 @@ def default_descriptor() -> Gaussian:
     return Gaussian()
 
 
-def among(keys: Iterable[str], digests: NDArray[np.bytes_]) -> set[str]:
-    """Return which keys are among digests, which are in ascending order."""
-    listed = sorted(keys)
-    there = member_of(digests_of(listed), digests)
-    return {key for key, found in zip(listed, there.tolist(), strict=True) if found}
+def require_same(comm: Communicator, options: Mapping[str, Any]) -> None:
+    """Check that all ranks were given the same options; else they would wait for each other.
+
+    Raises
+    ------
+    InputError
+        They were not; every rank raises it.
+    """
+    for other in comm.allgather(dict(options)):
+        for name, value in options.items():
+            if other[name] != value:
+                pair = sorted((str(value), str(other[name])))
+                raise share(
+                    InputError(
+                        f"the ranks were given different values of {name}: {pair[0]} and "
+                        f"{pair[1]}: give all the same"
+                    )
+                )
 
 
 class _Job:
@@ -166,76 +175,45 @@ class _Job:
         self.stopping = Stopping(comm)
         self.databases: dict[int, FingerprintDatabase] = {}
         self.notes: list[str] = []
-        self.identity = comm.bcast(Job.new())
 
-    def run(
-        self, images: Any, descriptor: Gaussian | None, prefix: str, derivatives: bool
-    ) -> Summary:
-        """Do everything up to the last entry."""
+    def run(self, images: Any, descriptor: Gaussian, started: float) -> Summary:
+        """Do everything."""
         keep_freed_memory()
-        given = descriptor or default_descriptor()
-        self.open_databases(prefix, derivatives)
-        inventory = take_inventory(images, given, self.comm, self.stopping)
-        if not inventory.symbols and given.elements is None:
-            agree(self.comm, partial(refuse_useless, inventory))
-        self.log(f"{len(inventory.images)} images of {', '.join(inventory.symbols)} read")
-        descriptor = agree(self.comm, lambda: self.resolve(given, inventory.symbols))
-        if not self.options.dry_run:
-            self.make_databases()
+        self.open_databases()
+        inventory = take_inventory(images, descriptor, self.comm, self.stopping)
         try:
-            return self.work(inventory, descriptor)
+            if not inventory.symbols and descriptor.elements is None:
+                agree(self.comm, partial(refuse_useless, inventory))
+            self.log(f"{len(inventory.images)} images of {', '.join(inventory.symbols)} read")
+            resolved = agree(self.comm, lambda: self.resolve(descriptor, inventory.symbols))
+            summary = self.work(inventory, resolved)
         finally:
             inventory.images.close()
+        if self.options.compress:
+            self.finalize()
+        notes = tuple(dict.fromkeys(self.notes))
+        return replace(summary, seconds=perf_counter() - started, notes=notes)
 
-    def work(self, inventory: Inventory, descriptor: Gaussian) -> Summary:
-        """Do what is missing."""
-        self.notes += settle_owner(
-            self.databases, inventory, descriptor, self.comm,
-            adopt=self.options.adopt, dry_run=self.options.dry_run,
-        )  # fmt: skip
-        misses = find_misses(inventory.digests, self.databases, self.comm, self.options.verify)
-        crashes = self.crashes(inventory.digests)
-        shares, aside = deal_images(inventory, misses.what, crashes, self.comm)
-        done, seconds = Done(), 0.0
-        plan: tuple[Plan, ...] = ()
-        if self.options.dry_run:
-            plan = predict(shares[0], inventory.images, descriptor, self.databases, self.comm)
-        elif self.comm.bcast(bool(misses.what.any())):
-            done, seconds = self.compute(shares, inventory, descriptor)
-        if crashes:
-            forget(self.markers, self.done_of(crashes))
-        return self.summarize(inventory, misses, aside, done, seconds, plan)
-
-    def open_databases(self, prefix: str, derivatives: bool) -> None:
+    def open_databases(self) -> None:
         """Open the databases of the job, which need not exist yet.
 
-        Where they could not be written it is said now, not after all images are read.
+        Where they could not be made it is said now, not after all images are read.
         """
+        prefix, rank = self.options.prefix, self.comm.rank
         names = {FINGERPRINTS: f"{prefix}-fingerprints.ampdb"}
-        if derivatives:
+        if self.options.derivatives:
             names[PRIMES] = f"{prefix}-fingerprint-primes.ampdb"
-        rank = self.comm.rank
 
-        def open_all() -> dict[int, FingerprintDatabase]:
-            return {kind: FingerprintDatabase(name, rank) for kind, name in names.items()}
+        def check_places() -> None:
+            for name in names.values():
+                if Home.find(name) is None and not self.options.dry_run:
+                    check_place(name)
 
-        def try_all() -> None:
-            for database in open_all().values():
-                if not self.options.dry_run:
-                    database.layout.probe()
-
-        agree_alone(self.comm, try_all)
-        self.databases = open_all()
-
-    def make_databases(self) -> None:
-        """Make the databases that do not exist, and see that they can be written to."""
-
-        def make() -> None:
-            for database in self.databases.values():
-                database.layout.create()
-                InFlight(database.layout.temporaries, self.comm.rank, self.identity).end()
-
-        agree(self.comm, make)
+        agree(self.comm, check_places)
+        self.databases = on_all(
+            self.comm,
+            lambda: {kind: FingerprintDatabase(name, rank) for kind, name in names.items()},
+        )
 
     def resolve(self, descriptor: Gaussian, symbols: tuple[str, ...]) -> Gaussian:
         """Fill in elements and functions that were left out.
@@ -254,40 +232,78 @@ class _Job:
                 return other
         return resolved
 
+    def work(self, inventory: Inventory, descriptor: Gaussian) -> Summary:
+        """Do what is missing."""
+        comm, options = self.comm, self.options
+        self.notes += settle_owner(
+            self.databases, inventory, descriptor, comm,
+            adopt=options.adopt, dry_run=options.dry_run,
+        )  # fmt: skip
+        misses = find_misses(inventory.digests, self.databases, comm, options.verify)
+        is_lacking = bool(comm.bcast(bool(misses.what.any())))
+        suspects: dict[str, Suspect] = {}
+        if is_lacking and not options.dry_run:
+            self.hold_databases()
+            suspects = comm.bcast(self.suspects(inventory.digests) if comm.rank == 0 else {})
+        shares, aside = deal_images(inventory, misses.what, suspects, comm)
+        done, seconds = Done(), 0.0
+        plan: tuple[Plan, ...] = ()
+        if options.dry_run:
+            plan = predict(shares[0], inventory.images, descriptor, self.databases, comm)
+        elif is_lacking:
+            if len(suspects) > len(aside):
+                self.log(
+                    f"{len(suspects) - len(aside)} images that earlier runs, or other jobs now, "
+                    "are at are computed last"
+                )
+            done, seconds = self.compute(shares, inventory, descriptor)
+            if suspects:
+                agree(comm, partial(self.forget, suspects))
+        return self.summarize(inventory, misses, aside, done, seconds, plan)
+
+    def hold_databases(self) -> None:
+        """Make the databases that do not exist; from here on every rank holds the same ones.
+
+        A rank to which another directory shows itself by the name raises an error.
+        """
+        homes = agree(self.comm, self.make_databases)
+        for kind, home in homes.items():
+            self.databases[kind].hold(home)
+
+    def make_databases(self) -> dict[int, Home]:
+        """Make the databases complete, and return them."""
+        homes = {kind: database.make() for kind, database in self.databases.items()}
+        for home in homes.values():
+            home.complete()
+        return homes
+
     @property
-    def markers(self) -> str:
+    def markers(self) -> Folder:
         """Where ranks say what they compute.
 
         With derivatives that is another folder than without: an image that takes
         too much memory with them may do without.
         """
-        return self.databases[max(self.databases)].layout.temporaries
+        return self.databases[max(self.databases)].make().needed(TEMPORARIES)
 
-    def crashes(self, digests: NDArray[np.bytes_]) -> Counter[str]:
-        """Return on rank 0 how often a rank died on each image that was not done since."""
-        if self.options.dry_run:
-            return Counter()
-        markers = agree(self.comm, lambda: read_markers(self.markers))
-        dead = find_dead(self.markers, markers, self.identity, self.comm)
-        if self.comm.rank != 0:
-            return Counter()
-        found = collect_crashes(self.markers, dead)
-        if self.options.retry and found:
-            again = among(found, np.sort(digests))
-            forget(self.markers, again)
-            found = Counter({key: n for key, n in found.items() if key not in again})
-        return found
+    def suspects(self, digests: NDArray[np.bytes_]) -> dict[str, Suspect]:
+        """Return those of the job's images that left-over files name, on rank 0."""
+        found = read_suspects(self.markers)
+        keys = sorted(found)
+        there = member_of(digests_of(keys), np.sort(digests)).tolist()
+        mine = {key: found[key] for key, is_mine in zip(keys, there, strict=True) if is_mine}
+        if self.options.retry:
+            forget(self.markers, mine)
+            return {}
+        return mine
 
-    def done_of(self, crashes: Counter[str]) -> set[str]:
-        """Return which of the images on which ranks died are in all the job's databases.
-
-        The other ones may be those of another job.
-        """
-        keys = set(crashes)
+    def forget(self, suspects: Mapping[str, Suspect]) -> None:
+        """Remove the files of suspects that are in all the job's databases by now."""
+        keys = set(suspects)
         for database in self.databases.values():
-            keys = among(keys, database.digests())
+            keys -= database.missing(keys)
             database.close()  # the archive's index takes memory
-        return keys
+        forget(self.markers, keys)
 
     def compute(
         self, shares: list[Share], inventory: Inventory, descriptor: Gaussian
@@ -298,13 +314,32 @@ class _Job:
         comm.barrier()
         started = perf_counter()
         done = Done()
-        marker = InFlight(self.markers, comm.rank, self.identity)
+        marker = on_all(comm, lambda: InFlight(self.markers, comm.rank))
         what = "computing" if comm.size == 1 else f"computing, rank 0 of {comm.size}"
+
+        def runs(key: str) -> int | None:
+            """Look once more whether others are at a suspect, or have done it."""
+            if all(key in database for database in self.databases.values()):
+                return None
+            named = read_suspects(self.markers, but=marker.name).get(key)
+            return 1 if named is None else named.runs + 1
+
         try:
-            with self.log.progress(sum(len(share.indices) for share in shares), what) as progress:
-                for share in shares:
-                    compute(share, inventory.images, descriptor, self.databases, marker,
-                            self.stopping, progress, done)  # fmt: skip
+            first, suspects = shares
+            total = len(first.indices) + len(suspects.indices)
+            with self.log.progress(total, what) as progress:
+                at_work = partial(
+                    compute,
+                    images=inventory.images,
+                    descriptor=descriptor,
+                    databases=self.databases,
+                    marker=marker,
+                    stopping=self.stopping,
+                    progress=progress,
+                    done=done,
+                )
+                at_work(first)
+                at_work(suspects, runs=runs)
         finally:
             marker.end()
         comm.rest()
@@ -330,17 +365,11 @@ class _Job:
             failed = {**inventory.failed, **aside}
             for one in everyone:
                 failed.update(one.failed)
-            busy = [one.busy for one in everyone]
-            n_unusable = len(inventory.failed)
+            times = zip(inventory.repeated.tolist(), inventory.times.tolist(), strict=True)
             return Summary(
                 images=len(images),
-                duplicates=len(images) - n_unusable - len(inventory.numbers),
-                repeated=tuple(
-                    (images.ref(index), count)
-                    for index, count in zip(
-                        inventory.repeated.tolist(), inventory.times.tolist(), strict=True
-                    )
-                ),
+                duplicates=len(images) - len(inventory.failed) - len(inventory.numbers),
+                repeated=tuple((images.ref(index), count) for index, count in times),
                 found=int(np.count_nonzero(misses.what == 0)),
                 computed=sum(one.images for one in everyone),
                 failed=tuple(
@@ -351,11 +380,9 @@ class _Job:
                 ranks=comm.size,
                 compute_seconds=seconds,
                 split={
-                    "reading": sum(one.reading for one in everyone) / comm.size,
-                    "computing": sum(one.computing for one in everyone) / comm.size,
-                    "writing": sum(one.writing for one in everyone) / comm.size,
+                    name: sum(getattr(one, name) for one in everyone) / comm.size
+                    for name in ("reading", "computing", "writing")
                 },
-                slowest=max(busy) * comm.size / max(sum(busy), 1e-9) if any(busy) else 1.0,
                 plan=plan,
             )
 
@@ -363,42 +390,11 @@ class _Job:
 
     def finalize(self) -> None:
         """Put all loose entries into the archives."""
-        for database in self.databases.values():
-            self.stopping.raise_if_asked("compressing")
-            try:
-                report = compress_together(database, self.comm)
-            except LockedError:
-                self.notes.append(
-                    f"{database.path}: the entries stay loose, as another process compresses it; "
-                    "amp-compress or the next job archives them"
-                )
-                continue
+        self.stopping.raise_if_asked("compressing")
+        for report in compress_all(self.databases.values(), self.comm):
             if report.added:
                 self.log(f"{report.path}: {report.added} entries archived, {report.seconds:.1f} s")
-            self.notes += [
-                f"{report.path}: loose entry {key} is damaged ({reason}): moved to damaged/"
-                for key, reason in report.set_aside.items()
-            ]
-            self.notes += [
-                f"{report.path}: loose entry {key} stays where it is: {reason}"
-                for key, reason in (report.left | report.stuck).items()
-            ]
-            self.notes += [
-                f"{report.path}: {key} is lost from the archive ({reason}): start again to "
-                "compute it again"
-                for key, reason in report.lost.items()
-            ]
-            if report.copy is not None:
-                self.notes.append(
-                    f"{report.path}: the archive was damaged and is kept as {report.copy}; what "
-                    "could be saved is archived anew, and entries of other images may be missing"
-                )
-            self.notes += [f"{report.path}: {warning}" for warning in report.warnings]
-
-    def finish(self, summary: Summary, seconds: float) -> Summary:
-        """Complete the summary."""
-        notes = tuple(dict.fromkeys(self.notes))
-        return replace(summary, seconds=seconds, notes=notes)
+            self.notes += report.remarks()
 
 
 def refuse_useless(inventory: Inventory) -> None:

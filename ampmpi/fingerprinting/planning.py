@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from ampmpi.database import FingerprintDatabase
 from ampmpi.entries.codec import encode
 from ampmpi.errors import ImageError
-from ampmpi.fingerprinting.compute import Share, entries_of
 from ampmpi.fingerprinting.summary import Plan
+from ampmpi.fingerprinting.work import Share, entries_of
 from ampmpi.images import Images
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.kernels import warm_up

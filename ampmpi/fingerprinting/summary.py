@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ampmpi.images import ImageRef
+from ampmpi.text import amount, size
+
+SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,6 @@ class Summary:
         on the last.
     split : mapping of str to float
         Seconds of the average rank in reading, computing and writing.
-    slowest : float
-        Busy time of the slowest rank over that of the average one.
     notes : tuple of str
         What else the user should know.
     plan : tuple of Plan
@@ -95,7 +96,6 @@ class Summary:
     seconds: float = 0.0
     compute_seconds: float = 0.0
     split: Mapping[str, float] = field(default_factory=dict)
-    slowest: float = 1.0
     notes: tuple[str, ...] = ()
     plan: tuple[Plan, ...] = ()
 
@@ -107,27 +107,41 @@ class Summary:
         return self.computed / max(self.compute_seconds, 1e-9) / self.ranks
 
     def lines(self) -> list[str]:
-        """Return the summary as lines of text."""
+        """Return the counts as lines of text."""
         counts = f"{self.images} images, {self.duplicates} duplicates, {self.found} found"
         if self.plan:
             missing = self.images - self.duplicates - self.found - len(self.failed)
             lines = [f"{counts}, {missing} to compute, {len(self.failed)} failed"]
             lines += [
-                f"{plan.path}: {plan.entries} files, about {_size(plan.n_bytes)}"
+                f"{plan.path}: {plan.entries} files, about {size(plan.n_bytes)}"
                 for plan in self.plan
             ]
             return lines
         rate = f", {self.rate:.3g} images/s/rank" if self.computed else ""
-        ranks = f"{self.ranks} rank" + "s" * (self.ranks > 1)
         return [
             f"{counts}, {self.computed} computed, {len(self.failed)} failed, "
-            f"{self.seconds:.1f} s on {ranks}{rate}"
+            f"{self.seconds:.1f} s on {amount(self.ranks, 'rank')}{rate}"
         ]
 
+    def warnings(self) -> list[str]:
+        """Return what was damaged, and what else the user should know, a line each."""
+        return [
+            *listed(
+                f"entry {key} was damaged ({reason}) and is computed again"
+                for key, reason in self.recomputed.items()
+            ),
+            *self.notes,
+        ]
 
-def _size(n_bytes: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.3g} TB"
+    def report(self) -> list[str]:
+        """Return all that there is to say, a line each: repeated images, damage, counts."""
+        repeated = (f"{ref} comes {times} times" for ref, times in self.repeated)
+        return [*listed(repeated), *self.warnings(), *self.lines()]
+
+
+def listed(lines: Iterable[str]) -> list[str]:
+    """Return lines of one kind, cut off where they get many."""
+    every = list(lines)
+    if len(every) <= SHOWN:
+        return every
+    return [*every[:SHOWN], f"… and {len(every) - SHOWN} more like this"]

@@ -165,36 +165,42 @@ class SerialCommunicator:
 
 
 class MPICommunicator:
-    """The ranks of an mpi4py communicator."""
+    """The ranks of an mpi4py communicator.
+
+    Attributes
+    ----------
+    mpi : mpi4py.MPI.Comm
+        That communicator, for `ampmpi.parallel` alone.
+    """
 
     def __init__(self, comm: Any) -> None:
-        self._comm = comm
+        self.mpi: Any = comm
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
 
     def bcast(self, obj: T, root: int = 0) -> T:
-        return self._comm.bcast(obj, root)  # type: ignore[no-any-return]
+        return self.mpi.bcast(obj, root)  # type: ignore[no-any-return]
 
     def gather(self, obj: T, root: int = 0) -> list[T] | None:
-        return self._comm.gather(obj, root)  # type: ignore[no-any-return]
+        return self.mpi.gather(obj, root)  # type: ignore[no-any-return]
 
     def allgather(self, obj: T) -> list[T]:
-        return self._comm.allgather(obj)  # type: ignore[no-any-return]
+        return self.mpi.allgather(obj)  # type: ignore[no-any-return]
 
     def scatter(self, objs: Sequence[T] | None, root: int = 0) -> T:
-        return self._comm.scatter(objs, root)  # type: ignore[no-any-return]
+        return self.mpi.scatter(objs, root)  # type: ignore[no-any-return]
 
     def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
         rows = np.ascontiguousarray(rows)
-        counts = self._comm.gather(len(rows), root)
+        counts = self.mpi.gather(len(rows), root)
         row = self._row_type(rows)
         try:
             if self.rank != root:
-                self._comm.Gatherv([rows, len(rows), row], None, root)
+                self.mpi.Gatherv([rows, len(rows), row], None, root)
                 return None
             joined = np.empty((sum(counts), *rows.shape[1:]), dtype=rows.dtype)
             starts = np.cumsum([0, *counts[:-1]])
-            self._comm.Gatherv([rows, len(rows), row], [joined, (counts, starts), row], root)
+            self.mpi.Gatherv([rows, len(rows), row], [joined, (counts, starts), row], root)
             return joined
         finally:
             row.Free()
@@ -209,8 +215,8 @@ class MPICommunicator:
             like = rows[:0]
         else:
             like = None
-        like = self._comm.bcast(like, root)
-        count = self._comm.scatter(counts, root)
+        like = self.mpi.bcast(like, root)
+        count = self.mpi.scatter(counts, root)
         mine = np.empty((count, *like.shape[1:]), dtype=like.dtype)
         row = self._row_type(like)
         try:
@@ -219,7 +225,7 @@ class MPICommunicator:
                 assert counts is not None
                 starts = np.cumsum([0, *counts[:-1]])
                 message = [rows, (counts, starts), row]
-            self._comm.Scatterv(message, [mine, count, row], root)
+            self.mpi.Scatterv(message, [mine, count, row], root)
         finally:
             row.Free()
         return mine
@@ -235,54 +241,54 @@ class MPICommunicator:
     def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
         array = np.ascontiguousarray(array, dtype=np.float64)
         total = np.empty_like(array)
-        self._comm.Allreduce(array, total)
+        self.mpi.Allreduce(array, total)
         return total
 
     def barrier(self) -> None:
-        self._comm.Barrier()
+        self.mpi.Barrier()
 
     def rest(self) -> None:
-        rest_until(self._comm.Ibarrier().Test, 0.02)
+        rest_until(self.mpi.Ibarrier().Test, 0.02)
 
     def split(self, color: int, key: int = 0) -> Communicator:
-        return MPICommunicator(self._comm.Split(color, key))
+        return MPICommunicator(self.mpi.Split(color, key))
 
     def split_nodes(self) -> Communicator:
         from mpi4py import MPI
 
-        return MPICommunicator(self._comm.Split_type(MPI.COMM_TYPE_SHARED, self.rank))
+        return MPICommunicator(self.mpi.Split_type(MPI.COMM_TYPE_SHARED, self.rank))
 
     def tell(self, target: int, tag: int) -> None:
         # An empty message is sent eagerly, so that its completion needs no receiver.
-        self._comm.Isend(bytearray(), target, tag).Free()
+        self.mpi.Isend(bytearray(), target, tag).Free()
 
     def told(self, tag: int) -> int | None:
         from mpi4py import MPI
 
         status = MPI.Status()
-        if not self._comm.Iprobe(MPI.ANY_SOURCE, tag, status):
+        if not self.mpi.Iprobe(MPI.ANY_SOURCE, tag, status):
             return None
         source: int = status.Get_source()
         self.hear(source, tag)
         return source
 
     def hear(self, source: int, tag: int) -> None:
-        self._comm.Recv(bytearray(), source, tag)
+        self.mpi.Recv(bytearray(), source, tag)
 
     def send(self, obj: Any, target: int) -> None:
-        self._comm.ssend(obj, target, OBJECT)
+        self.mpi.ssend(obj, target, OBJECT)
 
     def receive(self, source: int) -> Any:
-        return self._comm.recv(source=source, tag=OBJECT)
+        return self.mpi.recv(source=source, tag=OBJECT)
 
     def has_sent(self, source: int) -> bool:
-        return bool(self._comm.Iprobe(source, OBJECT))
+        return bool(self.mpi.Iprobe(source, OBJECT))
 
     def abort(self, code: int = 1) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         time.sleep(0.2)  # launchers drop what they have not read when a job is aborted
-        self._comm.Abort(code)
+        self.mpi.Abort(code)
 
     @staticmethod
     def _row_type(rows: NDArray[Any]) -> Any:

@@ -120,50 +120,6 @@ stop = StopRequest()
 """The one of this process; nothing is caught until ``stop.install()``."""
 
 
-def write_signals_to(descriptor: int) -> None:
-    """Let each signal's number be written to a file the moment it comes, as one byte.
-
-    Python's own handler in C writes it, also while machine code runs that does not
-    come back to Python for long. Where no warning is caught, as in a script that
-    uses the package, it ends the process as before, after that machine code.
-    Nothing is done outside of the main thread, nor where something else, such as an
-    event loop, has signals written to a file of its own.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open file, which does not block.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
-    if before != -1:
-        signal.set_wakeup_fd(before)
-        return
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
-
-
-def stop_writing_signals(descriptor: int) -> None:
-    """Undo `write_signals_to`, before the file is closed."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    before = signal.set_wakeup_fd(-1)
-    if before != descriptor:
-        signal.set_wakeup_fd(before)
-        return
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        if signal.getsignal(number) is _end:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    """Let a signal do what it does to a process that does not catch it."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-
-
 def ranks_promised(environ: Mapping[str, str] = os.environ) -> int:
     """Return the number of ranks that the launcher says it started; 1 without one.
 

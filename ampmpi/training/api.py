@@ -275,16 +275,15 @@ def finalize(
     if not compress:
         return
     from ampmpi.database import FingerprintDatabase
-    from ampmpi.fingerprinting.finalize import compress_together
+    from ampmpi.fingerprinting.finalize import compress_all
 
-    for path in (source.fingerprints, source.primes):
-        if path is not None:
-            try:
-                report = compress_together(FingerprintDatabase(path, comm.rank), comm)
-            except LockedError:
-                log(f"{path}: the entries stay loose, as another process compresses it.")
-                continue
-            log(f"{path}: {report.added} entries archived.")
+    paths = [path for path in (source.fingerprints, source.primes) if path is not None]
+    databases = [FingerprintDatabase(path, comm.rank) for path in paths]
+    for report in compress_all(databases, comm):
+        if report.added:
+            log(f"{report.path}: {report.added} entries archived.")
+        for remark in report.remarks():
+            log(f"Warning: {remark}")
 
 
 LEASE = 120.0

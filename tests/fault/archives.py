@@ -1,6 +1,6 @@
 """Archives to damage."""
 
-from ampmpi.database.archive.writer import ArchiveWriter, deflate_entry
+from ampmpi.database.archive.writer import ArchiveWriter, pack
 
 
 class Sink:
@@ -18,5 +18,5 @@ def write_archive(path, data):
     with open(path, "wb") as file:
         writer = ArchiveWriter(Sink(file))
         for key, content in data.items():
-            writer.add(deflate_entry(key, content))
+            writer.add(pack([(key, content)]))
         return writer.close()

@@ -44,8 +44,8 @@ def check(path, entries, done, counts):
     found = dict(database.get_many())
     assert not database.corrupt
     assert found == {**entries, KEYS[-1]: make_entry(99)} or (found == entries and not done)
-    assert os.listdir(database.layout.temporaries) == []
-    assert not os.path.lexists(database.layout.lock)
+    assert os.listdir(f"{database.path}/tmp") == []
+    assert not os.path.lexists(f"{database.path}/lock")
     counts["checks", ""] = counts.get(("checks", ""), 0) + 1
 
 
@@ -63,7 +63,7 @@ def make(path):
 def on(path, words, counts):
     """Put and compress once."""
     database = FingerprintDatabase(path)
-    database.layout.create()
+    database.make()
 
     def put():
         database[KEYS[-1]] = make_entry(99)

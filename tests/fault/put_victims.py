@@ -8,7 +8,6 @@ from ampmpi import FingerprintDatabase
 
 # Imported now, so that no import meets a fault.
 from ampmpi.database import compress as _compress  # noqa: F401
-from ampmpi.database.archive import streamed as _streamed  # noqa: F401
 from ampmpi.entries import Fingerprint
 
 KEYS = [hashlib.md5(b"%d" % number).hexdigest() for number in range(6)]

@@ -24,7 +24,7 @@ def make_entry(number, n_atoms=3, n_features=4):
 
 def put_old(database, key, data):
     """Write a loose file that is too old to be in the making."""
-    path = database.layout.loose_entry(key)
+    path = f"{database.path}/loose/{key}"
     with open(path, "wb") as file:
         file.write(data)
     hour_ago = time.time() - 3600
@@ -68,9 +68,8 @@ def verify_compress(path, entries):
     with FingerprintDatabase(path) as database:
         database.compress()
         assert dict(database.get_many()) == entries
-        layout = database.layout
-        assert os.listdir(layout.loose) == ["README"]
-        assert os.listdir(layout.temporaries) == []
-        assert not os.path.exists(layout.lock)
-        with tarfile.open(layout.archive, "r|gz") as tar:
+        assert os.listdir(f"{database.path}/loose") == ["README"]
+        assert os.listdir(f"{database.path}/tmp") == []
+        assert not os.path.exists(f"{database.path}/lock")
+        with tarfile.open(f"{database.path}/archive.tar.gz", "r|gz") as tar:
             assert {member.name for member in tar} == set(entries)

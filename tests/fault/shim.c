@@ -27,6 +27,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/types.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -231,6 +232,7 @@ typedef const struct iovec *vectors;
 
 CALL2(int, -1, rename, 1, path, path)
 CALL4(int, -1, renameat, 1, int, path, int, path)
+CALL5(int, -1, renameat2, 1, int, path, int, path, unsigned)
 CALL2(int, -1, link, 1, path, path)
 CALL5(int, -1, linkat, 1, int, path, int, path, int)
 CALL1(int, -1, unlink, 1, path)
@@ -239,6 +241,8 @@ CALL2(int, -1, symlink, 1, path, path)
 CALL2(int, -1, mkdir, 1, path, mode_t)
 CALL3(int, -1, mkdirat, 1, int, path, mode_t)
 CALL1(int, -1, rmdir, 1, path)
+CALL2(int, -1, fchmod, 1, int, mode_t)
+CALL3(int, -1, fchown, 1, int, uid_t, gid_t)
 CALL1(int, -1, fsync, 1, int)
 CALL1(int, -1, fdatasync, 1, int)
 CALL2(int, -1, ftruncate64, 1, int, off64_t)

@@ -5,6 +5,7 @@ once ``put`` returned; from then on every reader must find it, and find it
 right, whoever is killed.
 
 Some keys belong to one process each, which alone puts, merges and deletes them.
+A deletion takes the lock and writes the archive anew, so that several are done at once.
 It counts its steps: the rest of a key's count by four says whether the key is
 absent, being put, present, or being deleted. A reader that finds the same
 count before and after a look knows what it must have seen. A process that was
@@ -13,7 +14,6 @@ killed in the middle of a step is followed by one that does the step again.
 
 import argparse
 import collections
-import contextlib
 import itertools
 import mmap
 import os
@@ -30,7 +30,7 @@ from samples import make_entry, make_key
 from ampmpi import FingerprintDatabase
 from ampmpi.database import lock
 from ampmpi.database.check import check
-from ampmpi.database.merge import merge, uncompress
+from ampmpi.database.merge import merge
 from ampmpi.errors import LockedError
 
 ENTRIES = 600
@@ -38,14 +38,11 @@ OWNERS, OWNED = 3, 60
 ABSENT, PUTTING, PRESENT, DELETING = range(4)
 COUNTERS = (
     "puts", "gets", "many", "lists", "owned", "deletes", "merges", "compressions",
-    "uncompressions", "checks", "locked", "lost", "undead", "wrong", "errors",
+    "checks", "locked", "lost", "undead", "wrong", "errors",
 )  # fmt: skip
 KILLS_PER_SECOND = 3.0
 POLL = 0.05
 """Seconds after which one who waits for the lock looks again: many are killed while they wait."""
-
-PATIENCE = 5.0
-"""Seconds for which a key may be seen that was deleted while it was made loose."""
 
 
 class Shared:
@@ -127,20 +124,8 @@ def look_at_owned(database, shared, worker, rng):
         if before[number] % 4 == PRESENT:
             judge(shared, worker, ENTRIES + number, found.get(key), f"{how}, owned")
         elif before[number] % 4 == ABSENT and key in found:
-            expect_gone(database, shared, worker, number)
-        shared.count(worker, "owned")
-
-
-def expect_gone(database, shared, worker, number):
-    """A deleted key may be seen for a moment, while an uncompress takes it back."""
-    key, step, end = make_key(ENTRIES + number), shared.steps[number], time.monotonic() + PATIENCE
-    while key in database:
-        if shared.steps[number] != step:
-            return
-        if time.monotonic() > end:
             shared.complain(worker, "undead", key)
-            return
-        time.sleep(0.05)
+        shared.count(worker, "owned")
 
 
 def look(database, shared, worker, number):
@@ -179,14 +164,14 @@ def owner(path, shared, worker, rng, first):
     with FingerprintDatabase(path, rank=worker) as database:
         mine = finish_steps(database, shared, worker, first)
         while True:
-            number = rng.choice(mine)
-            if shared.steps[number] % 4 == ABSENT:
-                put_owned(database, shared, worker, number)
-            elif rng.random() < 0.2:
-                database[make_key(ENTRIES + number)] = make_entry(ENTRIES + number)
-            else:
-                delete_owned(database, shared, worker, number)
-            time.sleep(rng.expovariate(200))
+            for number in rng.sample(mine, 10):
+                if shared.steps[number] % 4 == ABSENT:
+                    put_owned(database, shared, worker, number)
+                else:
+                    database[make_key(ENTRIES + number)] = make_entry(ENTRIES + number)
+                time.sleep(rng.expovariate(200))
+            there = [number for number in mine if shared.steps[number] % 4 == PRESENT]
+            delete_owned(database, shared, worker, rng.sample(there, len(there) // 3))
 
 
 def put_owned(database, shared, worker, number):
@@ -196,12 +181,18 @@ def put_owned(database, shared, worker, number):
     shared.count(worker, "puts")
 
 
-def delete_owned(database, shared, worker, number):
-    begin(shared, number, DELETING)
-    with contextlib.suppress(KeyError):  # the one who was killed may have deleted it
-        del database[make_key(ENTRIES + number)]
-    shared.steps[number] += 1
-    shared.count(worker, "deletes")
+def delete_owned(database, shared, worker, numbers):
+    for number in numbers:
+        begin(shared, number, DELETING)
+    while True:
+        try:
+            database.delete([make_key(ENTRIES + number) for number in numbers], wait=5)
+            break
+        except LockedError:
+            shared.count(worker, "locked")
+    for number in numbers:
+        shared.steps[number] += 1
+        shared.count(worker, "deletes")
 
 
 def begin(shared, number, step):
@@ -217,8 +208,7 @@ def finish_steps(database, shared, worker, first):
     for number in mine:
         if shared.steps[number] % 4 == PUTTING:
             put_owned(database, shared, worker, number)
-        elif shared.steps[number] % 4 == DELETING:
-            delete_owned(database, shared, worker, number)
+    delete_owned(database, shared, worker, [n for n in mine if shared.steps[n] % 4 == DELETING])
     return mine
 
 
@@ -258,23 +248,8 @@ def merge_and_delete(path, shared, worker, rng):
             shared.count(worker, "merges")
             shutil.rmtree(source.path)
             present = [number for number in mine if shared.steps[number] % 4 == PRESENT]
-            for number in rng.sample(present, len(present) // 2):
-                delete_owned(database, shared, worker, number)
+            delete_owned(database, shared, worker, rng.sample(present, len(present) // 2))
             time.sleep(rng.expovariate(5))
-
-
-def unpack(path, shared, worker, rng):
-    """Turn the archive back into loose files."""
-    while True:
-        try:
-            report = uncompress(path, wait=5)
-        except LockedError:
-            shared.count(worker, "locked")
-            continue
-        if report.corrupt or report.set_aside or report.copy:
-            shared.complain(worker, "errors", report)
-        shared.count(worker, "uncompressions")
-        time.sleep(rng.expovariate(5))
 
 
 def inspect(path, shared, worker, rng):
@@ -311,7 +286,7 @@ def soak(seconds, folder, seed=0):
     FingerprintDatabase.create(path).close()
     lock._POLL = POLL
     works = [write] * 4 + [read] * 3 + [compress] * 2
-    works += [delete_and_put, delete_and_put_too, merge_and_delete, unpack, inspect]
+    works += [delete_and_put, delete_and_put_too, merge_and_delete, inspect]
     shared = Shared(len(works), os.path.join(folder, "problems"))
     rng = random.Random(seed)
     kills = collections.Counter()
@@ -359,7 +334,7 @@ def finish(path, shared):
                     f"in the end: lost {lost}, wrong {wrong}, undead {undead}, {database.corrupt}"
                 )
             database.compress()
-        left = os.listdir(database.layout.loose) + os.listdir(database.layout.temporaries)
+        left = os.listdir(f"{database.path}/loose") + os.listdir(f"{database.path}/tmp")
         if left:
             problems.append(f"left over: {left}")
     if report := check(path).problems:

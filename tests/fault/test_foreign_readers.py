@@ -43,7 +43,7 @@ def test_tar_programs(database, reader, tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
     done = subprocess.run(
-        ["sh", "-c", command.format(archive=database.layout.archive)],
+        ["sh", "-c", command.format(archive=f"{database.path}/archive.tar.gz")],
         cwd=folder, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -51,24 +51,26 @@ def test_tar_programs(database, reader, tmp_path):
 
 
 def test_gzip_finds_nothing_wrong(database):
-    done = subprocess.run(["gzip", "-tv", database.layout.archive], capture_output=True, text=True)
+    done = subprocess.run(
+        ["gzip", "-tv", f"{database.path}/archive.tar.gz"], capture_output=True, text=True
+    )
     assert done.returncode == 0
     assert "OK" in done.stdout + done.stderr
-    with gzip.open(database.layout.archive) as file:
+    with gzip.open(f"{database.path}/archive.tar.gz") as file:
         assert len(file.read()) > sum(map(len, ENTRIES.values()))
 
 
 @pytest.mark.parametrize("mode", ["r:gz", "r|gz", "r:*", "r|*"])
 def test_python(database, mode):
-    with tarfile.open(database.layout.archive, mode) as tar:
+    with tarfile.open(f"{database.path}/archive.tar.gz", mode) as tar:
         assert {member.name: tar.extractfile(member).read() for member in tar} == ENTRIES
 
 
 def test_other_programs_may_write_the_archive_anew(database, tmp_path):
     """Unpacked and packed again: no index, and everything is there."""
-    with tarfile.open(database.layout.archive) as tar:
+    with tarfile.open(f"{database.path}/archive.tar.gz") as tar:
         contents = {member.name: tar.extractfile(member).read() for member in tar}
-    with tarfile.open(database.layout.archive, "w:gz") as tar:
+    with tarfile.open(f"{database.path}/archive.tar.gz", "w:gz") as tar:
         for name, data in contents.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -147,7 +149,7 @@ def test_amp_killed_while_it_rewrote_the_archive(tmp_path, cut):
                 data = amp_pickle(number)
                 info.size, info.mtime = len(data), 1.5
                 tar.addfile(info, io.BytesIO(data))
-        with open(database.layout.archive, "wb") as file:
+        with open(f"{database.path}/archive.tar.gz", "wb") as file:
             file.write(buffer.getvalue()[: int(cut * len(buffer.getvalue()))])
         found = dict(database.get_many())
         assert 60 * cut - 15 < len(found) < 60

@@ -63,13 +63,13 @@ def test_compress_with_less_and_less_space(small_disk):
             else:
                 break
             assert dict(database.get_many()) == ENTRIES
-            assert os.listdir(database.layout.temporaries) == []
+            assert os.listdir(f"{path}/tmp") == []
         os.unlink(small_disk / "filler")
         space += STEP
     assert failures >= 10
     with FingerprintDatabase(path) as database:
         assert dict(database.get_many()) == ENTRIES
-        assert os.listdir(database.layout.loose) == []
+        assert os.listdir(f"{path}/loose") == []
     os.unlink(small_disk / "filler")
     shutil.rmtree(path)
 
@@ -85,7 +85,7 @@ def test_put_until_the_disk_is_full(small_disk):
                 written[make_key(number)] = entry
         assert len(written) > 20
         assert dict(database.get_many()) == written
-        assert os.listdir(database.layout.temporaries) == []
+        assert os.listdir(f"{path}/tmp") == []
         with pytest.raises(DatabaseError, match="disk is full"):
             database.compress()
         assert dict(database.get_many()) == written
@@ -119,8 +119,8 @@ def test_a_limit_on_the_size_of_files(tmp_path):
         assert "ulimit -f" in done.stdout
         with FingerprintDatabase(path) as database:
             assert dict(database.get_many()) == ENTRIES
-            assert os.listdir(database.layout.temporaries) == []
-            assert not os.path.exists(database.layout.archive)
+            assert os.listdir(f"{path}/tmp") == []
+            assert not os.path.exists(f"{path}/archive.tar.gz")
     done = subprocess.run([*command, "1000000"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with FingerprintDatabase(path) as database:

@@ -11,10 +11,10 @@ import tempfile
 
 import pytest
 from faults import TRANSFERS, FaultServer
-from put_victims import DATABASES, TARGET, make_entry
+from put_victims import DATABASES, TARGET, make_archived, make_entry
 
 from ampmpi import FingerprintDatabase
-from ampmpi.database.layout import Layout, is_database
+from ampmpi.database.layout import TEMPORARIES, Home, is_database
 from ampmpi.files.atomic import sweep, temporaries
 
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EACCES, errno.ESTALE]
@@ -86,18 +86,22 @@ def check_after(path, entries, outcome, action, wanted):
     target = found.pop(TARGET, None)
     assert found == others
     assert target in (entries.get(TARGET), wanted)
-    layout = Layout(path + ".ampdb")
     if outcome.status == "returned":
         assert target == wanted
     elif outcome.status == "raised":
         assert is_sentence(outcome, path)
     else:
         assert outcome.status == "killed" and "KILL" in action
-    if outcome.status == "killed":
-        sweep(layout.temporaries)
-    if action != "FAIL_ON":
-        assert temporaries(layout.temporaries) == []
-    assert not os.path.isdir(layout.root) or is_database(layout.root)
+    home = Home.find(path)
+    if home is None:
+        return
+    assert is_database(home.path)
+    folder = home.inner(TEMPORARIES)
+    if folder is not None:
+        if outcome.status == "killed":
+            sweep(folder)
+        if action != "FAIL_ON":
+            assert temporaries(folder) == []
 
 
 def check_goes_on(path, entries, outcome):
@@ -107,15 +111,15 @@ def check_goes_on(path, entries, outcome):
     if outcome.status == "killed":
         report = database.compress()
         assert not (report.set_aside or report.lost or report.left or report.stuck)
-        assert os.listdir(database.layout.loose) == []
-        assert os.listdir(database.layout.temporaries) == []
+        assert os.listdir(f"{database.path}/loose") == []
+        assert os.listdir(f"{database.path}/tmp") == []
     assert dict(database) == {**entries, TARGET: make_entry(7)}
 
 
 def test_put(server, case):
     renew, entries = case
     names = server.calls("put", renew())
-    assert {"open64", "write", "close", "rename"} <= set(names)
+    assert {"openat64", "write", "close", "renameat"} <= set(names)
     statuses = {"returned": 0, "raised": 0, "killed": 0}
     for number, action, error in faults(names):
         path = renew()
@@ -166,3 +170,38 @@ def test_claim(server, case):
         except Exception as failure:
             failure.add_note(f"at call {number} of {names}: {action} {error}: {outcome}")
             raise
+
+
+def make_target_loose(path):
+    """All entries are in the archive, but for the target."""
+    entries = make_archived(path)
+    database = FingerprintDatabase(path)
+    database.delete([TARGET])
+    database[TARGET] = entries[TARGET]
+    return entries
+
+
+def test_a_deletion_after_a_killed_compress_stays_done(server, tmp_path):
+    """What a killed compress leaves in tmp/ may hold the entry, and gives it to no later one."""
+    original, path = f"{tmp_path}/original-fingerprints", f"{tmp_path}/copy-fingerprints"
+    entries = make_target_loose(original)
+    del entries[TARGET]
+
+    def renew():
+        shutil.rmtree(path + ".ampdb", ignore_errors=True)
+        shutil.copytree(original + ".ampdb", path + ".ampdb")
+        return path
+
+    names = server.calls("compress", renew())
+    assert "renameat2" in names
+    came_back = []
+    for number, name in enumerate(names, 1):
+        assert server.run("compress", renew(), action="KILL", number=number).status == "killed"
+        database = FingerprintDatabase(path)
+        assert database.delete([TARGET]) == 1
+        for _ in range(2):
+            if dict(database) != entries:
+                came_back.append((number, name))
+            database.compress()
+        assert os.listdir(f"{path}.ampdb/tmp") == []
+    assert came_back == []

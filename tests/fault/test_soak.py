@@ -14,5 +14,5 @@ def test_everything_at_once_and_random_kills(tmp_path):
     assert [totals[name] for name in ("lost", "undead", "wrong", "errors")] == [0] * 4
     for name in ("puts", "gets", "many", "owned", "deletes", "compressions", "checks"):
         assert totals[name] >= 5
-    assert totals["merges"] >= 1 and totals["uncompressions"] >= 1
+    assert totals["merges"] >= 1
     assert sum(totals["kills"].values()) >= 20

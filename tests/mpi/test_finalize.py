@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from ampmpi import FingerprintDatabase
-from ampmpi.database import helpers, intake
+from ampmpi.database import compress, sound, workers
 from ampmpi.database.lock import Lock
 from ampmpi.entries import Fingerprint
 from ampmpi.errors import DatabaseError, LockedError
 from ampmpi.fingerprinting import finalize
 
 KEYS = [f"{number:032x}" for number in range(61)]
+STEPS = {"_pack_some": sound, "_verify_run": sound, "checksum_of": compress,
+         "remove_taken": compress}  # fmt: skip
+"""What the ranks do, and where it is looked up."""
 
 
 def entry(number: int) -> Fingerprint:
@@ -37,19 +40,18 @@ def database(comm, shared_path):
 @pytest.fixture(params=[1, 7, 256])
 def portion(request, monkeypatch):
     """Entries in a task."""
-    monkeypatch.setattr(helpers, "_PORTION", request.param)
+    monkeypatch.setattr(workers, "_PORTION", request.param)
     return request.param
 
 
-@pytest.mark.parametrize("ahead", [1, 64])
-def test_every_entry_arrives(comm, database, portion, monkeypatch, ahead):
-    monkeypatch.setattr(finalize, "AHEAD", ahead)
-    monkeypatch.setattr(helpers, "_PARCEL", 2000)
-    monkeypatch.setattr(helpers, "_BATCH", 500)
+@pytest.mark.parametrize("parcel", [2000, 1 << 21])
+def test_every_entry_arrives(comm, database, portion, monkeypatch, parcel):
+    monkeypatch.setattr(sound, "_PARCEL", parcel)
+    monkeypatch.setattr(sound, "_BATCH", parcel // 4)
     report = finalize.compress_together(database, comm)
     assert (report.added, report.entries, report.files_freed) == (61, 61, 60)
     assert dict(database.get_many()) == {key: entry(n) for n, key in enumerate(KEYS)}
-    assert os.listdir(database.layout.loose) == []
+    assert os.listdir(f"{database.path}/loose") == []
 
 
 def test_a_second_compress_adds_to_the_first(comm, database, portion):
@@ -64,54 +66,77 @@ def test_a_second_compress_adds_to_the_first(comm, database, portion):
     assert len(dict(database.get_many())) == 63
 
 
-@pytest.mark.parametrize("name", ["_deflate_some", "_find_damaged", "remove_archived"])
+def replace(monkeypatch, name, function):
+    """Let a step of the work be another function, which all ranks find by its name."""
+    function.__module__, function.__qualname__ = f"{sound.__name__}", name
+    monkeypatch.setattr(sound, name, function)
+    monkeypatch.setattr(STEPS[name], name, function)
+
+
+@pytest.mark.parametrize("name", STEPS)
 def test_all_ranks_share_every_step(comm, database, monkeypatch, name):
-    module = intake if name == "remove_archived" else helpers
-    real, calls = getattr(module, name), []
+    real, calls = getattr(sound, name), []
 
     def counted(*arguments):
         calls.append(name)
         return real(*arguments)
 
-    counted.__module__, counted.__qualname__ = module.__name__, name
-    monkeypatch.setattr(helpers, "_PORTION", 1)
-    monkeypatch.setattr(module, name, counted)
-    monkeypatch.setattr(f"ampmpi.database.compress.{name}", counted, raising=False)
+    monkeypatch.setattr(workers, "_PORTION", 1)
+    monkeypatch.setattr(sound, "_PARCEL", 1)
+    if name == "_verify_run":  # records of an archive that is there
+        finalize.compress_together(database, comm)
+        if comm.rank == 0:
+            database["f" * 32] = entry(100)
+        comm.barrier()
+    replace(monkeypatch, name, counted)
     finalize.compress_together(database, comm)
     found = comm.allgather(len(calls))
-    assert sum(found) == 61
-    # A rank has one task at a time, and none of them waits for another's.
+    assert sum(found) >= 61
+    # None of the ranks waits for another's task.
     assert all(count > 0 for count in found[1:])
 
 
 def test_a_lock_held_elsewhere_lets_nobody_wait(comm, database):
-    lock = Lock(database.layout)
+    lock = Lock(database.make())
     if comm.rank == 0:
         lock.__enter__()
     comm.barrier()
     with pytest.raises(LockedError):
         finalize.compress_together(database, comm)
     comm.barrier()
+    (report,) = finalize.compress_all([database], comm)
+    assert "the entries stay loose, as another process compresses it" in report.warnings[0]
+    comm.barrier()
     if comm.rank == 0:
         lock.__exit__(None, None, None)
-        assert len(os.listdir(database.layout.loose)) == 61
+        assert len(os.listdir(f"{database.path}/loose")) == 61
 
 
-@pytest.mark.parametrize("name", ["_deflate_some", "_find_damaged"])
+@pytest.mark.parametrize("name", ["_pack_some", "checksum_of"])
 def test_what_a_disk_does_to_one_rank_all_hear_of(comm, database, monkeypatch, name):
-    if comm.size == 1:
-        name = "_find_damaged"  # one rank deflates entry by entry
-
     def fail(*_):
         raise OSError(errno.EIO, "what the disk says")
 
-    fail.__module__, fail.__qualname__ = helpers.__name__, name
-    monkeypatch.setattr(helpers, "_PORTION", 1)
+    monkeypatch.setattr(workers, "_PORTION", 1)
     if comm.rank == comm.size - 1:
-        monkeypatch.setattr(helpers, name, fail)
+        replace(monkeypatch, name, fail)
     with pytest.raises(DatabaseError, match="input/output error"):
         finalize.compress_together(database, comm)
     comm.barrier()
-    assert len(os.listdir(database.layout.loose)) == 61
-    assert os.listdir(database.layout.temporaries) == []
-    assert not os.path.exists(database.layout.archive)
+    assert len(os.listdir(f"{database.path}/loose")) == 61
+    assert os.listdir(f"{database.path}/tmp") == []
+    assert not os.path.exists(f"{database.path}/archive.tar.gz")
+
+
+@pytest.mark.parametrize("kind", ["archived", "loose"])
+def test_a_compressed_database_is_not_written_to(comm, database, kind):
+    if kind == "archived":
+        finalize.compress_together(database, comm)
+        comm.barrier()
+        before = os.stat(database.path)
+        assert finalize.compress_all([database], comm) == []
+        assert os.stat(database.path) == before
+    else:
+        (report,) = finalize.compress_all([database], comm)
+        assert report.added == 61
+    comm.barrier()

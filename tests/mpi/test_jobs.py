@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -295,7 +296,7 @@ def test_image_that_kills_ranks_is_set_aside(tmp_path):
     third = finish(trouble(kill, command, 2, tmp_path))
     assert third.code == 3
     assert "11 computed" in third.out or "found" in third.out
-    assert "a.traj, image 5: 2 ranks crashed" in third.err
+    assert "a.traj, image 5: 2 runs crashed" in third.err
     assert third.err.count("a.traj, image") == 1
     stored = entries(tmp_path / "x-fingerprints.ampdb")
     assert len(stored) == 11
@@ -305,36 +306,59 @@ def test_image_that_kills_ranks_is_set_aside(tmp_path):
     assert len(entries(tmp_path / "x-fingerprints.ampdb")) == 12
 
 
-IN_IT = "open('in it', 'w').close(); time.sleep(60)"
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_two_jobs_at_one_image(tmp_path, ranks):
+    """One that is at an image is not taken for dead, nor does it keep the other from it."""
+    many_images(tmp_path / "a.traj", 6)
+    command = ["fingerprint", "a.traj", "--label", "x", "--no-compress"]
+    in_it = (
+        "if atoms.symbols[0] == 'Cu' and not os.path.exists('was in'):\n"
+        "            open('was in', 'w').close(); open('in it', 'w').close()\n"
+        "            while os.path.exists('in it'): time.sleep(0.02)"
+    )
+    slow = trouble(in_it, command, ranks, tmp_path)
+    wait_until((tmp_path / "in it").exists)
+    other = run(command, ranks, tmp_path)
+    assert other.code == 0, other
+    assert ", 0 failed" in other.out
+    assert "computed last" in other.out
+    (tmp_path / "in it").unlink()
+    assert finish(slow, 60).code == 0
+    assert len(entries(tmp_path / "x-fingerprints.ampdb")) == 6
+    assert list((tmp_path / "x-fingerprints.ampdb" / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize("ranks", [0, 2])
-def test_image_that_outlasts_its_jobs_is_not_set_aside(tmp_path, ranks):
-    """Time that is up is no crash: the job is asked to stop, and killed some time later."""
-    command = ["fingerprint", "a.traj", "--label", "x"]
-    many_images(tmp_path / "a.traj", 1)
-    slow = f"if len(atoms) == 1 and atoms.symbols[0] == 'Cu': {IN_IT}"
-    for _ in range(2):
-        process = trouble(slow, command, ranks, tmp_path)
-        wait_until((tmp_path / "in it").exists)
-        (tmp_path / "in it").unlink()
-        pids = [int(path.read_text()) for path in tmp_path.glob("pid*")]
-        (marker,) = (
-            path
-            for path in (tmp_path / "x-fingerprints.ampdb" / "tmp").glob("*.image")
-            if path.read_bytes()[:1] != b" "
-        )
-        size = marker.stat().st_size
-        for pid in pids:
-            os.kill(pid, signal.SIGTERM)
-        wait_until(lambda marker=marker, size=size: marker.stat().st_size > size)
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        assert finish(process, 30).code != 0
-    third = run(command, ranks, tmp_path)
-    assert third.code == 0, third
-    assert "0 found, 1 computed, 0 failed" in third.out
-    assert list((tmp_path / "x-fingerprints.ampdb" / "tmp").iterdir()) == []
+def test_a_database_that_is_removed_meanwhile_ends_the_job(tmp_path, ranks):
+    many_images(tmp_path / "a.traj", 60)
+    process = trouble(SLOW, ["fingerprint", "a.traj", "--label", "x"], ranks, tmp_path)
+    path = tmp_path / "x-fingerprints.ampdb"
+    wait_for_entries(path, 4)
+    path.rename(tmp_path / "gone")
+    while (tmp_path / "gone").exists():
+        shutil.rmtree(tmp_path / "gone", ignore_errors=True)
+    result = finish(process, 60)
+    assert result.code == 4, result
+    assert "was removed while it was in use" in result.err
+    assert "Traceback" not in result.err
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_a_database_that_is_replaced_meanwhile_is_followed(tmp_path, ranks):
+    """By its name, entries went into another descriptor's database, with exit code 0."""
+    many_images(tmp_path / "a.traj", 60)
+    process = trouble(SLOW, ["fingerprint", "a.traj", "--label", "x"], ranks, tmp_path)
+    path = tmp_path / "x-fingerprints.ampdb"
+    wait_for_entries(path, 4)
+    path.rename(tmp_path / "moved-fingerprints.ampdb")
+    with FingerprintDatabase.create(path) as other:
+        other.claim({"Rc": 3.0}, "another")
+    result = finish(process, 60)
+    assert result.code == 0, result
+    assert "60 computed" in result.out
+    assert len(entries(tmp_path / "moved-fingerprints.ampdb")) == 60
+    assert len(entries(path)) == 0
 
 
 @pytest.mark.parametrize(
@@ -358,7 +382,7 @@ def test_crashes_are_counted_over_other_jobs(tmp_path, between):
         assert result.code == 0, result
     third = finish(trouble(kill, command, 0, tmp_path))
     assert third.code == 3, third
-    assert "a.traj, image 2: 2 ranks crashed" in third.err
+    assert "a.traj, image 2: 2 runs crashed" in third.err
     cured = run([*command, "--retry"], 0, tmp_path)
     assert cured.code == 0
     assert run(command, 0, tmp_path).code == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
@@ -10,7 +9,8 @@ from cluster import Cluster, until
 from folder import N_IMAGES, Folder, images
 
 from ampmpi import hash_image
-from ampmpi.fingerprinting.inflight import read_markers
+from ampmpi.database.layout import Home
+from ampmpi.fingerprinting.suspects import Suspect, read_suspects
 
 RANKS = 4
 SHARED = ("images.traj", "--label", "amp", "--dblabel", "amp", "--derivatives")
@@ -142,7 +142,7 @@ def test_an_image_that_kills_its_rank_twice_is_set_aside(folder: Folder, expecte
         assert entries == {key: e for key, e in expected[kind].items() if key != poison}
 
 
-def test_an_image_that_outlasts_its_jobs_is_not_set_aside(
+def test_an_image_that_outlasts_two_jobs_is_set_aside_until_it_is_tried_again(
     folder: Folder, cluster: Cluster, expected: dict
 ):
     """With one image the second job is cut off in the same one as the first."""
@@ -153,70 +153,54 @@ def test_an_image_that_outlasts_its_jobs_is_not_set_aside(
         until(lambda n=n_jobs: folder.n_calls() == n, 60, f"in the image\n{folder.log(job)}")
         cluster.run("scancel", str(job))  # KILL comes five seconds later
         assert folder.wait(job, 15).name == "CANCELLED"
-    finish(folder, expected)
+    folder.watch()
+    third = folder.submit("fingerprint", arguments=SHARED)
+    assert folder.wait(third).exit_code == 3, folder.log(third)
+    assert "images.traj, image 0: 2 runs crashed" in folder.log(third)
+    folder.completed(folder.submit("fingerprint", arguments=(*SHARED, "--retry")))
+    assert folder.database() == expected
 
 
-def crashed(folder: Folder) -> int:
-    """How many crashes are on record."""
-    return len(list(folder.path.glob("*.ampdb/tmp/crashed-*")))
+def suspects(folder: Folder) -> dict[str, Suspect]:
+    """Images that the files of all ranks name."""
+    found: dict[str, Suspect] = {}
+    for path in folder.path.glob("*.ampdb"):
+        found |= read_suspects(Home.open(path).inner("tmp"))
+    return found
 
 
-def crash(folder: Folder) -> str:
-    """Let an image kill its rank on nodes 1 and 2; return its hash."""
+def test_a_crash_on_other_nodes_is_counted(folder: Folder):
+    """Nobody needs to know whether the ranks of another node have ended."""
     poison = hash_image(images()[7])
     folder.watch(poison=poison)
     job = folder.submit("fingerprint", "--nodelist=n1,n2", arguments=SHARED)
     assert folder.wait(job, 60).name == "FAILED", folder.log(job)
-    return poison
-
-
-def test_a_crash_on_other_nodes_is_counted_at_once(folder: Folder, cluster: Cluster):
-    """Of ranks on nodes where a job has none, SLURM knows that their job has ended."""
-    crash(folder)
+    assert suspects(folder)[poison].runs == 1
     options = ("--nodes=1", "--ntasks-per-node=1", "--nodelist=n3")
     job = folder.submit("fingerprint", *options, arguments=SHARED)
     assert folder.wait(job, 60).name == "FAILED", folder.log(job)
-    assert crashed(folder) == 1  # the second one is that rank's marker
+    assert suspects(folder)[poison].runs == 2
     third = folder.submit("fingerprint", *options, arguments=SHARED)
     assert folder.wait(third).exit_code == 3, folder.log(third)
-    assert "images.traj, image 7: 2 ranks crashed" in folder.log(third)
+    assert "images.traj, image 7: 2 runs crashed" in folder.log(third)
 
 
-def test_a_job_that_runs_elsewhere_has_not_crashed(
+def test_a_job_that_runs_elsewhere_is_not_disturbed(
     folder: Folder, cluster: Cluster, expected: dict
 ):
+    """The image that it is at is computed last, and has not crashed."""
     folder.watch(seconds=40.0)
     options = ("--nodes=1", "--ntasks-per-node=1")
     slow = folder.submit("fingerprint", *options, "--nodelist=n1", arguments=SHARED)
     until(lambda: folder.n_calls() == 1, 60, f"in an image\n{folder.log(slow)}")
-    (marker,) = folder.path.glob("*.ampdb/tmp/*.image")
-    eleven_minutes_ago = time.time() - 660
-    os.utime(marker, (eleven_minutes_ago,) * 2)
+    assert len(suspects(folder)) == 1
     folder.watch()
-    folder.completed(folder.submit("fingerprint", "--nodelist=n2,n3", arguments=SHARED))
-    assert crashed(folder) == 0
-    assert marker.exists()
+    other = folder.submit("fingerprint", "--nodelist=n2,n3", arguments=SHARED)
+    folder.completed(other)
+    assert "computed last" in folder.log(other)
     assert cluster.state(slow).name == "RUNNING"
     assert folder.database() == expected
-
-
-def test_slurm_that_does_not_answer(folder: Folder, cluster: Cluster):
-    """Then the ranks of the job before have to stand still for some time; nothing is guessed."""
-    (folder.path / "bin").mkdir()
-    stub = folder.path / "bin" / "scontrol"
-    stub.write_text(f"#!/bin/sh\ntouch {folder.path}/asked\nexit 1\n")
-    stub.chmod(0o755)
-    poison = crash(folder)
-    folder.env(PATH=f'"{folder.path}/bin:$PATH"')
-    folder.watch()
-    job = folder.submit("fingerprint", "--nodelist=n3", "--nodes=1", arguments=SHARED)
-    folder.completed(job)
-    assert (folder.path / "asked").exists()
-    assert crashed(folder) == 0
-    (marker,) = folder.path.glob("*.ampdb/tmp/*.image")
-    assert poison in marker.read_text()
-    (seen,) = folder.path.glob("*.ampdb/tmp/inflight.json")
-    assert marker.name in seen.read_text()
+    assert suspects(folder) == {}
 
 
 def test_walltime(folder: Folder, cluster: Cluster, expected: dict):
@@ -237,16 +221,13 @@ def test_walltime(folder: Folder, cluster: Cluster, expected: dict):
 def test_walltime_without_a_warning(
     launcher: str, folder: Folder, cluster: Cluster, expected: dict
 ):
-    """Every rank is killed in an image, which is no crash."""
+    """Every rank is killed in an image: the next job does these last."""
     folder.watch(seconds=90.0)
     job = folder.submit("fingerprint", "--signal=URG@1", arguments=SHARED)
     until(lambda: folder.n_calls() == RANKS, 60, f"images are computed\n{folder.log(job)}")
     cluster.end_time(job)
     assert folder.wait(job, 60).name == "TIMEOUT"
-    markers = [
-        marker for path in folder.path.glob("*.ampdb/tmp") for marker in read_markers(str(path))
-    ]
-    assert len(markers) == RANKS
-    assert [marker.key for marker in markers] == [None] * RANKS
+    named = suspects(folder)
+    assert [named[key].runs for key in sorted(named)] == [1] * RANKS
     finish(folder, expected)
     assert list(folder.begun_again().values()) == [1] * RANKS + [0] * RANKS

@@ -119,9 +119,9 @@ def test_compress_waits_for_a_held_lock(folder: Folder, cluster: Cluster):
     path = folder.path / "amp-fingerprints.ampdb"
     code = (
         "import sys, time\n"
-        "from ampmpi.database.layout import require_database\n"
+        "from ampmpi.database.layout import Home\n"
         "from ampmpi.database.lock import Lock\n"
-        "with Lock(require_database(sys.argv[1])):\n"
+        "with Lock(Home.open(sys.argv[1])):\n"
         "    print('held', flush=True)\n"
         "    time.sleep(6)\n"
     )

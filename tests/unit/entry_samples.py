@@ -1,6 +1,7 @@
 """Entries to test with, of any size and number of features."""
 
 import contextlib
+import gc
 import hashlib
 import os
 import resource
@@ -52,6 +53,12 @@ def limited_memory(megabytes=300):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+def open_files():
+    """How many files this process has open, that somebody still holds."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
 SPECIAL = ("pipe", "socket", "directory", "link to an entry", "dangling link", "link to itself")
 
 
@@ -72,12 +79,17 @@ def make_special(what, path, entry):
 
 
 def refuse(monkeypatch, path, error):
-    """Let the system refuse to open one file for reading."""
-    real = os.open
+    """Let the system refuse to open one file for reading, by its path or in its open folder."""
+    real, where = os.open, os.stat(os.path.dirname(path))
 
-    def refusing(name, flags, *rest, **more):
-        if name == path and not flags & (os.O_WRONLY | os.O_RDWR):
+    def is_meant(name, folder):
+        if folder is None:
+            return name == path
+        return name == os.path.basename(path) and os.path.samestat(os.fstat(folder), where)
+
+    def refusing(name, flags, *rest, dir_fd=None):
+        if not flags & (os.O_WRONLY | os.O_RDWR) and is_meant(name, dir_fd):
             raise OSError(error, os.strerror(error))
-        return real(name, flags, *rest, **more)
+        return real(name, flags, *rest, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", refusing)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 
 import pytest
 from ase import Atoms
@@ -13,11 +12,11 @@ from ase.db import connect
 from ase.io import read, write
 from click.testing import CliRunner
 
-from ampmpi import fingerprint, hash_image
+from ampmpi import Gaussian, fingerprint, hash_image
 from ampmpi.cli.fingerprint import command
 from ampmpi.cli.group import COMMANDS, group
 from ampmpi.database import FingerprintDatabase
-from ampmpi.database.layout import Layout
+from ampmpi.database.layout import Home
 from ampmpi.database.lock import Lock
 from ampmpi.errors import (
     DatabaseError,
@@ -26,6 +25,7 @@ from ampmpi.errors import (
     ImageError,
     InputError,
 )
+from ampmpi.fingerprinting.suspects import InFlight
 
 
 @pytest.fixture
@@ -88,11 +88,11 @@ def test_a_database_is_adopted_for_elements_that_were_compared_only(folder):
     (folder / "x-fingerprints.ampdb/descriptor.json").unlink()
     write("more.traj", [bulk("Cu", a=3.6 + 0.01 * number) for number in range(12)])
     refused = CliRunner().invoke(command, ["a.traj", "--label", "x", "--descriptor", "b.toml"])
-    assert "have to be compared" in str(refused.exception)
+    assert "of the job's images can be compared with it, where 8" in str(refused.exception)
     CliRunner().invoke(command, ["more.traj", "--label", "x", "--descriptor", "a.toml", "--adopt"])
     (folder / "x-fingerprints.ampdb/descriptor.json").unlink()
     refused = CliRunner().invoke(command, ["more.traj", "--label", "x", "--descriptor", "b.toml"])
-    assert "holds Pt, of which no image of the job is in it" in str(refused.exception)
+    assert "holds Pt, which no image compared with it does" in str(refused.exception)
     assert not (folder / "x-fingerprints.ampdb/descriptor.json").exists()
     every = ["more.traj", "mixed.traj", "--label", "x"]
     other = CliRunner().invoke(command, [*every, "--descriptor", "b.toml"])
@@ -114,7 +114,7 @@ def test_damaged_entries_do_not_count_for_an_adoption(folder):
         path = folder / "x-fingerprints.ampdb/loose" / hash_image(image)
         path.write_bytes(path.read_bytes()[:100])
     refused = CliRunner().invoke(command, ["more.traj@:10", *common, "--cutoff", "5"])
-    assert "only 0 that can be compared of the job's images" in str(refused.exception)
+    assert "only 0 of the job's images can be compared with it" in str(refused.exception)
     other = CliRunner().invoke(command, ["more.traj", *common, "--cutoff", "5"])
     assert isinstance(other.exception, DescriptorMismatchError)
     taken = CliRunner().invoke(command, ["more.traj", *common, "--cutoff", "4"])
@@ -124,7 +124,7 @@ def test_damaged_entries_do_not_count_for_an_adoption(folder):
 
 def test_a_database_that_another_process_compresses_stays_loose(folder):
     FingerprintDatabase.create("x-fingerprints.ampdb")
-    with Lock(Layout("x-fingerprints.ampdb")):
+    with Lock(Home.open("x-fingerprints.ampdb")):
         result = CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4"])
     assert result.exception is None, result.exception
     assert "the entries stay loose, as another process compresses it" in result.output
@@ -219,17 +219,74 @@ def test_a_database_that_cannot_be_made_is_told_before_images_are_read(folder):
     assert not list(folder.glob("*.ampdb"))
 
 
-@pytest.mark.parametrize("exists", [False, True])
-def test_a_read_only_place_is_told_before_images_are_read(folder, monkeypatch, exists):
-    def refuse(*_: object, **__: object) -> str:
+def read_only(monkeypatch) -> None:
+    """Let system calls that change something fail as on a read-only mount."""
+
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    if exists:
-        FingerprintDatabase.create("x-fingerprints.ampdb")
-    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    original = os.open
+
+    def opened(path, flags, *arguments, **keywords):
+        if flags & os.O_CREAT:
+            refuse()
+        return original(path, flags, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", opened)
+    for name in ("mkdir", "rmdir", "rename", "link", "unlink", "fchmod", "fchown", "utime"):
+        monkeypatch.setattr(os, name, refuse)
+
+
+def test_a_read_only_place_is_told_before_images_are_read(folder, monkeypatch):
+    read_only(monkeypatch)
     with pytest.raises(DatabaseError, match="read-only: choose another place for the database"):
         fingerprint("no such images", label="x")
     fingerprint("a.traj", label="y", dry_run=True)  # writes nothing
+
+
+@pytest.mark.parametrize("loose", [False, True])
+@pytest.mark.parametrize("owned", [False, True])
+def test_a_complete_database_is_used_without_writing_a_byte(folder, monkeypatch, loose, owned):
+    images, descriptor = read("a.traj", ":"), Gaussian(cutoff=4.0)
+    fingerprint(images, descriptor, label="x", compress=not loose)
+    if not owned:
+        (folder / "x-fingerprints.ampdb/descriptor.json").unlink()
+    before = {path: path.stat() for path in folder.glob("x-*/**")}
+    read_only(monkeypatch)
+    summary = fingerprint(images, descriptor, label="x")
+    assert (summary.found, summary.computed) == (5, 0)
+    assert {path: path.stat() for path in folder.glob("x-*/**")} == before
+    assert loose == any("it may only be read here" in note for note in summary.notes)
+    with pytest.raises(DatabaseError, match="read-only"):
+        fingerprint([*images, bulk("Cu", a=4.0)], descriptor, label="x")
+
+
+def test_an_image_at_which_two_runs_ended_is_set_aside(folder):
+    """Ranks that were killed leave the files that name what they were at; see test_jobs, too."""
+    key = hash_image(read("a.traj", 2))
+    home = FingerprintDatabase.create("x-fingerprints.ampdb").make()
+    marker = InFlight(home.temporaries, 0)  # of a rank that lives, or died: that is all the same
+    marker.start(key, 1)
+    first = CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4"])
+    assert first.exception is None, first.exception
+    assert "1 images that earlier runs, or other jobs now, are at are computed last" in first.output
+    assert "5 computed, 0 failed" in first.output
+    assert home.temporaries.names() == []  # done, so that nobody is at it
+    marker = InFlight(home.temporaries, 0)
+    marker.start(key, 2)
+    again = CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4"])
+    assert again.exception is None, again.exception  # it is there: nothing is missing
+    assert "5 found" in again.output
+    FingerprintDatabase("x-fingerprints.ampdb").delete([key])
+    third = CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4"])
+    assert isinstance(third.exception, ImageError)
+    assert "a.traj, image 1" not in str(third.exception)
+    assert "a.traj, image 2: 2 runs crashed, ran out of memory" in str(third.exception)
+    assert "4 found, 0 computed, 1 failed" in third.output
+    cured = CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4", "--retry"])
+    assert cured.exception is None, cured.exception
+    assert "4 found, 1 computed, 0 failed" in cured.output
+    assert home.temporaries.names() == []
 
 
 def test_images_that_failed_are_listed(folder):

@@ -128,9 +128,9 @@ def test_kind_and_number_of_atoms_are_checked():
     fingerprint, primes = map(encode, make_entries(7, 3, {"H": 2}))
     assert decode(fingerprint, 3, "fingerprints") and decode(primes, 3, "primes")
     for data, other in ((fingerprint, "primes"), (primes, "fingerprints")):
-        for read in (decode, verify):
-            with pytest.raises(CorruptEntryError, match="in a database of"):
-                read(data, kind=other)
+        verify(data)
+        with pytest.raises(CorruptEntryError, match="in a database of"):
+            decode(data, kind=other)
         with pytest.raises(CorruptEntryError, match="3 atoms where the image has 4"):
             decode(data, n_atoms=4)
 

@@ -1,15 +1,24 @@
-"""Hashes, fingerprints and primes equal what Amp computed (tests/interop/make_golden.py)."""
+"""What others computed and wrote is what we compute and read.
+
+Hashes, fingerprints and primes are Amp's (tests/interop/make_golden.py). The
+databases are Amp's (tests/data/make_golden.py) and, of the same entries, those
+of ampmpi 0.1.0; of the archived ones it had deleted an entry, by a mark that
+nobody looks at any more.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 
-from ampmpi import Gaussian, hash_image
+from ampmpi import FingerprintDatabase, Gaussian, hash_image
+from ampmpi.database.check import check
+from ampmpi.entries import Fingerprint
 from ampmpi.entries.codec import decode, encode
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -52,3 +61,48 @@ def test_values(case):
     keys = list(map(tuple, ARRAYS[f"{case}/keys"].tolist()))
     assert set(mine) == set(keys)
     assert_close(np.concatenate([mine[key] for key in keys]), ARRAYS[f"{case}/primes"], 1e-11)
+
+
+DATABASES = sorted(DATA.glob("*/*-fingerprint*.ampdb"))
+
+
+def plain(entry):
+    """Return an entry as `expected.json` has it."""
+    if isinstance(entry, Fingerprint):
+        return [[symbol, values] for symbol, values in entry.to_amp()]
+    return sorted([list(key), values] for key, values in entry.to_amp().items())
+
+
+def test_databases_are_there():
+    names = {path.name for path in DATABASES if path.parent.name == "ampmpi-0.1"}
+    assert names == {path.name for path in DATABASES if path.parent.name == "amp"}
+    assert len(names) == 4 and len(DATABASES) == 8
+
+
+@pytest.mark.parametrize("path", DATABASES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_databases_of_others_open_and_compress(path, tmp_path):
+    copy = tmp_path / path.name
+    shutil.copytree(path, copy)
+    (copy / "loose").mkdir(exist_ok=True)  # git keeps no empty folder
+    kind = path.stem.split("-", 1)[1]
+    expected = json.loads((DATA / "amp" / "expected.json").read_text())[kind]
+    assert len(expected) == 3
+    with FingerprintDatabase(copy) as database:
+        assert database.kind == ("primes" if "primes" in kind else "fingerprints")
+        for _ in range(2):
+            assert {key: plain(entry) for key, entry in database.items()} == expected
+            assert {key: plain(entry) for key, entry in database.get_many()} == expected
+            assert database.missing(expected, check=True) == set()
+            assert check(copy).exit_code == 0
+            report = database.compress()
+            assert report.entries == 3 and report.remarks() == []
+        info = database.info()
+        assert (info.loose, info.archived) == (0, 3)
+        if path.parent.name == "amp":
+            assert database.manifest() is None and not database.claim({}, "aa")
+        else:
+            assert database.manifest().digest == "0123456789abcdef"
+            assert database.claim({}, "0123456789abcdef")
+        if (copy / "deleted").exists():
+            (mark,) = (copy / "deleted").iterdir()
+            assert mark.name in database

@@ -15,12 +15,9 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-BASE = {"errors", "keys", "heap", "parameters"}
+BASE = {"errors", "keys", "heap", "parameters", "text"}
 MAY_IMPORT = {
-    "errors": set(),
-    "keys": set(),
-    "heap": set(),
-    "parameters": set(),
+    **{name: set() for name in BASE},
     "files": BASE,
     "entries": BASE,
     "images": BASE,
@@ -67,6 +64,48 @@ def test_every_module_has_a_place():
     assert {name.split(".")[0] for name in MODULES} <= known
 
 
+def imported_at_once(name: str) -> set[str]:
+    """Return the modules of ours that are imported when a module is, and not only when it works."""
+    body = [node for node in MODULES[name].body if not isinstance(node, ast.If)]
+    base, names = ast.Module(body, []), set()
+    for node in ast.walk(base):
+        if isinstance(node, ast.FunctionDef):
+            node.body = []
+    for full in imported(base, f"ampmpi.{name}".rpartition(".")[0]):
+        names.add(full.removeprefix("ampmpi."))
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ampmpi."):
+            names |= {f"{node.module}.{alias.name}".removeprefix("ampmpi.") for alias in node.names}
+    return (names & MODULES.keys()) - {name}
+
+
+@pytest.mark.parametrize("room", ["files", "entries", "database", "fingerprinting", "parallel"])
+def test_modules_of_a_room_know_each_other_one_way(room):
+    """No circle: each module knows only such as do not know it."""
+    known = {name: imported_at_once(name) for name in MODULES if name.split(".")[0] == room}
+    known = {name: {one for one in ones if one in known} for name, ones in known.items()}
+    while known:
+        lowest = {name for name, ones in known.items() if not ones}
+        assert lowest, f"there is a circle in {known}"
+        known = {name: ones - lowest for name, ones in known.items() if name not in lowest}
+
+
+OPERATIONS = {"database.compress", "database.merge", "database.check", "database.database"}
+
+
+def test_floors_of_the_database():
+    """The archive knows bytes only, the parts of a directory no archive, the store no operation."""
+    for name in MODULES:
+        used = imported_at_once(name)
+        if name.startswith("database.archive."):
+            above = {one for one in used if one.startswith("database.")}
+            assert all(one.startswith("database.archive.") for one in above), name
+        if name in ("database.layout", "database.manifest", "database.lock"):
+            assert not {one for one in used if one.startswith("database.archive.")}, name
+        if name in ("database.store", "database.sound", "database.loose", "database.workers"):
+            assert not used & OPERATIONS, name
+
+
 def outside(name: str, allowed: set[str]) -> bool:
     return not any(name == home or name.startswith(f"{home}.") for home in allowed)
 
@@ -76,7 +115,7 @@ def outside(name: str, allowed: set[str]) -> bool:
     [
         ("mpi4py", {"parallel"}),
         ("click", {"cli"}),
-        ("signal", {"cli", "parallel.launch", "database.forked"}),
+        ("signal", {"cli", "parallel.launch", "database.workers"}),
         ("numba", {"descriptor", "cli", "parallel.launch", "model"}),
     ],
 )

@@ -2,11 +2,18 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
-from archive_samples import damage
+from archive_samples import (
+    ARCHIVES,
+    archived,
+    damage_archived,
+    make_data,
+    make_database,
+    names,
+    put,
+)
 from click.testing import CliRunner
 from entry_samples import make_entries, make_key
 
@@ -14,10 +21,10 @@ from ampmpi import FingerprintDatabase
 from ampmpi.cli import compress as compress_cli
 from ampmpi.cli import info as info_cli
 from ampmpi.cli import merge as merge_cli
-from ampmpi.cli import uncompress as uncompress_cli
-from ampmpi.database import compress as compress_module
+from ampmpi.database.compress import _Run
+from ampmpi.database.layout import Home
 from ampmpi.database.lock import Lock
-from ampmpi.database.merge import merge, uncompress
+from ampmpi.database.merge import merge
 from ampmpi.errors import DatabaseError, DescriptorMismatchError, InputError
 
 ENTRIES = {make_key(number): make_entries(number, 3, {"Cu": 4})[0] for number in range(12)}
@@ -42,7 +49,7 @@ def test_merge(tmp_path):
     report = merge(target.path, [one.path, two.path])
     assert report.added == {one.path: 4, two.path: 4}
     assert dict(target.get_many()) == ENTRIES
-    assert os.listdir(target.layout.loose) == []
+    assert names(target.path, "loose") == []
     assert dict(one.get_many()) == {key: ENTRIES[key] for key in KEYS[2:8]}
     assert merge(target.path, [one.path, two.path]).added == {one.path: 0, two.path: 0}
 
@@ -91,10 +98,30 @@ def test_another_kind_and_itself_are_refused(tmp_path):
         merge(target.path, [tmp_path / "nowhere"])
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_archives_of_every_kind_are_merged(tmp_path, kind, side):
+    data = make_data(8)
+    keys = list(data)
+    one, other = (make_database(tmp_path / f"{name}-fingerprints") for name in "ab")
+    ARCHIVES[kind](one / "archive.tar.gz", {key: data[key] for key in keys[:5]})
+    put(other, {key: data[key] for key in keys[3:]})
+    before = (one / "archive.tar.gz").read_bytes()
+    target, source = (other, one) if side == "source" else (one, other)
+    report = merge(target, [source], assume_same=True)
+    assert report.added == {str(source): 3}
+    assert (report.corrupt, report.damaged, report.compress.exit_code) == ({}, {}, 0)
+    assert archived(target) == data
+    if side == "source":
+        assert (one / "archive.tar.gz").read_bytes() == before
+    else:
+        assert names(other, "loose") == sorted(keys[3:])
+
+
 def test_a_damaged_entry_is_not_taken_over(tmp_path):
     target = make(tmp_path / "t-fingerprints", KEYS[:2])
     one = make(tmp_path / "a-fingerprints", KEYS[2:])
-    Path(one.layout.loose_entry(KEYS[5])).write_bytes(b"torn")
+    put(one.path, {KEYS[5]: b"torn"})
     report = merge(target.path, [one.path])
     assert list(report.corrupt) == [KEYS[5]]
     assert set(target) == set(KEYS) - {KEYS[5]}
@@ -103,8 +130,7 @@ def test_a_damaged_entry_is_not_taken_over(tmp_path):
 def test_other_kinds_are_merged_byte_for_byte(tmp_path):
     contents = {"a": b"anything", "b": b"(lp0\n."}
     for name, data in contents.items():
-        database = FingerprintDatabase.create(tmp_path / f"{name}-neighborlists")
-        Path(database.layout.loose_entry(make_key(name))).write_bytes(data)
+        put(make_database(tmp_path / f"{name}-neighborlists"), {make_key(name): data})
     merge(tmp_path / "a-neighborlists", [tmp_path / "b-neighborlists"])
     with FingerprintDatabase(tmp_path / "a-neighborlists") as database:
         assert {key: database.get_bytes(key) for key in database} == {
@@ -126,12 +152,13 @@ def test_what_a_target_of_another_kind_has_stays(tmp_path, archived):
 
 def cut(database, where, lose_index):
     """Take 40 bytes out of an archive at some part of it, and perhaps its end."""
-    content = bytearray(Path(database.layout.archive).read_bytes())
+    archive = Path(database.path, "archive.tar.gz")
+    content = bytearray(archive.read_bytes())
     at = int(len(content) * where)
     del content[at : at + 40]
     if lose_index:
         del content[-500:]
-    Path(database.layout.archive).write_bytes(content)
+    archive.write_bytes(content)
 
 
 @pytest.mark.parametrize("lose_index", [False, True])
@@ -148,48 +175,18 @@ def test_what_a_damaged_archive_holds_is_saved(tmp_path, where, lose_index):
     saved = dict(target.get_many())
     assert len(saved) >= len(KEYS) - 2
     assert saved == {key: ENTRIES[key] for key in saved}
-    done = CliRunner().invoke(uncompress_cli.command, [one.path])
-    assert done.exit_code in (4, 5)
-    assert "the archive was damaged" in done.stderr
-    assert dict(one.get_many()) == saved
-    assert os.listdir(one.layout.damaged) == ["archive.tar.gz"]
+    assert names(one.path) == ["archive.tar.gz", "descriptor.json", "loose", "tmp"]
 
 
 @pytest.mark.timeout(20)
-@pytest.mark.parametrize("name", ["archive", "manifest"])
+@pytest.mark.parametrize("name", ["archive.tar.gz", "descriptor.json", "lock"])
 def test_a_pipe_keeps_nobody_waiting(tmp_path, name):
-    database = make(tmp_path / "x-fingerprints", KEYS[:2], digest=None)
-    os.mkfifo(getattr(database.layout, name))
-    with pytest.raises(DatabaseError, match="no regular file"):
-        database.archive_damage() if name == "archive" else database.manifest()
-
-
-def test_uncompress(tmp_path):
-    database = make(tmp_path / "x-fingerprints", KEYS, archived=8)
-    newer = ENTRIES[KEYS[11]]
-    database[KEYS[0]] = newer
-    del database[KEYS[1]]
-    report = uncompress(database.path)
-    assert report.written == 6
-    assert not os.path.exists(database.layout.archive)
-    assert os.listdir(database.layout.deleted) == []
-    expected = {**ENTRIES, KEYS[0]: newer}
-    del expected[KEYS[1]]
-    assert dict(database.get_many()) == expected
-    assert sorted(os.listdir(database.layout.loose)) == sorted(expected)
-    assert uncompress(database.path).written == 0
-    database.compress()
-    assert dict(database.get_many()) == expected
-
-
-def test_uncompress_keeps_an_archive_of_which_it_leaves_something_out(tmp_path):
-    database = make(tmp_path / "x-fingerprints", [])
-    (tmp_path / "README").write_text("words")
-    with tarfile.open(database.layout.archive, "w:gz") as tar:
-        tar.add(tmp_path / "README", "README")
-    report = uncompress(database.path)
-    with tarfile.open(report.copy) as tar:
-        assert tar.getnames() == ["README"]
+    one = make(tmp_path / "a-fingerprints", KEYS[:2], digest=None)
+    os.mkfifo(Path(one.path, name))
+    expected = "is locked by an unknown process" if name == "lock" else "no regular file"
+    with pytest.raises(DatabaseError, match=expected):
+        merge(one.path, [make(tmp_path / "b-fingerprints", KEYS[2:]).path], assume_same=True)
+    assert names(one.path, "loose") == sorted(KEYS[:2])
 
 
 def run(command, *arguments, **options):
@@ -203,8 +200,6 @@ def test_commands(tmp_path):
     assert (done.exit_code, "7 entries added" in done.output) == (0, True), done.output
     done = run(info_cli.command, tmp_path / "a-fingerprints")
     assert "12 (0 loose, 12 archived)" in done.output
-    done = run(uncompress_cli.command, tmp_path / "a-fingerprints")
-    assert "12 loose entries written" in done.output
 
 
 def test_compress_below_a_directory(tmp_path):
@@ -279,7 +274,7 @@ def test_delete_asks(tmp_path):
 def test_a_locked_database_does_not_stop_the_others(tmp_path):
     locked = make(tmp_path / "a-fingerprints", KEYS[:3])
     other = make(tmp_path / "b-fingerprints", KEYS[:3])
-    Path(locked.layout.lock).write_text("?")
+    Path(locked.path, "lock").write_text("?")
     done = run(compress_cli.command, locked.path, other.path)
     assert done.exit_code == 6
     assert "--break-lock" in done.stderr
@@ -290,23 +285,21 @@ def test_a_locked_database_does_not_stop_the_others(tmp_path):
 
 def test_a_damaged_loose_copy_makes_way_for_a_sources(tmp_path):
     target = make(tmp_path / "t-fingerprints", KEYS[:4], archived=2)
-    path = Path(target.layout.loose_entry(KEYS[3]))
-    path.write_bytes(path.read_bytes()[:-9])
-    os.utime(path, (1e9, 1e9))
+    path = Path(target.path, "loose", KEYS[3])
+    put(target.path, {KEYS[3]: path.read_bytes()[:-9]})
     one = make(tmp_path / "a-fingerprints", KEYS[2:6])
     result = CliRunner().invoke(merge_cli.command, [target.path, one.path])
     assert result.exit_code == 5, result.output
     assert f"loose entry {KEYS[3]} is damaged" in result.stderr
-    assert os.listdir(target.layout.loose) == []
+    assert names(target.path, "loose") == []
     assert dict(FingerprintDatabase(target.path).get_many()) == {k: ENTRIES[k] for k in KEYS[:6]}
 
 
 def test_a_damaged_entry_that_cannot_be_set_aside_is_an_error(tmp_path):
     target = make(tmp_path / "t-fingerprints", KEYS[:4])
-    path = Path(target.layout.loose_entry(KEYS[3]))
-    path.write_bytes(path.read_bytes()[:-9])
-    os.utime(path, (1e9, 1e9))
-    Path(target.layout.damaged).write_text("no directory")
+    path = Path(target.path, "loose", KEYS[3])
+    put(target.path, {KEYS[3]: path.read_bytes()[:-9]})
+    Path(target.path, "damaged").write_text("no directory")
     result = CliRunner().invoke(compress_cli.command, [target.path])
     assert result.exit_code == 4, result.output
     assert f"loose entry {KEYS[3]} stays where it is: " in result.stderr
@@ -318,8 +311,8 @@ def test_a_damaged_entry_that_cannot_be_set_aside_is_an_error(tmp_path):
 def test_into_a_damaged_archive(tmp_path):
     target = make(tmp_path / "t-fingerprints", KEYS[:5], archived=5)
     one = make(tmp_path / "a-fingerprints", KEYS[4:9], archived=5)
-    damage(target.layout, KEYS[1])
-    damage(target.layout, KEYS[4])
+    damage_archived(target.path, KEYS[1])
+    damage_archived(target.path, KEYS[4])
     report = merge(target.path, [one.path])
     assert report.compress.lost.keys() == {KEYS[1]}
     assert report.added == {one.path: 5}
@@ -329,15 +322,15 @@ def test_into_a_damaged_archive(tmp_path):
 def test_into_an_archive_that_is_replaced_meanwhile(tmp_path, monkeypatch):
     target = make(tmp_path / "t-fingerprints", KEYS[:4], archived=4)
     one = make(tmp_path / "a-fingerprints", KEYS[4:9], archived=5)
-    original, times = compress_module.archive_identity, []
+    original, times = _Run._finish, []
 
-    def identity(layout):
+    def finish(*arguments):
         times.append(1)
         if len(times) == 1:
-            os.utime(layout.archive)
-        return original(layout)
+            os.utime(Path(target.path, "archive.tar.gz"))
+        return original(*arguments)
 
-    monkeypatch.setattr(compress_module, "archive_identity", identity)
+    monkeypatch.setattr(_Run, "_finish", finish)
     report = merge(target.path, [one.path])
     assert len(times) == 2
     assert report.added == {one.path: 5}
@@ -352,32 +345,17 @@ def test_what_is_refused_makes_no_target(tmp_path):
     assert not os.path.exists(tmp_path / "t-fingerprints.ampdb")
 
 
-def test_uncompress_writes_an_entry_whose_loose_copy_is_damaged(tmp_path):
-    database = make(tmp_path / "a-fingerprints", KEYS[:5], archived=5)
-    for key, content in ((KEYS[0], b"torn"), (KEYS[1], b"")):
-        Path(database.layout.loose_entry(key)).write_bytes(content)
-    os.symlink("itself", database.layout.loose_entry(KEYS[2]))
-    os.symlink(KEYS[2], f"{database.layout.loose}/itself")
-    database[KEYS[3]] = ENTRIES[KEYS[9]]
-    done = run(uncompress_cli.command, tmp_path / "a-fingerprints.ampdb")
-    assert done.exit_code == 5
-    assert "4 loose entries written" in done.stdout
-    assert done.stderr.count("moved to damaged/") == 2
-    expected = {key: ENTRIES[key] for key in KEYS[:5]} | {KEYS[3]: ENTRIES[KEYS[9]]}
-    assert dict(database.get_many()) == expected
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_ends_a_command_that_waits(tmp_path, number):
     database = make(tmp_path / "a-fingerprints", KEYS[:3])
-    with Lock(database.layout):
+    with Lock(Home.open(database.path)):
         program = Path(sys.executable).with_name("amp-compress")
         command = [program, database.path, "--wait", "200"]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-            while not any("lock" in name for name in os.listdir(database.layout.temporaries)):
+            while not any("lock" in name for name in names(database.path, "tmp")):
                 assert process.poll() is None
             process.send_signal(number)
             assert process.wait(20) == (1 if number == signal.SIGINT else 128 + number)
             assert b"Traceback" not in process.stderr.read()
     database.compress()
-    assert os.listdir(database.layout.temporaries) == []
+    assert names(database.path, "tmp") == []

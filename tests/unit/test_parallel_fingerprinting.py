@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections import Counter
 
 import numpy as np
 import pytest
 from ase.build import bulk
 
+from ampmpi.database.store import Listing
 from ampmpi.entries import Fingerprint, FingerprintPrimes
-from ampmpi.fingerprinting import inventory, misses
-from ampmpi.fingerprinting.adoption import difference, needed_of
-from ampmpi.fingerprinting.dealing import deal_images
+from ampmpi.entries.compare import TOLERANCE, difference, disagreement
+from ampmpi.fingerprinting import inventory
 from ampmpi.fingerprinting.inventory import Seen, first_of_each
-from ampmpi.fingerprinting.misses import find_misses
+from ampmpi.fingerprinting.missing import deal_images, find_misses
 from ampmpi.fingerprinting.summary import Plan, Summary
 from ampmpi.images import ImageList, ImageRef
 from ampmpi.keys import digests_of, member_of
@@ -99,18 +98,16 @@ class RankZero(SerialCommunicator):
 class Stored:
     """A database that holds these digests, loose."""
 
-    layout = None
-
     def __init__(self, digests: np.ndarray) -> None:
         self._digests, self.corrupt = digests, {}
 
-    def digests(self, *_: object) -> np.ndarray:
+    def listing(self) -> Listing:
         listed = bytearray()  # grows as in `loose.digests`
         for start in range(0, len(self._digests), 100):
             listed += self._digests[start : start + 100].tobytes()
         found = np.frombuffer(listed, "S16")
         found.sort()
-        return found
+        return Listing(found, found)
 
     def missing(self, keys, check: bool) -> set[str]:
         return set()
@@ -121,7 +118,7 @@ class Stored:
 
 @pytest.mark.parametrize("part_stored", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("part_alike", [0.0, 0.5])
-def test_start_up_on_rank_0_takes_64_bytes_an_image(part_stored, part_alike, monkeypatch):
+def test_start_up_on_rank_0_takes_64_bytes_an_image(part_stored, part_alike):
     """The peak of all that is there at once, from the survey to the dealing; and all messages."""
     n_images, rng = 400_000, np.random.default_rng(0)
     digests = rng.integers(0, 256, (n_images, 16), dtype=np.uint8).view("S16").ravel()
@@ -129,7 +126,6 @@ def test_start_up_on_rank_0_takes_64_bytes_an_image(part_stored, part_alike, mon
     digests[alike] = digests[rng.integers(0, n_images, alike.sum())]
     costs = rng.uniform(1.0, 1000.0, n_images).astype(np.float32)
     stored = Stored(digests[rng.random(n_images) < part_stored])
-    monkeypatch.setattr(misses.loose, "digests", stored.digests)
     comm = RankZero(digests, costs)
     mine = chunks(n_images, 0, comm.size)
     n_mine = 0
@@ -143,7 +139,7 @@ def test_start_up_on_rank_0_takes_64_bytes_an_image(part_stored, part_alike, mon
         found = inventory._gather(ImageList(range(n_images)), locators, comm, seen)
         del locators, seen
         lacking = find_misses(found.digests, {1: stored, 2: stored}, comm, False)
-        shares, _ = deal_images(found, lacking.what, Counter(), comm)
+        shares, _ = deal_images(found, lacking.what, {}, comm)
         n_mine = len(shares[0].indices)
 
     assert grown(start_up) <= 64 * n_images
@@ -168,21 +164,20 @@ def test_no_digest_is_taken_for_another():
         assert member_of(digests_of(pairs), digests_of([key])).tolist() == expected
 
 
-@pytest.mark.parametrize(
-    ("entries", "needed"), [(0, 0), (3, 3), (10, 10), (999, 10), (1000, 10), (1001, 11)]
-)
-def test_how_many_entries_have_to_agree(entries, needed):
-    assert needed_of(entries) == needed
-
-
 def test_difference_is_relative_to_the_largest_value():
     atoms = bulk("Cu", cubic=True)
     symbols, n_features = tuple(atoms.symbols), {"Cu": 2}
     a = Fingerprint(symbols, n_features, np.full((4, 2), 10.0))
     b = Fingerprint(symbols, n_features, a.values + 1e-6)
-    assert difference(a, b, atoms) == pytest.approx(1e-7, rel=1e-3)
-    assert difference(a, Fingerprint(symbols, {"Cu": 3}, np.ones((4, 3))), atoms) == np.inf
-    assert difference(a, Fingerprint(("Pt",) * 4, {"Pt": 2}, a.values), atoms) == np.inf
+    assert difference(a, b) == pytest.approx(1e-7, rel=1e-3)
+    assert difference(a, Fingerprint(symbols, {"Cu": 3}, np.ones((4, 3)))) == np.inf
+    assert difference(a, Fingerprint(("Pt",) * 4, {"Pt": 2}, a.values)) == np.inf
+    near, far = (
+        Fingerprint(symbols, n_features, a.values * (1 + by * TOLERANCE)) for by in (0.5, 2)
+    )
+    assert disagreement(a, near) is None
+    assert "differs by 2.0e-08 of the largest value" in str(disagreement(a, far))
+    assert "other atoms" in str(disagreement(a, Fingerprint(symbols, {"Cu": 3}, np.ones((4, 3)))))
 
 
 def test_pair_without_derivative_counts_as_zero():
@@ -193,8 +188,8 @@ def test_pair_without_derivative_counts_as_zero():
     values[1] = 0.25
     whole = FingerprintPrimes(symbols, n_features, pairs, values)
     part = FingerprintPrimes(symbols, n_features, pairs[[0, 2]], values[[0, 2]])
-    assert difference(whole, whole, atoms) == 0
-    assert difference(whole, part, atoms) == 0.25
+    assert difference(whole, whole) == 0
+    assert difference(whole, part) == 0.25
 
 
 def test_summary_in_words():

@@ -11,7 +11,7 @@ import pytest
 from entry_samples import limited_memory, make_entries
 
 from ampmpi.entries import Fingerprint
-from ampmpi.entries.codec import decode
+from ampmpi.entries.codec import decode, encode
 from ampmpi.errors import CorruptEntryError
 
 AMP = Path(__file__).parents[1] / "data" / "amp"
@@ -255,8 +255,6 @@ def test_mutations_of_amps_entries_keep_the_shape():
 
 
 def test_mutations_of_our_entries_are_found():
-    from ampmpi.entries.codec import encode
-
     rng = random.Random(2)
     seeds = {
         encode(entry): entry

@@ -1,25 +1,27 @@
 """Archives that the disk cannot read everywhere behave like damaged ones."""
 
-import io
 import os
 import pickle
-import tarfile
-from pathlib import Path
 
 import pytest
-from archive_samples import place_of, spoil_sector
+from archive_samples import ARCHIVES, keys_of, names, open_archive, place_of, spoil_sector
 from entry_samples import make_entries, make_key
 
 from ampmpi import FingerprintDatabase
-from ampmpi.database.archive.reader import Archive
-from ampmpi.database.archive.streamed import StreamedArchive
+from ampmpi.database.archive.reader import Archive, StreamedArchive
 from ampmpi.database.check import check
 from ampmpi.database.compress import compress
-from ampmpi.database.merge import merge, uncompress
+from ampmpi.database.merge import merge
+from ampmpi.entries.codec import encode
 from ampmpi.errors import CorruptEntryError
 
 COUNT = 12
 ENTRIES = {make_key(n): make_entries(n, 40, {"Cu": 12})[0] for n in range(COUNT)}
+MIDDLE = make_key(COUNT // 2)
+
+
+def archive_of(database):
+    return f"{database.path}/archive.tar.gz"
 
 
 @pytest.fixture(params=["amp", "ours"])
@@ -27,20 +29,15 @@ def database(request, tmp_path, monkeypatch):
     """Entries in an archive without an index, a sector of whose middle cannot be read."""
     with FingerprintDatabase.create(tmp_path / "x-fingerprints.ampdb") as database:
         database.claim({"Gs": {"Cu": [{}] * 12}}, "d1", adopt=True)
-        archive = Path(database.layout.archive)
+        archive = archive_of(database)
         if request.param == "amp":
-            with tarfile.open(archive, "w:gz") as tar:
-                for key, entry in ENTRIES.items():
-                    content = pickle.dumps(entry.to_amp(), protocol=0)
-                    info = tarfile.TarInfo(key)
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+            content = {key: pickle.dumps(entry.to_amp(), 0) for key, entry in ENTRIES.items()}
+            ARCHIVES["Amp"](archive, content)
             middle = os.path.getsize(archive) // 2
         else:
-            for key, entry in ENTRIES.items():
-                database[key] = entry
-            database.compress()
-            middle = sum(place_of(archive, sorted(ENTRIES)[COUNT // 2])) // 2
+            content = {key: encode(entry) for key, entry in ENTRIES.items()}
+            ARCHIVES["indexed"](archive, content)
+            middle = sum(place_of(archive, MIDDLE)) // 2
             os.truncate(archive, os.path.getsize(archive) - 5)
         spoil_sector(monkeypatch, archive, middle, middle + 512)
         database.is_ours = request.param == "ours"
@@ -50,7 +47,7 @@ def database(request, tmp_path, monkeypatch):
 def saved(database):
     """Return what must be saved: of ours all but what lies on the sector, of Amp's the first."""
     if database.is_ours:
-        return ENTRIES.keys() - {sorted(ENTRIES)[COUNT // 2]}
+        return ENTRIES.keys() - {MIDDLE}
     return {make_key(n) for n in range(COUNT // 3)}
 
 
@@ -82,28 +79,19 @@ def test_check_repairs_it_as_any_damaged_archive(database):
     assert repaired.lost == report.lost == []
     found = dict(database.get_many())
     assert found.keys() >= saved(database) and found.items() <= ENTRIES.items()
-    assert os.listdir(database.layout.damaged) == ["archive.tar.gz"]
+    assert names(database.path, "damaged") == ["archive.tar.gz"]
     assert check(database.path).exit_code == 0
 
 
 def test_a_compress_keeps_the_archive(database):
-    inode = os.stat(database.layout.archive).st_ino
+    inode = os.stat(archive_of(database)).st_ino
     before = dict(database.get_many())
     report = compress(database.path)
-    assert report.copy == f"{database.layout.damaged}/archive.tar.gz"
+    assert report.copy == f"{database.path}/damaged/archive.tar.gz"
     assert os.stat(report.copy).st_ino == inode
     found = dict(database.get_many())
     assert before.items() <= found.items() <= ENTRIES.items()
     assert found.keys() >= saved(database)
-
-
-def test_uncompress_keeps_the_archive(database):
-    before, wanted = dict(database.get_many()), saved(database)
-    report = uncompress(database.path)
-    assert report.copy == f"{database.layout.damaged}/archive.tar.gz"
-    found = dict(database.get_many())
-    assert before.items() <= found.items() <= ENTRIES.items()
-    assert found.keys() >= wanted
 
 
 def test_as_a_source_of_a_merge_it_gives_what_can_be_read(database, tmp_path):
@@ -123,15 +111,15 @@ def late(database, monkeypatch):
     whole = os.pread
     real = Archive.open
 
-    def opened(path):
+    def opened(folder, name):
         monkeypatch.setattr(os, "pread", whole)
-        archive = real(path)
+        archive = real(folder, name)
         monkeypatch.setattr(os, "pread", spoilt)
         return archive
 
     monkeypatch.setattr(Archive, "open", staticmethod(opened))
-    with Archive.open(database.layout.archive) as archive:
-        assert isinstance(archive, StreamedArchive) and archive.keys() == sorted(ENTRIES)
+    with open_archive(archive_of(database)) as archive:
+        assert isinstance(archive, StreamedArchive) and keys_of(archive) == sorted(ENTRIES)
     return database
 
 
@@ -152,12 +140,6 @@ def test_what_turns_bad_during_a_check_is_named(late):
     assert report.lost == repaired.lost == sorted(ENTRIES.keys() - found.keys()) != []
 
 
-def test_what_turns_bad_during_an_uncompress_is_named_and_kept(late):
-    report = uncompress(late.path)
-    assert report.corrupt.keys() == ENTRIES.keys() - set(late) != set()
-    assert report.copy is not None
-
-
 def test_what_turned_bad_since_it_was_opened_is_damaged(late):
     found = dict(late.get_many())
     assert found.items() <= ENTRIES.items()
@@ -169,13 +151,9 @@ def test_what_turned_bad_since_it_was_opened_is_damaged(late):
 @pytest.mark.parametrize("place", ["first bytes", "checksum of the tar", "footer"])
 def test_a_bad_sector_in_the_frame_loses_nothing(tmp_path, monkeypatch, place):
     with FingerprintDatabase.create(tmp_path / "x-fingerprints.ampdb") as database:
-        for key, entry in ENTRIES.items():
-            database[key] = entry
-        database.compress()
-        path = database.layout.archive
-        with Archive.open(path) as archive:
-            end = archive.footer.data_size
-        size = os.path.getsize(path)
+        path = archive_of(database)
+        footer = ARCHIVES["indexed"](path, {key: encode(e) for key, e in ENTRIES.items()})
+        end, size = footer.data_size, os.path.getsize(path)
         bad = {"first bytes": (0, 4), "checksum of the tar": (end - 8, end - 4)}
         spoil_sector(monkeypatch, path, *bad.get(place, (size - 40, size)))
         assert database.missing(ENTRIES, check=True) == set()

@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,8 @@ from ampmpi.database.archive.deflate import (
 )
 from ampmpi.database.archive.tar import BLOCK
 from ampmpi.entries.checksum import crc32
-from ampmpi.files.trouble import is_damage, reason_of
-from ampmpi.keys import to_hex
+from ampmpi.files.trouble import unless_damaged
+from ampmpi.keys import DIGEST, to_hex
 
 INDEX_MAGIC = b"ampmpix1"
 FOOTER_MAGIC = b"ampmpif1"
@@ -68,7 +69,7 @@ class Index:
 
     def row(self, digest: bytes) -> int | None:
         """Row of an entry, or None."""
-        position = int(self.digests.searchsorted(np.array(digest, "S16")))
+        position = int(self.digests.searchsorted(np.array(digest, DIGEST)))
         is_there = self.digests[position : position + 1].tobytes() == digest
         return position if is_there else None
 
@@ -80,19 +81,61 @@ class Index:
         positions[positions == len(self.digests)] = 0
         return np.where(self.digests[positions] == digests, positions, -1)
 
-    def part(self, rows: NDArray[np.intp]) -> Index:
-        """Return the index of some rows, which are sorted."""
-        return Index(
-            self.digests[rows[rows < len(self.digests)]],
+    def by_offset(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
+        """Return rows, all by default, in the order in which they lie in the file."""
+        if rows is None:
+            return np.argsort(self.offset, kind="stable")
+        return rows[np.argsort(self.offset[rows], kind="stable")]
+
+    def part(self, rows: NDArray[np.intp]) -> Part:
+        """Return some rows in the order given."""
+        is_entry = rows < len(self.digests)
+        digests = np.zeros(len(rows), DIGEST)
+        digests[is_entry] = self.digests[rows[is_entry]]
+        return Part(
+            digests,
+            is_entry,
             self.offset[rows],
             self.packed[rows],
             self.length[rows],
             self.crc[rows],
         )
 
-    def keys(self) -> list[str]:
-        """All keys, sorted."""
-        return to_hex(self.digests)
+
+class Part(NamedTuple):
+    """Records of an archive, in any order: what a process needs that reads them.
+
+    Attributes
+    ----------
+    digests : (n,) array of 16-byte strings
+        Their keys, as bytes; zeros for one that is no entry.
+    is_entry : (n,) bool array
+        Which are entries.
+    offset, packed, length, crc : (n,) arrays
+        As in `Index`.
+    """
+
+    digests: NDArray[np.bytes_]
+    is_entry: NDArray[np.bool_]
+    offset: NDArray[np.uint64]
+    packed: NDArray[np.uint64]
+    length: NDArray[np.uint64]
+    crc: NDArray[np.uint32]
+
+    def some(self, chosen: NDArray[np.intp] | slice) -> Part:
+        """Return some of the records."""
+        return Part(
+            self.digests[chosen],
+            self.is_entry[chosen],
+            self.offset[chosen],
+            self.packed[chosen],
+            self.length[chosen],
+            self.crc[chosen],
+        )
+
+    def key(self, number: int) -> str | None:
+        """Key of one of the records; None for one that is no entry."""
+        return to_hex(self.digests[number : number + 1])[0] if self.is_entry[number] else None
 
 
 @dataclass(frozen=True)
@@ -175,7 +218,7 @@ def unpack_index(content: bytes | memoryview) -> Index:
     rows = entries + others
     if magic != INDEX_MAGIC or len(content) != _HEAD.size + 16 * entries + _ROW.itemsize * rows:
         raise ValueError("the index has a wrong size")
-    digests = np.frombuffer(content, "S16", entries, _HEAD.size)
+    digests = np.frombuffer(content, DIGEST, entries, _HEAD.size)
     position = _HEAD.size + digests.nbytes
     columns = []
     for kind in ("<u8", "<u8", "<u8", "<u4"):
@@ -196,14 +239,14 @@ class Found:
         The index.
     misfit : str or None
         How what lies before them differs from the tar that they were written for.
-    shift : int
-        How many bytes longer that is than it was.
+    is_moved : bool
+        Whether it is longer or shorter, so that records lie elsewhere than the index says.
     """
 
     footer: Footer
     index: Index
     misfit: str | None
-    shift: int
+    is_moved: bool
 
 
 def read_index(descriptor: int, size: int) -> Found | None:
@@ -229,46 +272,37 @@ def read_index(descriptor: int, size: int) -> Found | None:
     data_end = size - FOOTER_SIZE - footer.index_size
     if data_end < 0:
         return None
-    try:
+    with unless_damaged(ValueError, EOFError) as damage:
         pieces = _pieces(descriptor, footer.index_size, data_end)
         content = gunzip_stored(pieces, footer.index_size)
         index = unpack_index(content)
-    except (ValueError, EOFError):
-        return None
-    except OSError as error:
-        if not is_damage(error):
-            raise
+    if damage:
         return None
     if crc32(content) != footer.index_crc or len(index.digests) != footer.entries:
         return None
     if not _is_possible(index, footer):
         return None
     shift = data_end - footer.data_size
-    return Found(footer, index, _misfit(descriptor, footer, shift), shift)
+    return Found(footer, index, _misfit(descriptor, footer, shift), shift != 0)
 
 
 def _footer(descriptor: int, size: int) -> Footer | None:
-    try:
+    with unless_damaged():
         return Footer.unpack(os.pread(descriptor, FOOTER_SIZE, size - FOOTER_SIZE))
-    except OSError as error:
-        if not is_damage(error):
-            raise
-        return None
+    return None
 
 
 def _misfit(descriptor: int, footer: Footer, shift: int) -> str | None:
     if shift:
         return f"it has {abs(shift)} bytes {'more' if shift > 0 else 'fewer'} than were written"
     trailer = member_trailer(footer.data_crc, footer.data_length)
-    try:
+    with unless_damaged() as damage:
         if os.pread(descriptor, len(MEMBER_HEADER), 0) != MEMBER_HEADER:
             return "its first ten bytes are not those that were written"
         if os.pread(descriptor, 8, footer.data_size - 8) != trailer:
             return "the checksum of the tar is not the one that was written"
-    except OSError as error:
-        if not is_damage(error):
-            raise
-        return f"its first bytes or the checksum of the tar cannot be read: {reason_of(error)}"
+    if damage:
+        return f"its first bytes or the checksum of the tar cannot be read: {damage[0]}"
     return None
 
 

@@ -1,47 +1,36 @@
-"""Reading ``archive.tar.gz``: any entry at once where there is an index, else in one pass."""
+"""Reading an archive: any entry at once where there is an index, else in one pass."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from types import TracebackType
+from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.archive.deflate import inflate
-from ampmpi.database.archive.index import Footer, Index, read_exactly, read_index
-from ampmpi.database.archive.tar import BLOCK, entry_size
+from ampmpi.database.archive.deflate import GzipReader, inflate
+from ampmpi.database.archive.index import Footer, Index, Part, read_exactly, read_index
+from ampmpi.database.archive.tar import (
+    BLOCK,
+    MAX_ENTRY_SIZE,
+    entry_size,
+    is_bound,
+    members,
+    padded,
+)
 from ampmpi.entries.checksum import crc32
 from ampmpi.errors import CorruptEntryError
-from ampmpi.files.atomic import database_error
-from ampmpi.files.trouble import is_damage, reason_of
-from ampmpi.keys import digests_of, is_key
+from ampmpi.files.folder import Folder, Stamp
+from ampmpi.files.trouble import database_error, is_damage, reason_of, unless_damaged
+from ampmpi.keys import digests_of, is_key, to_hex
 
 _RUN = 1 << 22
 _GAP = 1 << 16
 _TRIES = 5
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What tells one archive file from another one of the same name."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Self:
-        """Return the identity of the file with this status."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class Archive(ABC):
@@ -53,26 +42,25 @@ class Archive(ABC):
     Attributes
     ----------
     path : str
-        The file.
-    identity : Identity
+        The file, for messages.
+    stamp : Stamp
         Which file it is.
-    indexed : bool
-        Whether entries can be read at random.
+    descriptor : int
+        The open file.
     damage : str or None
         What is wrong with the file as a whole, if anything is: entries may be
         missing. Damage to single entries shows when they are read.
     """
 
-    indexed: bool
     damage: str | None = None
 
-    def __init__(self, path: str, descriptor: int, identity: Identity) -> None:
+    def __init__(self, path: str, descriptor: int, stamp: Stamp) -> None:
         self.path = path
-        self.identity = identity
-        self._descriptor = descriptor
+        self.stamp = stamp
+        self.descriptor = descriptor
 
     @staticmethod
-    def open(path: str) -> Archive:
+    def open(folder: Folder, name: str) -> Archive:
         """Open an archive that this package, Amp, or any tar wrote.
 
         An archive without an index that fits is read through once, here.
@@ -86,18 +74,18 @@ class Archive(ABC):
         """
         for attempt in range(_TRIES):
             try:
-                return _open(path)
+                return _open(folder, name)
             except FileNotFoundError:
                 raise
             except OSError as error:
                 # NFS: the file was replaced between looking its name up and reading it.
                 if error.errno != errno.ESTALE or attempt == _TRIES - 1:
-                    raise database_error(error, "read", path) from error
+                    raise database_error(error, "read", folder.full(name)) from error
         raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Close the file."""
-        descriptor, self._descriptor = self._descriptor, -1
+        descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -105,30 +93,22 @@ class Archive(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "descriptor"):
+            self.close()
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.digests())
 
     @abstractmethod
     def __contains__(self, key: object) -> bool: ...
 
     @abstractmethod
-    def keys(self) -> list[str]:
-        """All keys, sorted."""
-
     def digests(self) -> NDArray[np.bytes_]:
-        """All keys as 16-byte strings, sorted."""
-        return digests_of(self.keys())
+        """All keys as 16-byte strings, sorted; not copied."""
 
     @abstractmethod
     def read(self, key: str) -> bytes:
@@ -146,13 +126,13 @@ class Archive(ABC):
 
     @abstractmethod
     def read_many(
-        self, keys: Iterable[str] | None = None
+        self, digests: NDArray[np.bytes_] | None = None
     ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
         """Go through entries in the order in which they lie in the file.
 
         Parameters
         ----------
-        keys : iterable of str, optional
+        digests : (n,) array of 16-byte strings, optional
             Which; those that the archive lacks are passed over. All by default.
 
         Yields
@@ -163,36 +143,147 @@ class Archive(ABC):
         """
 
 
-def _open(path: str) -> Archive:
-    from ampmpi.database.archive.streamed import StreamedArchive
-
-    # Without O_NONBLOCK a named pipe would wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+def _open(folder: Folder, name: str) -> Archive:
+    descriptor, status = folder.open_file(name)
+    path, stamp = folder.full(name), Stamp.of(status)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file: move it elsewhere")
-        identity = Identity.of(status)
-        found = read_index(descriptor, identity.size)
+        found = read_index(descriptor, status.st_size)
     except BaseException:
         with contextlib.suppress(OSError):
             os.close(descriptor)
         raise
     # From here on the descriptor is the archive's to close.
     if found is None:
-        return StreamedArchive(path, descriptor, identity)
-    archive = IndexedArchive(path, descriptor, identity, found.footer, found.index)
-    if found.misfit is not None:
-        # A whole tar is what another tool put before the index; anything else is damage.
-        streamed = StreamedArchive(path, os.dup(descriptor), identity)
-        if streamed.damage is None:
-            archive.close()
-            return streamed
-        streamed.close()
-        archive.damage = found.misfit
-        if found.shift:
-            archive.realign(found.shift)
-    return archive
+        return StreamedArchive(path, descriptor, stamp)
+    if found.misfit is None:
+        return IndexedArchive(path, descriptor, stamp, found.footer, found.index)
+    # A whole tar is what another tool put before the index; anything else is damage.
+    streamed = StreamedArchive(path, descriptor, stamp, found.index.digests)
+    if streamed.damage is None or found.is_moved:
+        return streamed
+    indexed = IndexedArchive(path, os.dup(descriptor), stamp, found.footer, found.index)
+    indexed.damage = found.misfit
+    return indexed
+
+
+class Records:
+    """Some records of an archive, to be read where they lie and verified.
+
+    Parameters
+    ----------
+    path : str
+        The archive, for messages.
+    descriptor : int
+        It, open.
+    part : Part
+        Which records.
+    """
+
+    def __init__(self, path: str, descriptor: int, part: Part) -> None:
+        self.path, self.descriptor, self.part = path, descriptor, part
+
+    def read(self, number: int) -> bytes:
+        """Return the deflated bytes of one record.
+
+        Raises
+        ------
+        CorruptEntryError
+            The disk cannot read them, or the file ends before.
+        OSError
+            The file cannot be read at all.
+        """
+        size, offset = int(self.part.packed[number]), int(self.part.offset[number])
+        try:
+            data = os.pread(self.descriptor, size, offset)
+            return data if len(data) == size else read_exactly(self.descriptor, size, offset)
+        except EOFError as error:
+            raise self._corrupt(number, str(error)) from None
+        except OSError as error:
+            if not is_damage(error):
+                raise
+            raise self._corrupt(number, f"it cannot be read: {reason_of(error)}") from error
+
+    def verify(self, number: int, raw: bytes) -> bytes:
+        """Inflate what was read of a record and verify it: stream, checksum and an entry's name.
+
+        Raises
+        ------
+        CorruptEntryError
+            It is damaged.
+        """
+        part = self.part
+        try:
+            record = inflate(raw, int(part.length[number]))
+        except ValueError as error:
+            raise self._corrupt(number, str(error)) from None
+        if crc32(record) != int(part.crc[number]):
+            raise self._corrupt(number, "its checksum is wrong")
+        if (key := part.key(number)) is not None:
+            try:
+                entry_size(record, key)
+            except ValueError as error:
+                raise self._corrupt(number, str(error)) from None
+        return record
+
+    def entry(self, number: int, raw: bytes) -> bytes:
+        """Return the bytes of an entry from what was read of its record; raises as `verify`."""
+        record = self.verify(number, raw)
+        return record[BLOCK : BLOCK + int(record[124:135], 8)]
+
+    def nearby(self) -> Iterator[tuple[int, int]]:
+        """Cut the records, which are sorted by offset, into runs that are read together."""
+        offset = self.part.offset.astype(np.int64)
+        end = offset + self.part.packed.astype(np.int64)
+        first = 0
+        while first < len(offset):
+            near = np.searchsorted(offset, offset[first] + _RUN, "right")
+            gaps = np.flatnonzero(offset[first + 1 : near] - end[first : near - 1] > _GAP)
+            last = int(first + gaps[0] + 1 if len(gaps) else near)
+            yield first, last
+            first = last
+
+    def walk(self) -> Iterator[tuple[int, bytes | CorruptEntryError]]:
+        """Go through the deflated bytes of the records, which are sorted by offset.
+
+        Neighbours are read together, and alone where the disk cannot read them
+        together. One that it cannot read at all gives the error.
+        """
+        offset = self.part.offset.astype(np.int64)
+        end = offset + self.part.packed.astype(np.int64)
+        for first, last in self.nearby():
+            start = int(offset[first])
+            run = b""
+            with unless_damaged(EOFError):
+                run = read_exactly(self.descriptor, int(end[last - 1]) - start, start)
+            if run:
+                begins, ends = (offset[first:last] - start), (end[first:last] - start)
+                pieces = zip(begins.tolist(), ends.tolist(), strict=True)
+                yield from (
+                    (number, run[begin:stop]) for number, (begin, stop) in enumerate(pieces, first)
+                )
+                continue
+            for number in range(first, last):
+                try:
+                    yield number, self.read(number)
+                except CorruptEntryError as error:
+                    yield number, error
+
+    def find_damaged(self) -> dict[int, str]:
+        """Read all records, which are sorted by offset; return what is wrong with damaged ones."""
+        damaged: dict[int, str] = {}
+        for number, raw in self.walk():
+            try:
+                if isinstance(raw, CorruptEntryError):
+                    raise raw
+                self.verify(number, raw)
+            except CorruptEntryError as error:
+                damaged[number] = str(error)
+        return damaged
+
+    def _corrupt(self, number: int, reason: str) -> CorruptEntryError:
+        key = self.part.key(number)
+        what = f"entry {key}" if key is not None else "a member that is no entry"
+        return CorruptEntryError(f"{what} in {self.path} is damaged: {reason}")
 
 
 class IndexedArchive(Archive):
@@ -202,267 +293,218 @@ class IndexedArchive(Archive):
     ----------
     index : Index
         Where everything lies.
-    footer : Footer or None
-        Sizes and checksum of the tar; None where the index was given.
+    footer : Footer
+        Sizes and checksum of the tar.
     """
 
-    indexed = True
-
     def __init__(
-        self, path: str, descriptor: int, identity: Identity, footer: Footer | None, index: Index
+        self, path: str, descriptor: int, stamp: Stamp, footer: Footer, index: Index
     ) -> None:
-        super().__init__(path, descriptor, identity)
+        super().__init__(path, descriptor, stamp)
         self.footer = footer
         self.index = index
-
-    @classmethod
-    def with_index(cls, path: str, index: Index) -> Self:
-        """Open an archive, a part of whose index is known."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return cls(path, descriptor, Identity.of(os.fstat(descriptor)), None, index)
-
-    def __len__(self) -> int:
-        return len(self.index.digests)
 
     def __contains__(self, key: object) -> bool:
         return (
             isinstance(key, str) and is_key(key) and self.index.row(bytes.fromhex(key)) is not None
         )
 
-    def keys(self) -> list[str]:
-        """All keys, sorted."""
-        return self.index.keys()
-
     def digests(self) -> NDArray[np.bytes_]:
         """All keys as 16-byte strings, sorted; not copied."""
         return self.index.digests
+
+    def records(self, rows: NDArray[np.intp] | None = None) -> Records:
+        """Return some rows of the index, all by default, in the order in which they lie."""
+        return Records(self.path, self.descriptor, self.index.part(self.index.by_offset(rows)))
 
     def read(self, key: str) -> bytes:
         """Return an entry's bytes; see `Archive.read`."""
         row = self.index.row(bytes.fromhex(key)) if is_key(key) else None
         if row is None:
             raise KeyError(key)
-        index = self.index
-        packed, offset = int(index.packed[row]), int(index.offset[row])
-        try:
-            raw = os.pread(self._descriptor, packed, offset)
-            if len(raw) < packed:
-                raw = self._read(packed, offset)
-        except OSError as error:
-            if not is_damage(error):
-                raise
-            raise self._unreadable(row, error) from error
-        return self._entry(key, row, raw)
+        index, one = self.index, slice(row, row + 1)
+        columns = (index.offset[one], index.packed[one], index.length[one], index.crc[one])
+        part = Part(index.digests[one], _YES, *columns)
+        records = Records(self.path, self.descriptor, part)
+        return records.entry(0, records.read(0))
 
     def read_many(
-        self, keys: Iterable[str] | None = None
+        self, digests: NDArray[np.bytes_] | None = None
     ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
         """Go through entries; see `Archive.read_many`."""
-        if keys is None:
+        if digests is None:
             rows: NDArray[np.intp] = np.arange(len(self))
         else:
-            rows = self.index.rows(digests_of([key for key in keys if is_key(key)]))
+            rows = self.index.rows(digests)
             rows = np.unique(rows[rows >= 0])
-        rows = rows[np.argsort(self.index.offset[rows])]
-        for row, raw in self.raw_records(rows):
-            key = self.key_of(row)
+        records = self.records(rows)
+        keys = to_hex(records.part.digests)
+        for number, raw in records.walk():
             try:
-                yield key, self._entry(key, row, raw)
+                if isinstance(raw, CorruptEntryError):
+                    raise raw
+                yield keys[number], records.entry(number, raw)
             except CorruptEntryError as error:
-                yield key, error
+                yield keys[number], error
 
-    def key_of(self, row: int) -> str:
-        """Key of a row of the index."""
-        return bytes(self.index.digests[row]).ljust(16, b"\0").hex()
 
-    def realign(self, shift: int) -> None:
-        """Find where the records are in a file that got longer or shorter somewhere.
+_YES = np.ones(1, bool)
 
-        Those that lie neither where the index says nor `shift` bytes behind
-        that are put at the end of the file, where nothing can be read.
-        """
-        index, size = self.index, self.identity.size
-        offset, packed = index.offset.astype(np.int64), index.packed.copy()
-        shifts = [0, shift]
-        for row in np.argsort(offset).tolist():
-            for by in shifts:
-                start, count = int(offset[row]) + by, int(packed[row])
-                if start < 0 or start + count > size:
+
+class StreamedArchive(Archive):
+    """An archive without an index that fits: Amp's, another tool's, or a damaged one.
+
+    It is read front to back: once to learn which entries there are, and once more
+    for all entries that are wanted. Of files of the same name the last one counts,
+    as for every tar.
+
+    Parameters
+    ----------
+    path, descriptor, stamp
+        As for `Archive`.
+    expected : (n,) array of 16-byte strings, optional
+        Keys that must be there, as an index says that no longer fits.
+
+    Attributes
+    ----------
+    damage : str or None
+        Why reading ended early, or that the checksum is wrong.
+    trusted : bool
+        Whether the bytes before the damage, if there is any, are those that
+        were written: they are in a file that was only cut off, or that the disk
+        cannot read further. Otherwise an entry without a checksum of its own
+        cannot be believed.
+    is_ours : bool
+        Whether this package wrote entries of it.
+    others : int
+        Number of members that are no entries.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        descriptor: int,
+        stamp: Stamp,
+        expected: NDArray[np.bytes_] | None = None,
+    ) -> None:
+        super().__init__(path, descriptor, stamp)
+        self.trusted = True
+        self.is_ours = expected is not None
+        self.others = 0
+        self.expected = digests_of([]) if expected is None else expected
+        self._places: dict[str, int] = {}
+        stream = self._stream()
+        try:
+            for number, member in enumerate(members(stream)):
+                if member.key is None:
+                    self.others += 1
                     continue
-                try:
-                    self.verify(row, os.pread(self._descriptor, count, start))
-                except CorruptEntryError:
-                    continue
-                except OSError as error:
-                    if not is_damage(error):
-                        raise
-                    continue
-                offset[row], shifts = start, sorted(shifts, key=by.__ne__)
-                break
-            else:
-                offset[row], packed[row] = size, 0
-        self.index = replace(index, offset=offset.astype(np.uint64), packed=packed)
+                self.is_ours |= is_bound(member.headers[-BLOCK:], member.key, b"") is not None
+                if not stream.skip(padded(member.size)):
+                    raise EOFError("the tar ends inside an entry")
+                self._places[member.key] = number
+            stream.finish_member()
+        except EOFError as error:
+            self.damage = str(error)
+        except ValueError as error:
+            self.damage = str(error)
+            self.trusted = False
+        self._digests = digests_of(sorted(self._places))
 
-    def raw_runs(self, rows: NDArray[np.intp]) -> Iterator[tuple[int, bytes | CorruptEntryError]]:
-        """Go through the deflated bytes of rows that are sorted by offset, neighbours together.
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def digests(self) -> NDArray[np.bytes_]:
+        """All keys as 16-byte strings, sorted; not copied."""
+        return self._digests
+
+    def read(self, key: str) -> bytes:
+        """Return an entry's bytes; see `Archive.read`."""
+        if key not in self._places:
+            raise KeyError(key)
+        ((_, data),) = self.read_many(digests_of([key]))
+        if isinstance(data, CorruptEntryError):
+            raise data
+        return data
+
+    def read_many(
+        self, digests: NDArray[np.bytes_] | None = None
+    ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
+        """Go through entries; see `Archive.read_many`."""
+        rest = set(self._places)
+        if digests is not None:
+            rest.intersection_update(to_hex(digests))
+        if not rest:
+            return
+        for key, headers, data in self.walk():
+            if key in rest and key is not None:
+                reason = self.doubt(key, headers, data)
+                if reason is None:
+                    yield key, data
+                else:
+                    where = f"entry {key} in {self.path}"
+                    yield key, CorruptEntryError(f"{where} cannot be believed: {reason}")
+                rest.discard(key)
+                if not rest:
+                    return
+        for key in sorted(rest):
+            where = f"entry {key} in {self.path}"
+            yield key, CorruptEntryError(f"{where} can no longer be read: {self.damage}")
+
+    def doubt(self, key: str, headers: bytes, data: bytes) -> str | None:
+        """Say why an entry cannot be believed, if so."""
+        bound = is_bound(headers[-BLOCK:], key, data)
+        if bound is False:
+            return "its checksum is wrong"
+        if bound is None and not self.trusted:
+            return f"the archive is damaged ({self.damage}), and the entry has no checksum there"
+        return None
+
+    def walk(self, others: bool = False) -> Iterator[tuple[str | None, bytes, bytes]]:
+        """Go through the members that count; `damage` says afterwards if not all could be read.
+
+        Parameters
+        ----------
+        others : bool
+            Whether to go through members that are no entries, too, unless
+            they are larger than any entry may be.
 
         Yields
         ------
-        count : int
-            How many records these are.
-        raw : bytes or CorruptEntryError
-            One record after the other, a few megabytes at a time; the error in
-            place of a single record that cannot be read.
-
-        Raises
-        ------
-        EOFError
-            The file is shorter than the index says.
+        key : str or None
+            None for a member that is no entry.
+        headers : bytes
+            Its tar headers.
+        data : bytes
+            What it holds; for one that is no entry, padding included.
         """
-        offset, end = self.index.offset[rows], self.index.offset[rows] + self.index.packed[rows]
-        first = 0
-        while first < len(rows):
-            start = int(offset[first])
-            near = int(np.searchsorted(offset, start + _RUN, "right"))
-            gaps = np.flatnonzero(offset[first + 1 : near] != end[first : near - 1])
-            last = int(first + gaps[0] + 1) if len(gaps) else near
-            size = int(end[last - 1]) - start
-            try:
-                raw = read_exactly(self._descriptor, size, start)
-            except OSError as error:
-                if not is_damage(error):
-                    raise
-                yield from ((1, alone) for _, alone in self._one_by_one(rows[first:last]))
-            else:
-                yield last - first, raw
-            first = last
-
-    def raw_records(
-        self, rows: NDArray[np.intp]
-    ) -> Iterator[tuple[int, bytes | CorruptEntryError]]:
-        """Go through the deflated records of rows that are sorted by offset.
-
-        Neighbours are read together, a few megabytes at a time, and alone where
-        the disk cannot read them together. One that it cannot read at all gives
-        the error, which `record`, `entry` and `verify` raise.
-        """
-        offset = self.index.offset[rows].astype(np.int64)
-        end = offset + self.index.packed[rows].astype(np.int64)
-        first = 0
-        while first < len(rows):
-            start = int(offset[first])
-            near = np.searchsorted(offset, start + _RUN, "right")
-            gaps = np.flatnonzero(offset[first + 1 : near] - end[first : near - 1] > _GAP)
-            last = int(first + gaps[0] + 1 if len(gaps) else near)
-            try:
-                run = self._read(int(end[last - 1]) - start, start)
-            except OSError as error:
-                if not is_damage(error):
-                    raise
-                yield from self._one_by_one(rows[first:last])
-                first = last
-                continue
-            begins, ends = (offset[first:last] - start).tolist(), (end[first:last] - start).tolist()
-            for row, begin, stop in zip(rows[first:last].tolist(), begins, ends, strict=True):
-                yield row, run[begin:stop]
-            first = last
-
-    def _one_by_one(
-        self, rows: NDArray[np.intp]
-    ) -> Iterator[tuple[int, bytes | CorruptEntryError]]:
-        for row in rows.tolist():
-            packed, offset = int(self.index.packed[row]), int(self.index.offset[row])
-            raw: bytes | CorruptEntryError
-            try:
-                raw = read_exactly(self._descriptor, packed, offset)
-            except EOFError as error:
-                raw = self._corrupt(row, str(error))
-            except OSError as error:
-                if not is_damage(error):
-                    raise
-                raw = self._unreadable(row, error)
-            yield row, raw
-
-    def record(self, row: int, raw: bytes | CorruptEntryError) -> bytes:
-        """Inflate the record of a row and verify it.
-
-        Raises
-        ------
-        CorruptEntryError
-            It is damaged.
-        """
-        if isinstance(raw, CorruptEntryError):
-            raise raw
+        stream = self._stream()
         try:
-            record = inflate(raw, int(self.index.length[row]))
+            for number, member in enumerate(members(stream)):
+                if member.key is not None:
+                    if self._places.get(member.key) != number:
+                        continue
+                    data = stream.read(member.size)
+                    if len(data) < member.size:
+                        raise EOFError("the tar ends inside an entry")
+                    yield member.key, member.headers, data
+                elif others and member.size <= MAX_ENTRY_SIZE:
+                    yield None, member.headers, stream.read(padded(member.size))
+        except EOFError as error:
+            self.damage = self.damage or str(error)
         except ValueError as error:
-            raise self._corrupt(row, str(error)) from None
-        if crc32(record) != int(self.index.crc[row]):
-            raise self._corrupt(row, "its checksum is wrong")
-        return record
+            self.damage, self.trusted = self.damage or str(error), False
 
-    def verify(self, row: int, raw: bytes | CorruptEntryError) -> None:
-        """Verify what was read of a row: its stream, checksum and, for an entry, its name.
+    def _stream(self) -> GzipReader:
+        position = 0
 
-        Raises
-        ------
-        CorruptEntryError
-            It is damaged.
-        """
-        record = self.record(row, raw)
-        if row < len(self):
-            self._entry_size(self.key_of(row), row, record)
+        def read(size: int) -> bytes:
+            nonlocal position
+            with unless_damaged() as damage:
+                data = os.pread(self.descriptor, size, position)
+            if damage:
+                raise EOFError(f"from byte {position} on it cannot be read: {damage[0]}")
+            position += len(data)
+            return data
 
-    def find_damaged(self, rows: NDArray[np.intp]) -> list[int]:
-        """Read rows that are sorted by offset; return those that `verify` refuses."""
-        damaged = []
-        for row, raw in self.raw_records(rows):
-            try:
-                self.verify(row, raw)
-            except CorruptEntryError:
-                damaged.append(row)
-        return damaged
-
-    def entry(self, row: int, raw: bytes | CorruptEntryError) -> bytes:
-        """Return the bytes of an entry from what was read of its row.
-
-        Raises
-        ------
-        CorruptEntryError
-            It is damaged.
-        """
-        return self._entry(self.key_of(row), row, raw)
-
-    def bytes_at(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file.
-
-        Raises
-        ------
-        EOFError
-            The file ends before.
-        """
-        return read_exactly(self._descriptor, size, offset)
-
-    def _entry(self, key: str, row: int, raw: bytes | CorruptEntryError) -> bytes:
-        record = self.record(row, raw)
-        return record[BLOCK : BLOCK + self._entry_size(key, row, record)]
-
-    def _entry_size(self, key: str, row: int, record: bytes) -> int:
-        try:
-            return entry_size(record, key)
-        except ValueError as error:
-            raise self._corrupt(row, str(error)) from None
-
-    def _read(self, size: int, offset: int) -> bytes:
-        try:
-            return read_exactly(self._descriptor, size, offset)
-        except EOFError:
-            # A file that shrank under us: each entry's own check reports it.
-            return os.pread(self._descriptor, size, offset)
-
-    def _unreadable(self, row: int, error: OSError) -> CorruptEntryError:
-        return self._corrupt(row, f"it cannot be read: {reason_of(error)}")
-
-    def _corrupt(self, row: int, reason: str) -> CorruptEntryError:
-        what = f"entry {self.key_of(row)}" if row < len(self) else "a member that is no entry"
-        return CorruptEntryError(f"{what} in {self.path} is damaged: {reason}")
+        return GzipReader(read)

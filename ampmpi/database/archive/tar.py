@@ -103,22 +103,16 @@ def entry_size(record: bytes, key: str) -> int:
     return size
 
 
-def claimed_size(header: bytes) -> tuple[int, bool] | None:
-    """Size of the entry for which `entry_record` made this header, damaged or not.
+def claimed_size(header: bytes) -> int | None:
+    """Return the size of the entry for which `entry_record` made this header; None if it did not.
 
-    Returns
-    -------
-    (int, bool) or None
-        Number of bytes of the entry, and whether the header's checksum
-        is right; None if it is no header of an entry.
+    A damaged header may name a wrong size: only the entry's own checksum tells.
     """
     digits = header[124:135]
     if header[257:262] != b"ustar" or not _DIGITS.fullmatch(digits):
         return None
     size = int(digits, 8)
-    if size > MAX_ENTRY_SIZE:
-        return None
-    return size, header[148:154] == b"%06o" % _checksum(header)
+    return size if size <= MAX_ENTRY_SIZE else None
 
 
 def is_bound(header: bytes, key: str, data: bytes) -> bool | None:
@@ -135,20 +129,16 @@ class Member:
     Attributes
     ----------
     key : str or None
-        Its name, when it is a regular file of an allowed size, or a hard link,
-        whose name is that of an entry.
+        Its name, when it is a regular file of an allowed size and named as an entry is.
     size : int
         Number of bytes of its data.
     headers : bytes
         All header blocks, extensions included.
-    link : str or None
-        The name of the earlier member that a hard link named by a key stands for.
     """
 
     key: str | None
     size: int
     headers: bytes
-    link: str | None = None
 
 
 def members(stream: GzipReader) -> Iterator[Member]:
@@ -185,48 +175,26 @@ def members(stream: GzipReader) -> Iterator[Member]:
             headers += content
             override.take(kind, content[:size])
         size = _size(header) if override.size is None else override.size
-        if kind == b"S":
-            headers += _sparse_map(stream, header)
         if kind in b"123456":
             size = 0
         name = override.name if override.name is not None else _name(header)
-        link = None
-        if kind == b"1" and is_key(name):
-            link = override.link if override.link is not None else _text(header[157:257])
-        regular = kind in b"0\x007" and size <= MAX_ENTRY_SIZE
-        key = name if link is not None or (regular and is_key(name)) else None
+        is_file = kind in b"0\x007" and size <= MAX_ENTRY_SIZE
+        key = name if is_file and is_key(name) else None
         end = stream.position + padded(size)
-        yield Member(key, size, headers, link)
+        yield Member(key, size, headers)
         if not stream.skip(end - stream.position):
             raise EOFError("the tar ends inside a member")
-
-
-def _sparse_map(stream: GzipReader, header: bytes) -> bytes:
-    """Blocks that go on with the map of an old GNU sparse member: the last byte used says so."""
-    blocks, more = b"", header[482:483] != b"\0"
-    while more:
-        block = stream.read(BLOCK)
-        if len(block) < BLOCK:
-            raise EOFError("the tar ends inside a header")
-        blocks += block
-        if len(blocks) > _MAX_EXTENSION:
-            raise ValueError("the map of a sparse member is too large")
-        more = block[504:505] != b"\0"
-    return blocks
 
 
 class _Override:
     """What extended headers say about the next member."""
 
     name: str | None = None
-    link: str | None = None
     size: int | None = None
 
     def take(self, kind: bytes, content: bytes) -> None:
         if kind == b"L":
             self.name = content.rstrip(b"\0").decode("utf-8", "replace")
-        elif kind == b"K":
-            self.link = content.rstrip(b"\0").decode("utf-8", "replace")
         elif kind == b"x":
             while content:
                 digits, _, _ = content[:20].partition(b" ")
@@ -236,8 +204,6 @@ class _Override:
                 keyword, _, value = record[len(digits) + 1 : -1].partition(b"=")
                 if keyword == b"path":
                     self.name = value.decode("utf-8", "replace")
-                elif keyword == b"linkpath":
-                    self.link = value.decode("utf-8", "replace")
                 elif keyword == b"size":
                     if not value.isdigit() or len(value) > 20:
                         raise ValueError("an extended tar header is damaged")

@@ -1,23 +1,26 @@
-"""Writing ``archive.tar.gz``: records are deflated alone, and old ones copied as they are."""
+"""Writing an archive: deflated records are appended as they are, and the index behind them."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, Self
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.archive.deflate import MEMBER_HEADER, combine, deflate, member_trailer
-from ampmpi.database.archive.index import Footer, Index, new_index_member
-from ampmpi.database.archive.reader import IndexedArchive
+from ampmpi.database.archive.deflate import (
+    MEMBER_HEADER,
+    combine,
+    deflate,
+    inflate,
+    member_trailer,
+)
+from ampmpi.database.archive.index import Footer, Index, Part, new_index_member
 from ampmpi.database.archive.tar import END, entry_record
 from ampmpi.entries.checksum import crc32
-from ampmpi.errors import CorruptEntryError
-from ampmpi.keys import digests_of
-
-_BUFFER = 1 << 22
+from ampmpi.errors import DatabaseError
+from ampmpi.keys import DIGEST, digests_of
 
 
 class Output(Protocol):
@@ -27,84 +30,83 @@ class Output(Protocol):
         """Write all of `data`."""
 
 
-class Chunk(NamedTuple):
-    """A deflated tar record, ready to be put into an archive.
-
-    Attributes
-    ----------
-    key : str or None
-        The entry's key; None for the record of a member that is no entry.
-    raw : bytes
-        The record, deflated up to a full flush.
-    length : int
-        Number of bytes of the record.
-    crc : int
-        CRC-32 of the record.
-    """
-
-    key: str | None
-    raw: bytes
-    length: int
-    crc: int
-
-
 class Parcel(NamedTuple):
-    """Deflated entries as few objects, whatever their number: cheap to send between ranks.
+    """Deflated records that were verified, as few objects, whatever their number.
 
     Attributes
     ----------
     digests : (n,) array of 16-byte strings
-        Their keys, as bytes.
-    raw : bytes or memoryview
-        Their records, one behind the other.
+        Their keys, as bytes; zeros for one that is no entry.
+    is_entry : (n,) bool array
+        Which are entries.
+    raw : bytes
+        The records, one behind the other.
     packed, length : (n,) uint64 array
         Number of bytes of each record, deflated and inflated.
     crc : (n,) uint32 array
-        CRC-32 of each record.
+        CRC-32 of each record, inflated.
+    checksum : int
+        CRC-32 of `raw`, from when the records were verified.
     """
 
     digests: NDArray[np.bytes_]
-    raw: bytes | memoryview
+    is_entry: NDArray[np.bool_]
+    raw: bytes
     packed: NDArray[np.uint64]
     length: NDArray[np.uint64]
     crc: NDArray[np.uint32]
+    checksum: int
 
     @classmethod
-    def of(cls, chunks: Sequence[Chunk]) -> Self:
-        """Return the parcel of chunks of entries."""
-        return cls(
-            digests_of([chunk.key for chunk in chunks if chunk.key is not None]),
-            b"".join([chunk.raw for chunk in chunks]),
-            np.array([len(chunk.raw) for chunk in chunks], np.uint64),
-            np.array([chunk.length for chunk in chunks], np.uint64),
-            np.array([chunk.crc for chunk in chunks], np.uint32),
-        )
+    def of(cls, part: Part, raw: bytes, checksum: int) -> Parcel:
+        """Return the parcel of records that lie one behind the other in another archive."""
+        return cls(part.digests, part.is_entry, raw, part.packed, part.length, part.crc, checksum)
 
 
-def deflate_entry(key: str, data: bytes) -> Chunk:
-    """Compress an entry for an archive.
+def pack(entries: Sequence[tuple[str, bytes]]) -> Parcel:
+    """Deflate entries, given as key and data; see `pack_records`.
 
     Raises
     ------
     ValueError
-        It is larger than an entry may be.
+        One is larger than an entry may be.
     """
-    return deflate_record(key, entry_record(key, data))
-
-
-def deflate_entries(entries: Sequence[tuple[str, bytes]]) -> list[Chunk]:
-    """Compress entries, given as key and data, for an archive; see `deflate_entry`."""
     records = [entry_record(key, data) for key, data in entries]
+    digests = digests_of([key for key, _ in entries])
+    return pack_records(digests, np.ones(len(records), bool), records)
+
+
+def pack_records(
+    digests: NDArray[np.bytes_], is_entry: NDArray[np.bool_], records: Sequence[bytes]
+) -> Parcel:
+    """Deflate whole tar records, and inflate them again to verify them, by another library.
+
+    Each step is done for all records before the next one: by turns, they throw each
+    other's code and data out of the processor's caches, which costs a seventh.
+    """
     deflated = [deflate(record) for record in records]
-    return [
-        Chunk(key, raw, len(record), crc32(record))
-        for (key, _), raw, record in zip(entries, deflated, records, strict=True)
-    ]
+    if not all(map(_inflates_to, deflated, records)):
+        raise DatabaseError(
+            "what was deflated does not inflate to what it was: the memory or processor of "
+            "this machine may be failing; nothing was changed"
+        )
+    raw = b"".join(deflated)
+    return Parcel(
+        digests,
+        is_entry,
+        raw,
+        np.array(list(map(len, deflated)), np.uint64),
+        np.array(list(map(len, records)), np.uint64),
+        np.array(list(map(crc32, records)), np.uint32),
+        crc32(raw),
+    )
 
 
-def deflate_record(key: str | None, record: bytes) -> Chunk:
-    """Compress a whole tar record for an archive."""
-    return Chunk(key, deflate(record), len(record), crc32(record))
+def _inflates_to(raw: bytes, record: bytes) -> bool:
+    try:
+        return inflate(raw, len(record)) == record
+    except ValueError:
+        return False
 
 
 class ArchiveWriter:
@@ -119,6 +121,11 @@ class ArchiveWriter:
     ----------
     size : int
         Number of bytes of the archive so far.
+    entries : int
+        Number of entries so far.
+    written : list of (int, int, int)
+        Offset, number of bytes and CRC-32 of each piece that was written: what
+        reading back must find.
 
     Notes
     -----
@@ -126,98 +133,27 @@ class ArchiveWriter:
     """
 
     def __init__(self, output: Output) -> None:
-        self.size = len(MEMBER_HEADER)
         self._output = output
-        self._buffer, self._buffered = [MEMBER_HEADER], len(MEMBER_HEADER)
+        self.size = self.entries = 0
+        self.written: list[tuple[int, int, int]] = []
         self._digests = bytearray()
         self._is_entry = bytearray()
         self._offset, self._packed, self._length = array("Q"), array("Q"), array("Q")
         self._crc = array("I")
+        self._append(MEMBER_HEADER, crc32(MEMBER_HEADER))
 
-    def add(self, chunk: Chunk) -> None:
-        """Append a record. An entry is added only once."""
-        self._digests += bytes(16) if chunk.key is None else bytes.fromhex(chunk.key)
-        self._is_entry.append(chunk.key is not None)
-        self._offset.append(self.size)
-        self._packed.append(len(chunk.raw))
-        self._length.append(chunk.length)
-        self._crc.append(chunk.crc)
-        self._append(chunk.raw)
-
-    def add_parcel(self, parcel: Parcel) -> None:
-        """Append the records of entries. An entry is added only once."""
-        is_entry = np.ones(len(parcel.digests), bool)
-        self._note(self.size, parcel.digests, is_entry, parcel.packed, parcel.length, parcel.crc)
-        self._flush()
-        self._output.write(parcel.raw)
-        self.size += len(parcel.raw)
-
-    def _note(
-        self,
-        start: int,
-        digests: NDArray[np.bytes_],
-        is_entry: NDArray[np.bool_],
-        packed: NDArray[np.uint64],
-        length: NDArray[np.uint64],
-        crc: NDArray[np.uint32],
-    ) -> None:
-        """Take down rows of the index for records one behind the other."""
-        packed = packed.astype(np.uint64)
-        offset = np.uint64(start) + np.cumsum(packed, dtype=np.uint64) - packed
-        self._digests += digests.tobytes()
-        self._is_entry += is_entry.tobytes()
+    def add(self, parcel: Parcel) -> None:
+        """Append records. An entry is added only once."""
+        ends = np.cumsum(parcel.packed, dtype=np.uint64)
+        offset = np.uint64(self.size) + ends - parcel.packed
+        self._digests += parcel.digests.tobytes()
+        self._is_entry += parcel.is_entry.tobytes()
         self._offset.frombytes(offset.tobytes())
-        self._packed.frombytes(packed.tobytes())
-        self._length.frombytes(length.astype(np.uint64).tobytes())
-        self._crc.frombytes(crc.astype(np.uint32).tobytes())
-
-    def copy(
-        self,
-        archive: IndexedArchive,
-        keep: NDArray[np.bool_],
-        progress: Callable[[int], None] | None = None,
-    ) -> dict[int, str]:
-        """Copy records of another archive as they are; leave out those that cannot be read.
-
-        Parameters
-        ----------
-        archive : IndexedArchive
-            Where they are.
-        keep : (n + m,) bool array
-            Which rows of its index.
-        progress : callable, optional
-            Called with the number of records copied since the last call.
-
-        Returns
-        -------
-        dict of int to str
-            Rows that were left out, and why.
-
-        Raises
-        ------
-        EOFError
-            The archive is shorter than its index says.
-        """
-        old = archive.index
-        rows = np.flatnonzero(keep)
-        rows = rows[np.argsort(old.offset[rows])]
-        start, copied = self.size, 0
-        left_out: dict[int, str] = {}
-        for count, raw in archive.raw_runs(rows):
-            if isinstance(raw, CorruptEntryError):
-                left_out[int(rows[copied])] = str(raw)
-            else:
-                self._append(raw)
-            copied += count
-            if progress is not None:
-                progress(count)
-        if left_out:
-            rows = rows[~np.isin(rows, list(left_out))]
-        entry = rows < len(old.digests)
-        digests = np.zeros(len(rows), "S16")
-        digests[entry] = old.digests[rows[entry]]
-        self._note(start, digests, entry, old.packed[rows], old.length[rows], old.crc[rows])
-        return left_out
+        self._packed.frombytes(parcel.packed.tobytes())
+        self._length.frombytes(parcel.length.tobytes())
+        self._crc.frombytes(parcel.crc.tobytes())
+        self.entries += int(np.count_nonzero(parcel.is_entry))
+        self._append(parcel.raw, parcel.checksum)
 
     def close(self) -> Footer:
         """End the tar, and write the index and the footer behind it.
@@ -232,17 +168,15 @@ class ArchiveWriter:
         ValueError
             An entry was added twice.
         """
-        entry = np.frombuffer(self._is_entry, np.uint8).astype(bool)
-        digests = np.frombuffer(self._digests, "S16")
+        is_entry = np.frombuffer(self._is_entry, np.uint8).astype(bool)
+        digests = np.frombuffer(self._digests, DIGEST)
         length, crc = np.frombuffer(self._length, np.uint64), np.frombuffer(self._crc, np.uint32)
-        end = deflate(END, last=True)
         data_length = int(length.sum()) + len(END)
         data_crc = combine(
             np.append(crc, np.uint32(crc32(END))), np.append(length, np.uint64(len(END)))
         )
-        self._append(end + member_trailer(data_crc, data_length))
-
-        entries, others = np.flatnonzero(entry), np.flatnonzero(~entry)
+        end = deflate(END, last=True) + member_trailer(data_crc, data_length)
+        entries, others = np.flatnonzero(is_entry), np.flatnonzero(~is_entry)
         entries = entries[np.argsort(digests[entries], kind="stable")]
         order = np.concatenate((entries, others))
         index = Index(
@@ -254,22 +188,15 @@ class ArchiveWriter:
         )
         if np.any(index.digests[1:] == index.digests[:-1]):
             raise ValueError("an entry was added twice")
-        data_size = self.size
         member, index_crc = new_index_member(index)
+        data_size = self.size + len(end)
         footer = Footer(data_size, data_length, data_crc, len(member), index_crc, len(entries))
-        self._append(member)
-        self._append(footer.pack())
-        self._flush()
+        tail = end + member + footer.pack()
+        self._append(tail, crc32(tail))
         return footer
 
-    def _append(self, raw: bytes) -> None:
-        self.size += len(raw)
-        self._buffer.append(raw)
-        self._buffered += len(raw)
-        if self._buffered >= _BUFFER:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._output.write(b"".join(self._buffer))
-        self._buffer.clear()
-        self._buffered = 0
+    def _append(self, raw: bytes, checksum: int) -> None:
+        if raw:
+            self._output.write(raw)
+            self.written.append((self.size, len(raw), checksum))
+            self.size += len(raw)

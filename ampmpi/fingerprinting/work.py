@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from ampmpi.database import FingerprintDatabase
 from ampmpi.entries import Entry
 from ampmpi.entries.codec import encode
 from ampmpi.errors import ImageError
-from ampmpi.fingerprinting.inflight import InFlight
+from ampmpi.fingerprinting.suspects import InFlight
 from ampmpi.images import Images, digest_image
 from ampmpi.parallel.log import Progress
 from ampmpi.parallel.stopping import Stopping
@@ -71,11 +71,6 @@ class Done:
     computing: float = 0.0
     writing: float = 0.0
 
-    @property
-    def busy(self) -> float:
-        """Seconds spent in all."""
-        return self.reading + self.computing + self.writing
-
 
 def entries_of(atoms: Atoms, descriptor: Gaussian, what: int) -> Sequence[tuple[int, Entry]]:
     """Compute what is wanted of one image."""
@@ -96,10 +91,27 @@ def compute(
     stopping: Stopping,
     progress: Progress,
     done: Done,
+    runs: Callable[[str], int | None] = lambda _: 1,
 ) -> None:
     """Compute a share and write it, until it is done or the job shall stop.
 
     An image that cannot be used is recorded; the others go on.
+
+    Parameters
+    ----------
+    share : Share
+        What to compute.
+    images, descriptor, databases
+        From which images, how, and where to.
+    marker : InFlight
+        Names each image while it is computed.
+    stopping : Stopping
+        Whether the job shall stop.
+    progress, done
+        Are told of each image.
+    runs : callable
+        Says of a key how many runs will have ended on it if this one does; None: another
+        job has computed it meanwhile.
 
     Raises
     ------
@@ -115,7 +127,11 @@ def compute(
     for key, what, (index, image) in listed:
         read = perf_counter()
         done.reading += read - before
-        marker.start(key)
+        count = runs(key)
+        if count is None:
+            progress.step()
+            continue
+        marker.start(key, count)
         try:
             if isinstance(image, ImageError):
                 raise image
