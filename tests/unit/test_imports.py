@@ -15,12 +15,13 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-BASE = {"errors", "keys", "heap", "parameters"}
+BASE = {"errors", "keys", "heap", "parameters", "text"}
 MAY_IMPORT = {
     "errors": set(),
     "keys": set(),
     "heap": set(),
     "parameters": set(),
+    "text": set(),
     "files": BASE,
     "entries": BASE,
     "images": BASE,
