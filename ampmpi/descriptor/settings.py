@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import DescriptorError
 from .cutoffs import Cutoff, as_cutoff
-from .symmetry import (
+from .symmetry_functions import (
     SymmetryFunction,
     canonical_functions,
     check_element,
