@@ -53,7 +53,7 @@ class Gaussian:
     version : str, optional
         Amp's version of the scheme; only ``'2015.12'``.
     fortran : bool
-        Amp's switch between Fortran and Python; the kernels here are compiled either way.
+        Amp's switch between Fortran and Python; without effect here.
     mode : str
         Only ``'atom-centered'``.
 
@@ -148,9 +148,9 @@ class Gaussian:
     def check(self, atoms: Atoms) -> None:
         """Raise `ImageError` when the image cannot be used.
 
-        It cannot when an element has no functions, when a position or the cell
-        is not finite, when atoms overlap, or when the cell is singular along a
-        periodic axis. The other methods check the same.
+        That is when an element has no functions, a position or the cell is not finite,
+        atoms overlap, or the cell is singular along its periodic axes. The other methods
+        check the same.
         """
         self.surroundings(atoms)
 
@@ -237,8 +237,7 @@ class Gaussian:
     def predict_cost(self, atoms: Atoms) -> float:
         """Return about how many μs the image takes, from its density alone.
 
-        Only the ratio between images matters. Any image has a cost, also one
-        that cannot be used.
+        Only the ratio between images matters. Images that cannot be used have a cost, too.
         """
         n_atoms = len(atoms)
         near = min(_expected_neighbors(atoms, self.cutoff_radius), float(MOST_NEIGHBORS))
@@ -260,7 +259,7 @@ def _expected_neighbors(atoms: Atoms, radius: float) -> float:
     if len(axes) == 3:
         volume = float(atoms.cell.volume)
         return n_atoms * sphere / volume if volume > 0.0 else 0.0
-    # Orthonormal directions of which the first span the periodic axes.
+    # Orthonormal directions; the first ones span the periodic axes.
     directions, triangle = np.linalg.qr(np.vstack([axes, np.eye(3)]).T)
     open_lengths = np.ptp(atoms.positions @ directions[:, len(axes) :], axis=0) + ATOM_SIZE
     volume = abs(float(np.prod(np.diag(triangle)[: len(axes)]) * np.prod(open_lengths)))
