@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import ImageFileError
+from ampmpi.text import plain
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -209,10 +210,10 @@ def iterate(file: ImageFile) -> Iterator[Atoms]:
 
 
 def describe(error: Exception) -> str:
-    """Return the message of another package's exception, on one line."""
+    """Return the message of another package's exception, on one line and safe to print."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = " ".join(str(error).split())
+    text = plain(" ".join(str(error).split()), 500)  # it may quote the file
     if text and not isinstance(error, KeyError):
         return text
     return f"{type(error).__name__} {text}".rstrip()

@@ -265,6 +265,13 @@ def test_what_is_no_image():
         open_images(3)
 
 
+def test_what_a_file_holds_does_not_reach_the_terminal_raw():
+    forged = ValueError("no number: '\x1b[2J'\nampmpi: error: forged \u202e" + "x" * 1000)
+    told = image_files.describe(forged)
+    assert told.startswith("no number: '?[2J' ampmpi: error: forged ?x")
+    assert len(told) == 500
+
+
 def test_change_of_a_file_is_noticed(tmp_path):
     path = written(tmp_path, "a.xyz", some_images(2))
     found = open_images(path)

@@ -110,7 +110,7 @@ def test_images_may_come_from_an_iterator():
 
 @pytest.mark.parametrize(
     ("images", "reason"),
-    [([], "there is no image to train on"), (None, "cannot be a NoneType"), (3, "cannot be a int")],
+    [([], "there is no image to train on"), (None, "is of type NoneType"), (3, "is of type int")],
 )
 def test_what_are_no_images_is_refused(images, reason):
     with pytest.raises(InputError, match=reason):
