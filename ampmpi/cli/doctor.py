@@ -1,4 +1,4 @@
-"""``ampmpi doctor``: what a job finds here, and what to change."""
+"""``ampmpi doctor``: the surroundings of a job, and what to change about them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..errors import DatabaseError, LaunchError
 from ..parallel.about import MPILibrary, RankSurroundings, mpi_library, surroundings
 from ..parallel.comm import Communicator, SerialCommunicator, world
 from ..parallel.launch import speaks, under_launcher
+from ..text import amount, plain
 from .filesystem import (
     FileSystem,
     file_system,
@@ -35,8 +36,8 @@ SLOW_FILE = 0.02
 def command(context: click.Context, path: Path) -> None:
     """Check MPI, threads, caches and the file system of PATH, a database or a folder.
 
-    Run it as the job will run: `srun --mpi=pmi2 ampmpi doctor`, `mpirun ampmpi doctor`. It ends
-    with code 4 where no file can be written in PATH, and with 7 where ranks do not see each other.
+    Run it the way the job will run: `srun --mpi=pmi2 ampmpi doctor`, `mpirun ampmpi doctor`.
+    The exit code is 4 if no file can be written in PATH, and 7 if ranks do not see each other.
     """
     wrong: LaunchError | None = None
     comm: Communicator = SerialCommunicator()
@@ -56,7 +57,7 @@ def command(context: click.Context, path: Path) -> None:
         for hint in advice:
             click.echo(f"  → {hint}")
         if not advice and wrong is None:
-            click.echo("Nothing to mend.")
+            click.echo("Nothing to improve.")
     usable = comm.bcast(comm.rank != 0 or is_writable(nearest_folder(path)))
     if wrong is not None:
         raise wrong
@@ -69,14 +70,14 @@ Report = tuple[list[tuple[str, str]], list[str]]
 def describe_ranks(
     library: MPILibrary | str, ranks: Sequence[RankSurroundings], environ: Mapping[str, str]
 ) -> Report:
-    """Describe versions, MPI, ranks and threads, and say what to change."""
+    """Describe versions, MPI, ranks and threads, with advice."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("ampmpi", "numpy", "numba", "ase"))
     lines = [("Versions", f"{packages}, Python {platform.python_version()}")]
     advice = []
     if isinstance(library, str):
         lines.append(("MPI", f"none: {library}"))
         advice.append(
-            "mpi4py loads no MPI library, so that only serial runs work: load your site's MPI "
+            "mpi4py finds no MPI library, so only serial runs work: load your site's MPI "
             "module, or pip install 'ampmpi[mpich]'"
         )
     else:
@@ -87,9 +88,12 @@ def describe_ranks(
     on_host = Counter(rank.host for rank in ranks)
     where = ", ".join(f"{n} on {host}" for host, n in sorted(on_host.items())[:8])
     more = len(on_host) - 8
-    lines.append(("Ranks", f"{len(ranks)}: {where}" + (f", and {more} hosts more" * (more > 0))))
+    lines.append(("Ranks", f"{len(ranks)}: {where}" + (f", and {more} more hosts" * (more > 0))))
     if not under_launcher(environ):
-        advice.append("this was one process: start it as your job, with srun or mpirun, to see it")
+        advice.append(
+            "this was a single process: to check the ranks, start it like your job, with srun or "
+            "mpirun"
+        )
     if len(set(on_host.values())) > 1:
         advice.append("hosts have different numbers of ranks: set --ntasks-per-node")
     cores = {
@@ -100,13 +104,16 @@ def describe_ranks(
     if crowded:
         host = crowded[0]
         advice.append(
-            f"{on_host[host]} ranks share {cores[host]} cores on {host}: start no more ranks than "
-            "cores, and let the launcher bind each to its own"
+            f"{on_host[host]} ranks share {amount(cores[host], 'core')} on {host}: start no more "
+            "ranks than cores, and let the launcher bind each rank to its own core"
         )
     threads = sorted({"; ".join(f"{k}={v}" for k, v in rank.threads.items()) for rank in ranks})
     lines.append(("Threads", " | ".join(text or "not set" for text in threads)))
     if len(ranks) > 1 and any(n != "1" for rank in ranks for n in rank.threads.values()):
-        advice.append("ranks have more than one thread: export OMP_NUM_THREADS=1 and its like")
+        advice.append(
+            "ranks have more than one thread: export OMP_NUM_THREADS=1, and the same for the other "
+            "variables above"
+        )
     return lines, advice
 
 
@@ -122,8 +129,8 @@ def describe_cache(environ: Mapping[str, str]) -> Report:
     advice = []
     if not is_writable(folder):
         advice.append(
-            f"NUMBA_CACHE_DIR={given} is not writable, so that every job compiles its kernels "
-            "anew: set it to a folder of yours"
+            f"NUMBA_CACHE_DIR={given} is not writable, so every job compiles its kernels again: "
+            "set it to a folder of your own"
         )
     elif system.is_network:
         advice.append(
@@ -138,18 +145,18 @@ def describe_folder(path: Path) -> Report:
     folder = nearest_folder(path)
     system = file_system(folder)
     inodes = (
-        "inodes not counted" if system.free_inodes is None else f"{system.free_inodes:,} inodes"
+        "inodes are not counted" if system.free_inodes is None else f"{system.free_inodes:,} inodes"
     )
     lines = [
-        ("Folder", f"{folder} on {system.kind}, mounted at {system.mount}"),
+        ("Folder", f"{folder} on {system.kind}, mounted at {plain(str(system.mount))}"),
         ("Free", f"{system.free_bytes / 1e9:,.1f} GB, {inodes}"),
     ]
-    said = quota(system)
-    if said:
-        lines += [("Quota" if i == 0 else "", line) for i, line in enumerate(said.splitlines())]
+    used = quota(system)
+    if used:
+        lines += [("Quota" if i == 0 else "", line) for i, line in enumerate(used.splitlines())]
     advice = advise_on(system)
     if folder != path.absolute():
-        advice.insert(0, f"{path} is no folder that is there: all this is of {folder}")
+        advice.insert(0, f"{path} is not an existing folder: all of this is about {folder}")
     try:
         seconds = seconds_per_file(folder)
     except OSError as error:
@@ -167,28 +174,31 @@ def describe_folder(path: Path) -> Report:
 
 
 def advise_on(system: FileSystem) -> list[str]:
-    """Say what to mind on a file system."""
+    """Return advice about a file system."""
     advice = []
     if system.free_inodes is not None and system.free_inodes < FEW_INODES:
         advice.append(
-            f"{system.free_inodes:,} files fit, and each image takes one, with derivatives two, "
-            "until it is compressed: compress more often, or use another file system"
+            f"only {system.free_inodes:,} more files fit, and each image takes one, with "
+            "derivatives two, until it is compressed: compress more often, or use another "
+            "file system"
         )
     if system.free_bytes < LITTLE_SPACE:
-        advice.append("less than 10 GB are free: `ampmpi fingerprint --dry-run` says what you need")
+        advice.append(
+            "less than 10 GB are free: `ampmpi fingerprint --dry-run` tells how much you need"
+        )
     if system.kind == "lustre":
         advice.append(
-            "Lustre: one stripe suits small files, so before the first job "
+            "Lustre: one stripe suits small files; before the first job, run "
             "`mkdir D-fingerprints.ampdb && lfs setstripe -c 1 D-fingerprints.ampdb`"
         )
     elif system.kind.startswith("nfs"):
         advice.append(
-            "NFS: nodes see each other's files some seconds late, which costs time and never "
+            "NFS: nodes see each other's files a few seconds late, which may cost time but never "
             "results; for many nodes the scratch file system is faster"
         )
     elif system.is_memory:
         advice.append(
-            f"{system.kind} is this node's memory: other nodes do not see it, and it is gone "
-            "after the job"
+            f"{system.kind} is this node's memory: other nodes do not see it, and its files are "
+            "gone after the job"
         )
     return advice

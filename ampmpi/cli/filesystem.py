@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ampmpi.errors import DatabaseError
+from ampmpi.text import plain
 
 NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "gpfs",
@@ -34,11 +35,13 @@ class FileSystem:
     Attributes
     ----------
     kind : str
-        As the system names it: ext4, nfs4, lustre, …
+        Its type, as the system calls it: ext4, nfs4, lustre, …
     mount : Path
         Where it is mounted.
-    free_bytes, free_inodes : int or None
-        What this user may still take; None where it is not counted.
+    free_bytes : int
+        Bytes that this user may still write.
+    free_inodes : int or None
+        Files that may still be created; None if the file system does not count them.
     """
 
     kind: str
@@ -62,7 +65,7 @@ def nearest_folder(path: Path) -> Path:
     try:
         path = path.absolute()
     except FileNotFoundError:
-        raise DatabaseError("the working folder was removed: change to another one") from None
+        raise DatabaseError("the working directory was removed: change to another one") from None
     while not path.is_dir():
         path = path.parent
     return path
@@ -71,7 +74,8 @@ def nearest_folder(path: Path) -> Path:
 def file_system(folder: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> FileSystem:
     """Return the file system of a folder that exists."""
     status = os.statvfs(folder)
-    kind, mount = mounted_at(folder.resolve(), mountinfo.read_text().splitlines())
+    lines = os.fsdecode(mountinfo.read_bytes()).split("\n")
+    kind, mount = mounted_at(folder.resolve(), lines)
     inodes = status.f_favail if status.f_files else None
     return FileSystem(kind, mount, status.f_bavail * status.f_frsize, inodes)
 
@@ -79,8 +83,8 @@ def file_system(folder: Path, mountinfo: Path = Path("/proc/self/mountinfo")) ->
 def mounted_at(folder: Path, lines: Iterable[str]) -> tuple[str, Path]:
     """Return kind and mount point of a folder's file system, from lines of ``mountinfo``.
 
-    Format: proc(5), ``/proc/pid/mountinfo``; spaces in names are octal escapes. Of mounts on
-    one another the last is seen.
+    Format: proc(5), ``/proc/pid/mountinfo``; spaces in names are octal escapes. Where one
+    mount hides another, the last one counts.
     """
     best = ("unknown", Path("/"))
     for line in lines:
@@ -95,18 +99,17 @@ def mounted_at(folder: Path, lines: Iterable[str]) -> tuple[str, Path]:
 
 
 def quota(system: FileSystem) -> str | None:
-    """Return what the file system's own command says of this user's quota, or None."""
+    """Return what the file system's own command prints about this user's quota, or None."""
     command = QUOTA_COMMANDS.get(system.kind, ["quota", "-w", "-s"])
     command = [word.format(uid=os.getuid(), mount=system.mount) for word in command]
     if shutil.which(command[0]) is None:
         return None
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run(command, capture_output=True, timeout=20, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() or None
+    lines = done.stdout.decode(errors="replace").strip().splitlines()
+    return "\n".join(plain(line) for line in lines) or None
 
 
 def seconds_per_file(folder: Path, n_files: int = 20, n_bytes: int = 16384) -> float:
@@ -132,7 +135,7 @@ def seconds_per_file(folder: Path, n_files: int = 20, n_bytes: int = 16384) -> f
 
 
 def is_writable(folder: Path) -> bool:
-    """Return whether a file can be made in a folder; tried, since permissions do not tell all."""
+    """Return whether a file can be created in a folder, by trying: permissions do not tell all."""
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         file.write(bytes(4096))
         return True

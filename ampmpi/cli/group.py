@@ -10,14 +10,14 @@ import ampmpi
 
 COMMANDS = {
     "fingerprint": "Fingerprint images into a database, under mpirun or alone.",
-    "info": "Say what a database holds.",
+    "info": "Show what a database holds.",
     "compress": "Move loose entries into the archive (also: amp-compress).",
     "check": "Read and verify a database; repair it when asked.",
     "merge": "Add the entries of databases to another one.",
     "train": "Train a potential, a sweep or a committee.",
-    "evaluate": "Errors of calculators on images.",
+    "evaluate": "Measure the errors of calculators on images.",
     "plot": "Plot learning curves, parity and committee spread.",
-    "jobscript": "Print a SLURM job script filled in for your files.",
+    "jobscript": "Print a SLURM job script for your files.",
     "doctor": "Check MPI, threads, caches and file systems.",
 }
 
@@ -26,11 +26,11 @@ class LazyGroup(click.Group):
     """A click group that imports ``ampmpi.cli.NAME`` only for the command asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order in which they are explained."""
+        """Return the names in the order of the help text."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
+        """Import and return one command."""
         if cmd_name not in COMMANDS:
             return None
         command = importlib.import_module(f"ampmpi.cli.{cmd_name}").command
@@ -51,5 +51,5 @@ def group() -> None:
     Exit codes: 0 done; 1 unexpected error; 2 wrong option or input; 3 some
     images failed, all others are done; 4 a database cannot be used; 5 damaged
     and repaired; 6 locked by another process; 7 wrong launch; 8 the training
-    did not converge; 75 stopped early, start again to go on.
+    did not converge; 75 stopped early, start the command again to continue.
     """

@@ -1,4 +1,4 @@
-"""Kinds of commands and options that the command lines share."""
+"""Kinds of commands and options that several command lines use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ampmpi.parallel import launch
 
 
 class OneProcess(click.Command):
-    """A command that one process does; under ``mpirun`` the other ranks leave it alone."""
+    """A command for one process; under ``mpirun`` all ranks but the first do nothing."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, on the first rank only."""
@@ -20,14 +20,14 @@ class OneProcess(click.Command):
 
 
 class Prefix(click.ParamType[str]):
-    """A label: what the names of a job's files start with, folders included."""
+    """A label: the beginning of the names of a job's files, folders included."""
 
     name = "prefix"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Refuse what is no start of a file's name."""
+        """Refuse what cannot be the beginning of a file's name."""
         if not value or value.endswith("/"):
-            self.fail(f"{value!r} is no prefix of file names; give one such as amp", param, ctx)
+            self.fail(f"{value!r} is not a prefix of file names; give one such as amp", param, ctx)
         return value
 
 

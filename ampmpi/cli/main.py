@@ -1,4 +1,4 @@
-"""Where the commands start and end: signals, errors, exit codes."""
+"""The start and end of every command: signals, output, errors, exit codes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from ampmpi.parallel import launch
 
 launch.stop.install()  # before anything that takes time to import
 
+import io  # noqa: E402
 import os  # noqa: E402
 import sys  # noqa: E402
 from typing import NoReturn  # noqa: E402
@@ -30,13 +31,15 @@ def amp_compress() -> NoReturn:
 def run(command: object, name: str) -> NoReturn:
     """Run a click command and leave the process with its exit code.
 
-    An error that all ranks share is told once, by the first of them. Any other
-    error on one rank of several ends the whole job.
+    An error that all ranks share is reported once, by the first rank. Any other
+    error on one of several ranks ends the whole job.
     """
     import click
 
     assert isinstance(command, click.Command)
     launch.prepare()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # as strict, Å or → would end the job
     try:
         code = command.main(prog_name=name, standalone_mode=False)
     except click.ClickException as error:
@@ -63,7 +66,7 @@ def run(command: object, name: str) -> NoReturn:
 
 
 def _fail(error: BaseException) -> int:
-    """Say what went wrong and return the exit code; abort where other ranks may wait."""
+    """Report an error and return the exit code; abort if other ranks may be waiting."""
     from ampmpi.errors import LaunchError
     from ampmpi.parallel.failure import exit_code, is_shared, report
 

@@ -1,22 +1,12 @@
-"""Words for people: amounts, sizes, complaints."""
+"""Words for people on a command line: amounts, sizes, complaints."""
 
 from __future__ import annotations
 
 import click
 
+from ampmpi.text import amount, size
 
-def amount(number: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun, which takes an s unless `many` is given."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
-
-
-def size(n_bytes: int) -> str:
-    """Return a number of bytes with three digits and a decimal unit."""
-    value, units = float(n_bytes), ["bytes", "kB", "MB", "GB", "TB", "PB"]
-    while value >= 999.5 and len(units) > 1:
-        value /= 1000
-        units.pop(0)
-    return f"{n_bytes} bytes" if units[0] == "bytes" else f"{value:.3g} {units[0]}"
+__all__ = ["amount", "complain", "size"]
 
 
 def complain(problem: Exception | str) -> None:

@@ -1,4 +1,4 @@
-"""What makes an image unusable, said in one sentence."""
+"""What makes an image unusable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALLEST_DISTANCE = 1.0e-6
 """Å; atoms closer than this lie on top of each other."""
 
 FARTHEST = 1.0e8
-"""Å; farther from the origin a position has no more than eight digits for distances."""
+"""Å; farther from the origin, positions keep too few digits for distances."""
 
 MOST_NEIGHBORS = 100_000
 """Neighbours per atom beyond which a cell is taken for a mistake."""
@@ -27,7 +27,7 @@ def check_numbers(atoms: Any) -> None:
     if len(atoms) == 0:
         raise ImageError("the image has no atoms: leave it out.")
     distances = np.abs(atoms.positions)
-    if not distances.max() <= FARTHEST:  # not a number, either
+    if not distances.max() <= FARTHEST:  # true of NaN, too
         wrong = np.flatnonzero(~np.isfinite(distances).all(axis=1))
         if len(wrong):
             raise ImageError(
@@ -76,9 +76,9 @@ def check_cell(
     neighbors = n_atoms * _BALLS[len(axes)] * cutoff ** len(axes) / measure
     if neighbors > MOST_NEIGHBORS:
         raise ImageError(
-            f"an atom has some {neighbors:.2g} neighbours within the cutoff of {cutoff:g} Å, so "
-            f"small is the cell along its periodic axes ({axes_text}): check the cutoff, the "
-            "cell's vectors and their unit (Å)."
+            f"each atom would have about {neighbors:.2g} neighbours within the cutoff of "
+            f"{cutoff:g} Å, because the cell is so small along its periodic axes ({axes_text}): "
+            "check the cutoff, the cell's vectors and their unit (Å)."
         )
 
 

@@ -1,4 +1,4 @@
-"""Cutoff functions: how a neighbour's weight fades to zero at the radius Rc."""
+"""Cutoff functions fc(R) and their derivatives: a neighbour's weight fades to zero at Rc."""
 
 from __future__ import annotations
 
@@ -127,12 +127,14 @@ def as_cutoff(value: Any) -> Cutoff:
     Raises
     ------
     DescriptorError
-        When it is none of these, or its name or arguments are wrong.
+        When it is something else, or its name or arguments are wrong.
     """
     if isinstance(value, Cosine | Polynomial):
         return value
     if isinstance(value, type):
-        raise DescriptorError(f"the cutoff is the class {value.__name__}: give it a radius.")
+        raise DescriptorError(
+            f"the cutoff is the class {value.__name__} itself: call it with a radius."
+        )
     if hasattr(value, "todict"):
         value = value.todict()
     if not isinstance(value, Mapping):

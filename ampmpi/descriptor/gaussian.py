@@ -15,7 +15,6 @@ from ..entries import Fingerprint, FingerprintPrimes
 from ..errors import DescriptorError
 from ..parameters import Parameters
 from .checks import MOST_NEIGHBORS, check_cell, check_elements, check_numbers, check_overlap
-from .plan import Plan, make_plan
 from .settings import MODE, VERSION, Settings, from_amp
 from .toml import read_settings
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from .neighbors import NeighborList
+    from .tables import FunctionTables
 
 
 ATOM_SIZE = 2.5
@@ -53,7 +53,7 @@ class Gaussian:
     version : str, optional
         Amp's version of the scheme; only ``'2015.12'``.
     fortran : bool
-        Amp's switch between Fortran and Python; the kernels here are compiled either way.
+        Amp's switch between Fortran and Python; without effect here.
     mode : str
         Only ``'atom-centered'``.
 
@@ -137,8 +137,10 @@ class Gaussian:
         return {element: len(listed) for element, listed in self.settings.by_element.items()}
 
     @cached_property
-    def _plan(self) -> Plan:
-        return make_plan(self.settings.cutoff, self.settings.by_element)
+    def _tables(self) -> FunctionTables:
+        from .tables import make_tables
+
+        return make_tables(self.settings.cutoff, self.settings.by_element)
 
     def __repr__(self) -> str:
         return f"Gaussian(cutoff={self.settings.cutoff}, elements={self.elements})"
@@ -146,9 +148,9 @@ class Gaussian:
     def check(self, atoms: Atoms) -> None:
         """Raise `ImageError` when the image cannot be used.
 
-        It cannot when an element has no functions, when a position or the cell
-        is not finite, when atoms overlap, or when the cell is singular along a
-        periodic axis. The other methods check the same.
+        That is when an element has no functions, a position or the cell is not finite,
+        atoms overlap, or the cell is singular along its periodic axes. The other methods
+        check the same.
         """
         self.surroundings(atoms)
 
@@ -156,9 +158,9 @@ class Gaussian:
         """Check an image and find its neighbours."""
         from .neighbors import neighbor_list
 
-        plan = self._plan
+        tables = self._tables
         check_numbers(atoms)
-        species = plan.species_of[atoms.numbers]
+        species = tables.species_of[atoms.numbers]
         check_elements(atoms, species, self.elements or ())
         # Copies: what the kernels are given always has the one type they are compiled for.
         positions = np.array(atoms.positions, dtype=float, order="C")
@@ -166,7 +168,7 @@ class Gaussian:
         periodic = np.array(atoms.pbc, dtype=bool)
         radius = self.cutoff_radius
         check_cell(cell, periodic, len(atoms), radius)
-        neighbors = neighbor_list(positions, cell, periodic, radius, species, plan.n_species)
+        neighbors = neighbor_list(positions, cell, periodic, radius, species, tables.n_species)
         check_overlap(atoms, neighbors.closest)
         return Surroundings(species, neighbors)
 
@@ -182,7 +184,7 @@ class Gaussian:
 
         surroundings = self.surroundings(atoms)
         symbols, n_features = self._features(atoms)
-        values = kernels.values(self._plan, *surroundings, max(n_features.values()))
+        values = kernels.fingerprints(self._tables, *surroundings, max(n_features.values()))
         return Fingerprint(symbols, n_features, values)
 
     def fingerprint_primes(self, atoms: Atoms) -> FingerprintPrimes:
@@ -202,7 +204,7 @@ class Gaussian:
         surroundings = self.surroundings(atoms)
         symbols, n_features = self._features(atoms)
         width = max(n_features.values())
-        values, pairs, primes = kernels.primes(self._plan, *surroundings, width)
+        values, pairs, primes = kernels.fingerprint_primes(self._tables, *surroundings, width)
         return (
             Fingerprint(symbols, n_features, values),
             FingerprintPrimes(symbols, n_features, pairs, primes),
@@ -230,13 +232,12 @@ class Gaussian:
         from . import kernels
 
         weights = np.array(dE_dG, dtype=float, order="C")
-        return kernels.forces(self._plan, *self.surroundings(atoms), weights)
+        return kernels.forces(self._tables, *self.surroundings(atoms), weights)
 
     def predict_cost(self, atoms: Atoms) -> float:
         """Return about how many μs the image takes, from its density alone.
 
-        Only the ratio between images matters. Any image has a cost, also one
-        that cannot be used.
+        Only the ratio between images matters. Images that cannot be used have a cost, too.
         """
         n_atoms = len(atoms)
         near = min(_expected_neighbors(atoms, self.cutoff_radius), float(MOST_NEIGHBORS))
@@ -258,7 +259,7 @@ def _expected_neighbors(atoms: Atoms, radius: float) -> float:
     if len(axes) == 3:
         volume = float(atoms.cell.volume)
         return n_atoms * sphere / volume if volume > 0.0 else 0.0
-    # Orthonormal directions of which the first span the periodic axes.
+    # Orthonormal directions; the first ones span the periodic axes.
     directions, triangle = np.linalg.qr(np.vstack([axes, np.eye(3)]).T)
     open_lengths = np.ptp(atoms.positions @ directions[:, len(axes) :], axis=0) + ATOM_SIZE
     volume = abs(float(np.prod(np.diag(triangle)[: len(axes)]) * np.prod(open_lengths)))

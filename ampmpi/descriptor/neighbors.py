@@ -380,3 +380,55 @@ def neighbor_list(
         Number of species.
     """
     return NeighborList(*_neighbor_list(positions, cell, periodic, cutoff, species, n_species))
+
+
+@inner
+def _sorted_by(keys, order, n_keys):
+    """Sort the indices in `order` by their keys, all below `n_keys`; ties keep their order."""
+    cursor = np.zeros(n_keys + 1, np.int64)
+    for index in order:
+        cursor[keys[index] + 1] += 1
+    for key in range(n_keys):
+        cursor[key + 1] += cursor[key]
+    result = np.empty(len(order), np.int64)
+    for index in order:
+        result[cursor[keys[index]]] = index
+        cursor[keys[index]] += 1
+    return result
+
+
+@entry
+def derivative_pairs(start, neighbor, sources=SOURCES):
+    """Find which atoms move which features.
+
+    Returns
+    -------
+    pairs : (n_pairs, 2) int32 array
+        Pairs (m, n) of an atom and a centre that it is a neighbour of, or is
+        itself, sorted by n, then m.
+    slots : (n_entries + n_atoms,) int64 array
+        The pair of each entry of the neighbour list, then of each atom itself.
+    """
+    n_atoms = len(start) - 1
+    n_entries = len(neighbor)
+    centre = np.empty(n_entries + n_atoms, np.int64)
+    moved = np.empty(n_entries + n_atoms, np.int64)
+    for n in range(n_atoms):
+        for q in range(start[n], start[n + 1]):
+            centre[q] = n
+            moved[q] = neighbor[q]
+        centre[n_entries + n] = n
+        moved[n_entries + n] = n
+    by_moved = _sorted_by(moved, np.arange(n_entries + n_atoms), n_atoms)
+    by_centre = _sorted_by(centre, by_moved, n_atoms)
+    slots = np.empty(n_entries + n_atoms, np.int64)
+    pairs = np.empty((n_entries + n_atoms, 2), np.int32)
+    n_pairs = 0
+    for q in by_centre:
+        m, n = moved[q], centre[q]
+        if n_pairs == 0 or pairs[n_pairs - 1, 0] != m or pairs[n_pairs - 1, 1] != n:
+            pairs[n_pairs, 0] = m
+            pairs[n_pairs, 1] = n
+            n_pairs += 1
+        slots[q] = n_pairs - 1
+    return pairs[:n_pairs], slots

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import DescriptorError
 from .cutoffs import Cutoff, as_cutoff
-from .symmetry import (
+from .symmetry_functions import (
     SymmetryFunction,
     canonical_functions,
     check_element,
@@ -25,7 +25,7 @@ VERSION = "2015.12"
 
 @dataclass(frozen=True)
 class Settings:
-    """Cutoff, elements and symmetry functions.
+    """Cutoff, elements and symmetry functions of a descriptor.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Settings:
 
     @classmethod
     def from_arguments(cls, cutoff: Any, Gs: Any, elements: Any) -> Settings:
-        """Check the arguments of `Gaussian` and complete them where they suffice."""
+        """Check the arguments of `Gaussian`; fill in the functions if the elements are known."""
         symbols = None if elements is None else _symbols(elements)
         functions: Any = None
         if isinstance(Gs, Mapping):
@@ -65,7 +65,7 @@ class Settings:
         return self.elements is not None and isinstance(self.functions, Mapping)
 
     def resolve(self, elements: Iterable[str]) -> Settings:
-        """Fill in what is open for images of these elements; self when nothing is."""
+        """Return the settings with elements and functions filled in; self when complete."""
         if self.complete:
             if lacking := sorted(set(self.elements or ()) - set(self.functions or ())):
                 raise DescriptorError(
@@ -140,7 +140,7 @@ def from_amp(parameters: Mapping[str, Any]) -> Settings:
     Raises
     ------
     DescriptorError
-        When they are another descriptor's, or anything in them is wrong.
+        When they belong to another descriptor, or anything in them is wrong.
     """
     expected = {"importname": IMPORTNAME, "mode": MODE, "version": VERSION}
     for key, value in expected.items():

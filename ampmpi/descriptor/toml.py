@@ -34,7 +34,7 @@ from typing import Any
 from ..errors import DescriptorError
 from .cutoffs import Cutoff, as_cutoff, cutoff_from_arguments
 from .settings import Settings
-from .symmetry import SymmetryFunction, check_element, make_symmetry_functions
+from .symmetry_functions import SymmetryFunction, check_element, make_symmetry_functions
 
 _KEYS = ("cutoff", "elements", "Gs", "make")
 _MAKE_KEYS = ("type", "etas", "offsets", "zetas", "gammas")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.descriptor.checks import check_numbers
+from ampmpi.descriptor import check_numbers
 from ampmpi.errors import ImageError, InputError
 from ampmpi.images import ImageList, Images, ImageSet, digest_image
 from ampmpi.images.files import Frames, ImageFile, find_files, survey

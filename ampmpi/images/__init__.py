@@ -1,7 +1,7 @@
-"""Images: reading them by share from any file that ASE reads, and their hashes.
+"""Images: reading a rank's share of them from any file that ASE reads, and their hashes.
 
-Nothing here talks to other ranks: ASE's own parallel reading would hand every
-rank the image that rank 0 reads, so that each ``ase.io`` call turns it off.
+Nothing here talks to other ranks. Every ``ase.io`` call has ``parallel=False``: otherwise
+ASE would read on rank 0 alone and hand its image to all ranks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which files are meant, what they are, and how many frames each holds."""
+"""Image files: which are meant, their formats, and how many frames each holds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import ImageFileError
+from ampmpi.text import plain
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -56,9 +57,9 @@ class Frames:
         The frames that are meant, counted from the start of the file.
     locators : (len(numbers),) int64 array or None
         Where each is: a byte offset or a row's id; None where the frame's
-        number says it.
+        number is enough.
     changed : int
-        Time of the file's last change, ns.
+        When the file was last changed, ns.
     """
 
     numbers: range
@@ -109,7 +110,7 @@ def _format(path: str, frames: str) -> tuple[str, slice | str]:
             if not path.rstrip("/").endswith(".bundle"):
                 raise ImageFileError(f"{path} is a directory: name the files in it")
         elif not Path(path).is_file() and Path(path).exists():
-            raise ImageFileError(f"{path} is no regular file: copy the images into one")
+            raise ImageFileError(f"{path} is not a regular file: copy the images into one")
         else:
             with open(path, "rb") as file:
                 if not file.read(1):
@@ -119,16 +120,16 @@ def _format(path: str, frames: str) -> tuple[str, slice | str]:
     except ImageFileError:
         raise
     except UnknownFileTypeError:
-        raise ImageFileError(f"{path} is in no format that ASE knows") from None
+        raise ImageFileError(f"{path} is not in a format that ASE knows") from None
     except OSError as error:
         raise ImageFileError(f"{path} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # of ASE, and of the modules that decompress
+    except Exception as error:  # ASE and the modules that decompress raise anything
         raise ImageFileError(f"{path} cannot be read: {describe(error)}") from error
     return format, _selection(path, frames, is_database=format == "db")
 
 
 def _selection(path: str, frames: str, is_database: bool) -> slice | str:
-    """Read what stands behind the @: a frame, a slice, or a database's selection."""
+    """Parse what stands behind the @: a frame, a slice, or a database's selection."""
     try:
         parts = [int(part) if part else None for part in frames.split(":")]
     except ValueError:
@@ -142,28 +143,28 @@ def _selection(path: str, frames: str, is_database: bool) -> slice | str:
     if is_database:
         return frames
     raise ImageFileError(
-        f"{path}@{frames}: {frames!r} chooses no frames; write @3, @-1, @:100 or @::10"
+        f"{path}@{frames}: {frames!r} does not select frames; write @3, @-1, @:100 or @::10"
     )
 
 
 def survey(file: ImageFile, visit: Callable[[int, Atoms], object] | None = None) -> Frames:
     """Count the frames of a file and find out where they are.
 
-    Trajectories and databases are asked, extended XYZ is scanned for line ends;
-    every other format is read from front to back.
+    Trajectories and databases know; extended XYZ is scanned for line ends; files of any
+    other format are read from front to back.
 
     Parameters
     ----------
     file : ImageFile
         The file.
     visit : callable, optional
-        Called with the number and the image of each frame where the file is
-        read anyway, so that it need not be read again.
+        Called with the number and the image of each frame if the whole file has to
+        be read, so that it need not be read again.
 
     Raises
     ------
     ImageFileError
-        It cannot be read.
+        The file cannot be read.
     """
     try:
         changed = Path(file.path).stat().st_mtime_ns
@@ -192,9 +193,9 @@ def survey(file: ImageFile, visit: Callable[[int, Atoms], object] | None = None)
             locators = locators[file.select]
     if not len(numbers) and file.select != slice(None):
         raise ImageFileError(
-            f"what is behind the @ chooses none of the {count} frames of {file.path}"
+            f"{file.path}: the frames given after the @ are not among its {count} frames"
             if isinstance(file.select, slice)
-            else f"{file.path}@{file.select} chooses none of its rows"
+            else f"{file.path}@{file.select}: no row of the database is selected"
         )
     return Frames(numbers, locators, changed)
 
@@ -209,10 +210,10 @@ def iterate(file: ImageFile) -> Iterator[Atoms]:
 
 
 def describe(error: Exception) -> str:
-    """Return what an exception of another package says, on one line."""
+    """Return the message of another package's exception, on one line and safe to print."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = " ".join(str(error).split())
+    text = plain(" ".join(str(error).split()), 500)  # it may quote the file
     if text and not isinstance(error, KeyError):
         return text
     return f"{type(error).__name__} {text}".rstrip()
@@ -243,8 +244,8 @@ def frame_offsets(path: str | Path) -> NDArray[np.int64]:
     Raises
     ------
     ImageFileError
-        A line that should give a number of atoms does not, or lines follow on an empty
-        one, where ASE would end.
+        There is no number of atoms where one belongs, or lines follow after an empty
+        one, at which ASE would stop reading.
     """
     offsets: list[int] = []
     base = line = ahead = 0  # of the chunk: offset, number of its first line, lines to pass over
@@ -270,13 +271,13 @@ def frame_offsets(path: str | Path) -> NDArray[np.int64]:
                     ):
                         raise ImageFileError(
                             f"{path}, line {line + ahead + 1} is empty, but others follow: "
-                            "remove it, since ASE would read no further"
+                            "remove it, because ASE stops reading there"
                         )
                     return np.array(offsets, dtype=np.int64)
                 if not first.isdigit():
                     raise ImageFileError(
-                        f"{path}, line {line + ahead + 1}: a number of atoms should be here, "
-                        f"not {first[:40].decode(errors='replace')!r}"
+                        f"{path}, line {line + ahead + 1}: the number of atoms should be here, "
+                        f"but it says {first[:40].decode(errors='replace')!r}"
                     )
                 offsets.append(base + start)
                 ahead += int(first) + 2

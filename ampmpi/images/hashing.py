@@ -18,8 +18,8 @@ class HashedImages(dict[str, "Atoms"]):
     Attributes
     ----------
     metadata : dict
-        ``metadata["duplicates"]`` maps the hash of each image that came several
-        times to how often it came.
+        ``metadata["duplicates"]`` maps the hash of each image that occurs several
+        times to how often it does.
     """
 
     def __init__(self) -> None:
@@ -77,14 +77,14 @@ def hash_images(
     images : file name, list of file names, list or trajectory of Atoms, or mapping
         The images; a mapping is taken to be hashed already.
     log : callable, optional
-        Is given a line for each duplicate and one for the total.
+        Called with a line for each duplicate, and one for the total.
     ordered : bool
         Amp's switch; the dictionary is in order of first appearance either way.
 
     Returns
     -------
     HashedImages
-        Of equal images the last counts; None where `images` is None.
+        Of equal images the last one is kept; None if `images` is None.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def hash_images(
         key = hash_image(image)
         if key in hashed:
             repeated[key] = repeated.get(key, 1) + 1
-            say(f"Warning: {found.ref(index)} has come before (hash {key}). Was this expected?")
+            say(f"Warning: {found.ref(index)} is a duplicate (hash {key}). Was this expected?")
         hashed[key] = image
     found.close()
     say(f" {len(hashed)} unique images after hashing.")

@@ -1,4 +1,4 @@
-"""A set of images as one sequence, of which any share can be read."""
+"""A set of images as one sequence; any share of it can be read."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImageRef:
 
 
 class Images(Protocol):
-    """A sequence of images of which some can be read."""
+    """A sequence of images; any of them can be read."""
 
     def __len__(self) -> int: ...
 
@@ -49,14 +49,14 @@ class Images(Protocol):
         """Read images in ascending order."""
 
     def has_changed(self, index: int) -> bool:
-        """Return whether the image may differ from what was surveyed."""
+        """Return whether the image may have changed since the survey."""
 
     def close(self) -> None:
         """Close the files that are open."""
 
 
 class ImageSet:
-    """Images of files.
+    """The images of files.
 
     Parameters
     ----------
@@ -77,11 +77,6 @@ class ImageSet:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": None}
-
-    def without_locators(self) -> ImageSet:
-        """Return the same set without what takes memory for each image."""
-        bare = [Frames(found.numbers, None, found.changed) for found in self.frames]
-        return ImageSet(self.files, bare)
 
     def locators(self) -> NDArray[np.int64]:
         """Return where each image is in its file; shape (len(self),)."""
@@ -110,8 +105,8 @@ class ImageSet:
     ) -> Iterator[tuple[int, Atoms | ImageError]]:
         """Read images in ascending order.
 
-        Files that allow no other way are read from front to back, up to the
-        last image that is wanted, one image in memory at a time.
+        Files without random access are read from front to back, up to the last
+        image that is wanted, one image in memory at a time.
 
         Parameters
         ----------
@@ -120,17 +115,17 @@ class ImageSet:
         locators : sequence of int, optional
             Where they are in their files; from the survey by default.
         results : bool
-            Whether energies and forces are wanted, too.
+            Whether energies and forces are read, too.
 
         Yields
         ------
         index, image
-            An `ImageError` stands for an image that cannot be read.
+            The image, or an `ImageError` in its place if it cannot be read.
 
         Raises
         ------
         ImageFileError
-            A file cannot be opened any more.
+            A file can no longer be opened.
         """
         position = 0
         while position < len(indices):
@@ -229,11 +224,11 @@ class ImageList:
             yield index, self._images[index]
 
     def has_changed(self, index: int) -> bool:
-        """Return False: the images are at hand."""
+        """Return False: the images are in memory."""
         return False
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no file is open."""
 
 
 def open_images(images: Any) -> ImageSet | ImageList:
@@ -242,14 +237,14 @@ def open_images(images: Any) -> ImageSet | ImageList:
     Parameters
     ----------
     images : file name, Atoms, mapping of hash to Atoms, or iterable of file names or Atoms
-        What the images are; names may be patterns and may end in ``@frames``.
+        The images; names may be patterns and may end in ``@frames``.
 
     Raises
     ------
     ImageFileError
         A file is missing or cannot be read.
     InputError
-        It is something else.
+        `images` is something else.
     """
     names = file_names(images)
     if names is not None:
@@ -259,7 +254,7 @@ def open_images(images: Any) -> ImageSet | ImageList:
 
 
 def file_names(images: Any) -> list[str] | None:
-    """Return the names where images are given as files, None where they are not."""
+    """Return the names if images are given as files, else None."""
     if isinstance(images, str | os.PathLike):
         return [os.fspath(images)]
     if isinstance(images, Sequence) and images:
@@ -267,12 +262,12 @@ def file_names(images: Any) -> list[str] | None:
         if all(named):
             return [os.fspath(item) for item in images]
         if any(named):
-            raise InputError("images are given as files and as Atoms together: choose one")
+            raise InputError("some images are given as files and some as Atoms: choose one")
     return None
 
 
 def image_list(images: Any) -> ImageList:
-    """Return images that are Atoms already as a set."""
+    """Return Atoms as a set of images."""
     from ase import Atoms
 
     if isinstance(images, Atoms):
@@ -281,11 +276,13 @@ def image_list(images: Any) -> ImageList:
         images = list(images.values())
     elif not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
         if not isinstance(images, Iterable):
-            raise InputError(f"images cannot be a {type(images).__name__}")
+            raise InputError(
+                f"images is of type {type(images).__name__}: give file names or ASE Atoms"
+            )
         images = list(images)
     if hasattr(images, "select") and hasattr(images, "get_atoms"):
         raise InputError(
-            "images are an ASE database: give the name of its file, or "
+            "images is an open ASE database: give the name of its file, or "
             "[row.toatoms() for row in db.select()]"
         )
     for index in range(len(images)) if isinstance(images, list | tuple) else ():

@@ -1,4 +1,4 @@
-"""Images kept in memory after they were read once, as long as there is room."""
+"""Images that stay in memory after they were read once, as long as there is room."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOM = 64_000_000
 
 
 class KeptImages:
-    """A set of images of which some are in memory; each is handed out once, then forgotten."""
+    """A set of images, some of them in memory; each of these is returned once, then forgotten."""
 
     def __init__(self, images: Images, room: int = ROOM) -> None:
         self._images = images
@@ -41,7 +41,7 @@ class KeptImages:
     def read_many(
         self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
     ) -> Iterator[tuple[int, Atoms | ImageError]]:
-        """Hand out images in ascending order, and read those that were not kept."""
+        """Return images in ascending order; those that are not in memory are read."""
         absent = [i for i, index in enumerate(indices) if index not in self._kept]
         where = None if locators is None else [locators[i] for i in absent]
         rest = self._images.read_many([indices[i] for i in absent], where, results)
@@ -54,10 +54,10 @@ class KeptImages:
                 yield index, self._kept.pop(index)
 
     def has_changed(self, index: int) -> bool:
-        """Return whether the image handed out may differ from what was surveyed."""
+        """Return whether the image may have changed since the survey."""
         return index != self._handed and self._images.has_changed(index)
 
     def close(self) -> None:
-        """Close the files that are open, and forget what is kept."""
+        """Close the files that are open, and forget the images in memory."""
         self._kept.clear()
         self._images.close()

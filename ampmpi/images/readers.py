@@ -1,4 +1,4 @@
-"""Reading single frames of files that allow it."""
+"""Readers of single frames, for formats with random access."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Reader(Protocol):
     """An open file of images."""
 
     def read(self, locator: int, results: bool) -> Atoms:
-        """Return one image, with its energy and forces where `results` is set."""
+        """Return one image, with its energy and forces if `results` is set."""
 
     def changed(self) -> int:
-        """Return the time of the file's last change, ns."""
+        """Return when the file was last changed, ns."""
 
     def close(self) -> None:
         """Close the file."""
@@ -37,7 +37,7 @@ class TrajectoryReader:
         self._path = path
 
     def read(self, locator: int, results: bool) -> Atoms:
-        """Return one image; without results, only what determines a fingerprint is read."""
+        """Return one image; without results, only what a fingerprint depends on is read."""
         from ase import Atoms
 
         if results:
@@ -51,7 +51,7 @@ class TrajectoryReader:
         )
 
     def changed(self) -> int:
-        """Return the time of the file's last change, ns."""
+        """Return when the file was last changed, ns."""
         return Path(self._path).stat().st_mtime_ns
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class XYZReader:
         n_atoms = int(first)
         lines = [first, *islice(self._file, n_atoms + 1)]
         if len(lines) < n_atoms + 2:
-            raise EOFError(f"the file ends after {len(lines) - 2} of its {n_atoms} atoms")
+            raise EOFError(f"the file ends after {len(lines) - 2} of {n_atoms} atoms")
         for line in islice(self._file, 3):
             if not line.lstrip().startswith(b"VEC"):
                 break
@@ -84,7 +84,7 @@ class XYZReader:
         return atoms  # type: ignore[no-any-return]
 
     def changed(self) -> int:
-        """Return the time of the file's last change, ns."""
+        """Return when the file was last changed, ns."""
         return os.fstat(self._file.fileno()).st_mtime_ns
 
     def close(self) -> None:
@@ -107,15 +107,15 @@ class DatabaseReader:
         return atoms
 
     def changed(self) -> int:
-        """Return the time of the file's last change, ns."""
+        """Return when the file was last changed, ns."""
         return Path(self._path).stat().st_mtime_ns
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing: no file stays open."""
 
 
 def open_reader(file: ImageFile) -> Reader:
-    """Open a file whose frames can be read singly."""
+    """Open a file with random access."""
     if file.format == "traj":
         return TrajectoryReader(file.path)
     if file.format == "db":

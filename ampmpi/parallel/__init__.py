@@ -1,5 +1,5 @@
-"""Everything that knows about ranks: starting, talking, sharing out, failing, logging.
+"""Everything that knows about ranks: launch, communication, schedule, failure, logging.
 
 Nothing is imported here, so that `parallel.launch` can catch a signal before
-numpy, ASE or MPI have been loaded.
+numpy, ASE or MPI are loaded.
 """

@@ -1,4 +1,4 @@
-"""Which MPI this is, and what each rank has: for ``ampmpi doctor``."""
+"""The MPI library and each rank's surroundings, for ``ampmpi doctor``."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def mpi_library() -> MPILibrary | str:
 
 @dataclass(frozen=True)
 class RankSurroundings:
-    """What one rank finds around it.
+    """Where a rank runs.
 
     Attributes
     ----------
     host : str
         Name of its node.
     cores : frozenset of int
-        Cores that it may run on.
+        The cores that it may use.
     threads : mapping of str to str
         The variables that set a number of threads.
     """
@@ -66,7 +66,7 @@ class RankSurroundings:
 
 
 def surroundings(environ: Mapping[str, str]) -> RankSurroundings:
-    """Return what this rank finds around it."""
+    """Return where this rank runs."""
     return RankSurroundings(
         host=socket.gethostname(),
         cores=frozenset(os.sched_getaffinity(0)),

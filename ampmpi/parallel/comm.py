@@ -1,5 +1,5 @@
 # ruff: noqa: D102  (the protocol says what each method does)
-"""Communicators: MPI's where ranks were started, a serial stand-in where not.
+"""Communicators: MPI's if ranks were started, otherwise a serial stand-in.
 
 This is the only module that imports mpi4py, and only when it is needed: a serial
 run works without an MPI library.
@@ -42,9 +42,6 @@ class Communicator(Protocol):
     def allgather(self, obj: T) -> list[T]:
         """Return the list of every rank's object on every rank."""
 
-    def scatter(self, objs: Sequence[T] | None, root: int = 0) -> T:
-        """Return this rank's item of `root`'s sequence of `size` objects."""
-
     def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
         """Return every rank's array joined along the first axis on `root`, None elsewhere."""
 
@@ -54,9 +51,9 @@ class Communicator(Protocol):
         """Return this rank's ``counts[rank]`` rows of `root`'s array."""
 
     def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
-        """Return this rank's object, which `root` makes as it comes to it: it holds one at a time.
+        """Return this rank's object, made by ``part(rank)`` on `root`, one after the other.
 
-        `part` is asked on `root` only.
+        So `root` holds one object at a time; `part` is called there only.
         """
 
     def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -66,7 +63,7 @@ class Communicator(Protocol):
         """Wait for every rank."""
 
     def rest(self) -> None:
-        """Wait for every rank without using the processor: for waits of seconds or more."""
+        """Wait for every rank without using the processor: for waits of seconds or longer."""
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return the communicator of the ranks with the same color."""
@@ -78,10 +75,10 @@ class Communicator(Protocol):
         """Send an empty message without waiting for its receipt."""
 
     def told(self, tag: int) -> int | None:
-        """Take one empty message if any has come, and return its sender."""
+        """Receive one empty message if any has arrived, and return its sender."""
 
     def hear(self, source: int, tag: int) -> None:
-        """Wait for an empty message from `source` and take it."""
+        """Wait for an empty message from `source` and receive it."""
 
     def send(self, obj: Any, target: int) -> None:
         """Send an object, and wait until it is being received."""
@@ -110,10 +107,6 @@ class SerialCommunicator:
 
     def allgather(self, obj: T) -> list[T]:
         return [obj]
-
-    def scatter(self, objs: Sequence[T] | None, root: int = 0) -> T:
-        assert objs is not None
-        return objs[0]
 
     def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
         return rows
@@ -186,9 +179,6 @@ class MPICommunicator:
 
     def allgather(self, obj: T) -> list[T]:
         return self.mpi.allgather(obj)  # type: ignore[no-any-return]
-
-    def scatter(self, objs: Sequence[T] | None, root: int = 0) -> T:
-        return self.mpi.scatter(objs, root)  # type: ignore[no-any-return]
 
     def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
         rows = np.ascontiguousarray(rows)
@@ -309,8 +299,8 @@ def rest_until(condition: Callable[[], bool], longest: float) -> None:
 def world() -> Communicator:
     """Return the communicator of the whole job.
 
-    That is MPI's where a launcher started this process or MPI is in use already,
-    a `SerialCommunicator` otherwise.
+    That is MPI's if a launcher started this process or MPI is in use already,
+    otherwise a `SerialCommunicator`.
 
     Raises
     ------

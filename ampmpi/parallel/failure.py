@@ -1,6 +1,6 @@
-"""One rank's error ends the job, and every rank hears of the errors of rank 0.
+"""Errors under MPI: one rank's error ends the job, and errors of rank 0 are raised on all.
 
-Under plain ``python`` a rank that raises while others wait in a collective call
+Under plain ``python``, a rank that raises while others wait in a collective call
 hangs the job for ever; here it prints what happened and aborts.
 """
 
@@ -42,7 +42,7 @@ def share(error: AmpmpiError) -> AmpmpiError:
 def agree(comm: Communicator, function: Callable[[], T]) -> T:
     """Run a function on rank 0 and return its result on every rank.
 
-    Where it raises one of the package's errors, every rank raises the same.
+    If it raises one of the package's errors, every rank raises the same error.
     """
     outcome: T | AmpmpiError
     if comm.rank == 0:
@@ -89,9 +89,9 @@ def raise_first(comm: Communicator, error: AmpmpiError | None) -> None:
 
 @contextmanager
 def abort_on_error(comm: Communicator) -> Iterator[None]:
-    """End the whole job when this rank alone raises.
+    """End the whole job if this rank alone raises.
 
-    Errors that all ranks share pass through, as everything does in a serial run.
+    Errors that all ranks share pass through, and so does every error of a serial run.
     """
     try:
         yield
@@ -115,14 +115,14 @@ def exit_code(error: BaseException) -> int:
 
 
 def report(error: BaseException, comm: Communicator | None = None) -> None:
-    """Print one sentence for an error of the package or of a file, else this rank's traceback."""
+    """Print one sentence for an error of the package or of a file, otherwise the traceback."""
     where = ""
     if comm is not None and comm.size > 1 and not is_shared(error):
         where = f" on rank {comm.rank} of {comm.size} at {socket.gethostname()}"
     if isinstance(error, AmpmpiError):
         text = f"ampmpi: error{where}: {error}\n"
     elif isinstance(error, OSError) and error.filename and error.errno in FROM_OUTSIDE:
-        what = f"{error.filename}: {error.strerror}; see to that and start again"
+        what = f"{error.filename}: {error.strerror}; correct that and start again"
         text = f"ampmpi: error{where}: {what}\n"
     else:
         lines = "".join(traceback.format_exception(error))
@@ -134,7 +134,7 @@ def report(error: BaseException, comm: Communicator | None = None) -> None:
 def install_excepthook(comm: Communicator) -> None:
     """Let an exception that a script does not catch end the job on every rank.
 
-    One of the package's errors gives its own exit code.
+    The package's errors have their own exit codes.
     """
     if getattr(sys.excepthook, "_ampmpi", False):
         return
@@ -155,7 +155,7 @@ def install_excepthook(comm: Communicator) -> None:
 
 
 def _portable(error: AmpmpiError) -> AmpmpiError:
-    """Return the error without what cannot be sent: its traceback and causes."""
+    """Return a copy of the error without what cannot be sent: its traceback and causes."""
     bare = copy.copy(error)
     bare.__traceback__ = bare.__cause__ = bare.__context__ = None
     return bare

@@ -1,4 +1,4 @@
-"""Compiled kernels: one rank has them compiled, all load what is then in the cache."""
+"""Compiled kernels: one rank compiles them, then all load them from the cache."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ampmpi.parallel.nodes import in_turns
 def warm_up(comm: Communicator, package: str) -> None:
     """Make the kernels of a package ready on every rank, by its function `warm_up`.
 
-    Where the cache has them already, all ranks load them at once. Else rank 0
-    has them compiled first, then, for caches that are not shared, one rank of
-    each other node; the rest find them.
+    If the cache has them already, all ranks load them at once. Otherwise rank 0
+    compiles them first, then, for caches that are not shared, one rank of each
+    other node; the rest find them in the cache.
 
-    They are compiled in a process of their own: where they are compiled, code that
-    several kernels share is linked otherwise than where they are loaded, and sums
-    would differ in their last bit between the ranks.
+    They are compiled in a separate process: code that several kernels share is linked
+    differently in the process that compiles than in those that load, so that sums
+    would differ in their last bit between ranks.
     """
     module = import_module(package)
     stamp = _stamp(package, Path(str(module.__file__)).parent)
@@ -42,13 +42,13 @@ def warm_up(comm: Communicator, package: str) -> None:
 
 
 def _compile(package: str) -> None:
-    """Fill the cache; where that fails, as by a signal, the caller compiles for itself."""
+    """Fill the cache; if that fails, because of a signal for instance, the caller compiles."""
     code = f"from {package} import warm_up; warm_up()"
     subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, check=False)
 
 
 def _stamp(package: str, folder: Path) -> str:
-    """Return what changes whenever the kernels have to be compiled anew."""
+    """Return a checksum that changes whenever the kernels have to be compiled again."""
     state = [version("numba"), package, str(folder)]
     for path in sorted(folder.glob("*.py")):
         status = path.stat()

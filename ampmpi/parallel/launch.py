@@ -50,11 +50,11 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether the job shall stop."""
+        """Whether the job is to stop."""
         return self.signal_name is not None
 
     def install(self) -> None:
-        """Take the warning signals from now on; a second SIGINT interrupts at once."""
+        """Catch the warning signals from now on; a second SIGINT interrupts at once."""
         if not self._installed:
             for number in WARNINGS:
                 signal.signal(number, self._note)
@@ -62,10 +62,10 @@ class StopRequest:
 
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
-        """Take the warning signals within the block, for what a script calls.
+        """Catch the warning signals within the block, for functions that a script calls.
 
-        Handlers of the script's own stay, and so does everything where the signals are
-        taken already or where Python would not let them be.
+        The script's own handlers stay. Nothing changes if the signals are caught already, or
+        outside of the main thread, where Python does not allow it.
         """
         if self._installed or threading.current_thread() is not threading.main_thread():
             yield
@@ -83,24 +83,24 @@ class StopRequest:
             self.signal_name = None
 
     def end_at_once(self) -> None:
-        """Let a warning end what runs: for commands that may be left off anywhere.
+        """Let a warning signal end the process: for commands that may be stopped anywhere.
 
         Raises
         ------
         SystemExit, KeyboardInterrupt
-            A warning has come already; likewise when one comes.
+            A warning signal came already, or as soon as one comes.
         """
         self._at_once = True
         if self.signal_name is not None:
             _leave(signal.Signals[self.signal_name])
 
     def ignore(self) -> None:
-        """Ignore warnings from now on: the process ends, and Python's end forgets handlers."""
+        """Ignore warning signals from now on: Python drops its handlers while the process ends."""
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_IGN)
 
     def request(self, reason: str) -> None:
-        """Ask for a stop without a signal, as when another rank was signalled."""
+        """Ask for a stop without a signal, for instance because another rank received one."""
         if self.signal_name is None:
             self.signal_name = reason
 
@@ -117,14 +117,14 @@ def _leave(number: int) -> NoReturn:
 
 
 stop = StopRequest()
-"""The one of this process; nothing is caught until ``stop.install()``."""
+"""The stop request of this process; nothing is caught until ``stop.install()``."""
 
 
 def ranks_promised(environ: Mapping[str, str] = os.environ) -> int:
     """Return the number of ranks that the launcher says it started; 1 without one.
 
-    Slurm's own count is looked at only where no MPI launcher has spoken: under
-    ``mpirun`` on several nodes it counts the launcher's daemons.
+    Slurm's own count is used only without an MPI launcher's: under ``mpirun`` on
+    several nodes it counts the launcher's daemons.
     """
     for names in (SIZES[:2], ("SLURM_STEP_NUM_TASKS",)):
         said = _said(names, environ)
@@ -134,7 +134,7 @@ def ranks_promised(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def _said(names: Sequence[str], environ: Mapping[str, str]) -> list[int]:
-    """Return the numbers that variables hold, as far as they are set."""
+    """Return the numbers in those of the variables that are set."""
     return [int(environ[name]) for name in names if environ.get(name, "").isdigit()]
 
 
@@ -153,7 +153,7 @@ def several_ranks(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def speaks(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether this process is the first of its job by the launcher's count."""
+    """Return whether this process is the first rank of its job, as the launcher numbers them."""
     for name in RANKS:
         if environ.get(name, "").isdigit():
             return int(environ[name]) == 0
@@ -161,10 +161,10 @@ def speaks(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def batch_job(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Return the name of the batch job, and how often it was put back into the queue.
+    """Return the name of the batch job, and how often it was requeued.
 
-    The name is that of the cluster and SLURM's number, without characters that end
-    a line; empty outside of a job.
+    The name is made of the cluster and SLURM's number, without white space; it is empty
+    outside of a job.
     """
     number, restarts = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_RESTART_COUNT", "")
     if not number:
@@ -176,7 +176,7 @@ def batch_job(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
 def check_launcher(vendor: str, environ: Mapping[str, str] = os.environ) -> None:
     """Raise `LaunchError` when Open MPI's ``mpirun`` started ranks that use another MPI.
 
-    MPICH ends such a process while it starts, without a word that helps.
+    MPICH would end such a process at its start, without a helpful message.
     """
     if "OMPI_COMM_WORLD_SIZE" in environ and vendor != "Open MPI":
         raise LaunchError(
@@ -189,10 +189,10 @@ def check_ranks(size: int, environ: Mapping[str, str] = os.environ) -> None:
     """Raise `LaunchError` when the launcher started more ranks than see each other.
 
     A launcher of another MPI than mpi4py's starts N jobs of one rank each, which
-    would all do the whole work. Where several launchers have spoken, one was
-    started under the other, and the one that said least counts. Slurm's own count
-    says nothing of a job of several ranks: an ``mpirun -n 2`` may be all of it. An
-    ``mpirun`` that ``srun`` starts several times cannot be told from one.
+    would all do the whole work. If several launchers gave a number, one was started
+    under the other, and the smallest counts. Slurm's own count is ignored once MPI sees
+    several ranks, since ``mpirun -n 2`` may use a part of the job. If ``srun`` starts
+    ``mpirun`` several times, that looks like one ``mpirun``.
     """
     said = _said(SIZES[:2], environ)
     promised = min(said) if said else ranks_promised(environ)
@@ -200,15 +200,15 @@ def check_ranks(size: int, environ: Mapping[str, str] = os.environ) -> None:
         raise LaunchError(
             f"the launcher started {promised} ranks, but MPI sees only "
             f"{'one' if size == 1 else size}: start the job with the mpirun of the MPI that "
-            "mpi4py uses, or with srun --mpi=… as that MPI needs; 'ampmpi doctor' tells which "
-            "MPI it is"
+            "mpi4py uses, or with srun --mpi=… as that MPI needs; 'ampmpi doctor' shows which "
+            "MPI that is"
         )
 
 
 def prepare() -> None:
     """Set one thread per rank and a writable, per-CPU cache for compiled kernels.
 
-    Settings that the user made are kept.
+    Settings of the user are kept.
     """
     if under_launcher():
         for name in THREADS:
@@ -227,9 +227,9 @@ def wants_blas_threads(environ: Mapping[str, str] = os.environ) -> bool:
 def kernel_cache(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Return a writable folder for kernels compiled for this type of CPU, or None.
 
-    The user's cache folder comes first, since it outlives the job; a folder in the
-    temporary directory second. One folder per type of CPU keeps the nodes of a mixed
-    cluster from overwriting each other's.
+    The user's cache folder comes first, because it outlives the job, then one in the
+    temporary directory. With one folder per type of CPU, the nodes of a mixed cluster
+    do not overwrite each other's kernels.
     """
     home = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
     temporary = Path(tempfile.gettempdir()) / f"ampmpi-{os.getuid()}"
@@ -259,7 +259,7 @@ def cpu_type(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> str:
 
 
 def keeps_kernels() -> bool:
-    """Return whether there is a cache of kernels, so that what is compiled can be loaded."""
+    """Return whether compiled kernels are kept in a cache, where other ranks find them."""
     return bool(os.environ.get("NUMBA_CACHE_DIR"))
 
 
@@ -270,7 +270,7 @@ def is_compiled(stamp: str) -> bool:
 
 
 def note_compiled(stamp: str) -> None:
-    """Note in the cache of kernels that they are there; never mind if that fails."""
+    """Note in the cache that these kernels are there; failing to do so is harmless."""
     folder = os.environ.get("NUMBA_CACHE_DIR")
     if folder:
         with contextlib.suppress(OSError):
@@ -279,7 +279,7 @@ def note_compiled(stamp: str) -> None:
 
 @contextlib.contextmanager
 def compile_lock() -> Iterator[None]:
-    """Let one process at a time fill the cache of kernels, where the file system can lock."""
+    """Let one process at a time fill the cache of kernels, if the file system can lock."""
     folder = os.environ.get("NUMBA_CACHE_DIR")
     with contextlib.ExitStack() as stack:
         if folder:

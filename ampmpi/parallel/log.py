@@ -1,4 +1,4 @@
-"""What a job says while it runs: rank 0 speaks, and only here is anything printed."""
+"""What a job prints while it runs; only rank 0 does, and only here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Log:
     rank : int
         This rank.
     quiet : bool
-        Say nothing at all.
+        Print nothing at all.
     stream : file, optional
         Standard output by default.
     """
@@ -27,9 +27,10 @@ class Log:
         self.speaks = rank == 0 and not quiet
 
     def __call__(self, message: str) -> None:
-        """Write one message as lines of its own."""
+        """Write one message as lines of its own; ``?`` for what the terminal cannot show."""
         if self.speaks:
-            self.stream.write(message + "\n")
+            encoding = getattr(self.stream, "encoding", None) or "utf-8"
+            self.stream.write(message.encode(encoding, "replace").decode(encoding) + "\n")
             self.stream.flush()
 
     def progress(self, total: int, what: str, unit: str = "images") -> Progress:
@@ -69,7 +70,7 @@ class Progress:
             )
 
     def step(self, count: int = 1) -> None:
-        """Say that `count` more are done."""
+        """Count `count` more steps as done."""
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -81,7 +82,7 @@ class Progress:
                 self.log(self.line(now))
 
     def line(self, now: float) -> str:
-        """Return the line that a batch log gets."""
+        """Return the line for a batch log."""
         rate = self.done / max(now - self._start, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         percent = 100 * self.done // self.total
@@ -105,9 +106,9 @@ class Progress:
 
 @contextmanager
 def counted(log: Log, label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function that is told the steps done and the steps in all, and shows them.
+    """Yield a function that takes the number of steps done and of all steps, and shows them.
 
-    The bar appears with the first call, which says how long it is.
+    The display begins with its first call.
     """
     bars: list[Progress] = []
 

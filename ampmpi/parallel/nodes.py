@@ -1,4 +1,4 @@
-"""What one rank per node does before the others."""
+"""One rank per node before the others."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ampmpi.parallel.comm import Communicator
 def in_turns(comm: Communicator, function: Callable[[], object]) -> None:
     """Call a function on rank 0, then on one rank of each other node, then on the rest.
 
-    So the first call of all fills a cache in a shared folder, the first of each node
-    one in a folder of its own, and every other call finds it filled.
+    So the very first call fills a cache in a shared folder, the first call of each node
+    one in a folder of the node's own, and every other call finds it filled.
     """
     node = comm.split_nodes()
     turn = 0 if comm.rank == 0 else 1 if node.rank == 0 else 2

@@ -1,4 +1,4 @@
-"""Who computes what: work dealt by predicted cost, the same way on every run."""
+"""Which rank computes what: work is dealt by predicted cost, the same way on every run."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def block(n_items: int, rank: int, size: int) -> range:
 
 
 def index_dtype(n_items: int) -> np.dtype[Any]:
-    """Return the type for numbers of items: rank 0 holds one for each image."""
+    """Return the integer type for numbers of items; small, since rank 0 holds one per image."""
     return np.dtype(np.int32 if n_items < 1 << 31 else np.int64)
 
 
 def rank_dtype(size: int) -> np.dtype[Any]:
-    """Return the type for ranks, as small as most jobs are."""
+    """Return the integer type for ranks, small for all but the largest jobs."""
     return np.dtype(np.uint16 if size <= 1 << 16 else np.int32)
 
 
@@ -74,7 +74,7 @@ def deal(
 ) -> NDArray[Any]:
     """Deal items to ranks so that the predicted loads come out even.
 
-    Consecutive items are joined to runs that cost no more than 1/64 of a rank's
+    Consecutive items are joined into runs that cost no more than 1/64 of a rank's
     share, plus one item; the runs are dealt longest first, each to the rank
     with the least load (Graham, SIAM J. Appl. Math. 17, 416 (1969)). No rank ends
     later than the mean by more than one run, and each reads neighbouring images.
@@ -86,9 +86,9 @@ def deal(
     n_ranks : int
         Number of ranks.
     loads : (n_ranks,) float array, optional
-        What each rank has to do besides; zero by default.
+        What each rank has to do in addition; zero by default.
     homes : (n_items,) int array, optional
-        The rank that has each item at hand, and gets it unless that makes its
+        The rank that has each item in memory; it keeps the item unless that makes its
         load larger than the mean.
 
     Returns

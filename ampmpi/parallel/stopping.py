@@ -1,4 +1,4 @@
-"""A warning that one rank gets reaches all of them, without a collective call."""
+"""A signal that one rank receives reaches all ranks, without a collective call."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ TAG = 7575
 class Stopping:
     """Whether the job was asked to stop, on any rank.
 
-    A rank that is signalled tells rank 0, and rank 0 tells every other, by
-    empty messages that are looked for between two images.
+    A rank that receives a signal tells rank 0, and rank 0 tells all others, by
+    empty messages for which each rank probes between two images.
 
     Parameters
     ----------
     comm : Communicator
         The ranks.
     request : StopRequest
-        What this process was told.
+        The signals of this process.
     """
 
     def __init__(self, comm: Communicator, request: StopRequest = stop) -> None:
@@ -31,7 +31,7 @@ class Stopping:
         self._heard: set[int] = set()
 
     def asked(self) -> bool:
-        """Return whether to stop now; costs about a microsecond."""
+        """Return whether to stop now; takes about a microsecond."""
         comm = self.comm
         if comm.size > 1 and not self.request.requested:
             source = comm.told(TAG)
@@ -48,9 +48,9 @@ class Stopping:
         return self.request.requested
 
     def settle(self) -> bool:
-        """Return, on every rank alike, whether any was asked to stop; collective.
+        """Return the same on every rank: whether any was asked to stop; collective.
 
-        Messages that are still under way are taken.
+        Messages that are still on their way are received.
         """
         comm = self.comm
         told = comm.allgather(self._told)
@@ -64,13 +64,13 @@ class Stopping:
         return any(comm.allgather(self.request.requested))
 
     def raise_if_asked(self, doing: str) -> None:
-        """Raise `Unfinished` on every rank when any was asked to stop; collective."""
+        """Raise `Unfinished` on every rank if any was asked to stop; collective."""
         if self.settle():
             reason = self.request.signal_name or "a signal"
             self.request.request(reason)
             raise share(
                 Unfinished(
                     f"stopped while {doing} ({reason}): "
-                    "start the same command again to go on where it stopped"
+                    "start the same command again to continue where it stopped"
                 )
             )

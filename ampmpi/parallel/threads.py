@@ -1,4 +1,4 @@
-"""BLAS on one thread: the ranks are the parallelism, and the networks are small."""
+"""One thread for BLAS: the ranks are the parallelism, and the networks are small."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ampmpi.parallel.launch import wants_blas_threads
 def one_blas_thread() -> Iterator[None]:
     """Let BLAS use one thread within the block, unless the environment says how many.
 
-    The environment alone is of no use to a script that imports numpy before this package.
+    The environment alone would come too late in a script that imports numpy first.
     """
     if wants_blas_threads():
         yield

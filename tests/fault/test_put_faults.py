@@ -194,8 +194,8 @@ def test_a_deletion_after_a_killed_compress_stays_done(server, tmp_path):
 
     names = server.calls("compress", renew())
     assert "renameat2" in names
-    came_back = []
-    for number, name in enumerate(names, 1):
+    came_back, end = [], len(names) - names[::-1].index("write")
+    for number, name in list(enumerate(names, 1))[end - 3 :: 2]:
         assert server.run("compress", renew(), action="KILL", number=number).status == "killed"
         database = FingerprintDatabase(path)
         assert database.delete([TARGET]) == 1

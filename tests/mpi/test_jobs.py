@@ -139,10 +139,10 @@ def test_bad_images_give_exit_code_3(tmp_path, ranks):
         (["no.traj", "--label", "x"], 2, "ampmpi: error: there is no file 'no.traj'"),
         (["*.none", "--label", "x"], 2, "ampmpi: error: no file matches '*.none'"),
         (["empty.traj", "--label", "x"], 2, "ampmpi: error: empty.traj is empty"),
-        (["rubbish.xyz", "--label", "x"], 2, "ampmpi: error: rubbish.xyz, line 1: a number of"),
+        (["rubbish.xyz", "--label", "x"], 2, "ampmpi: error: rubbish.xyz, line 1: the number of"),
         (["cut.traj", "--label", "x"], 2, "ampmpi: error: cut.traj cannot be read ("),
-        (["a.traj@7", "--label", "x"], 2, "ampmpi: error: what is behind the @ chooses none of"),
-        (["a.traj@b", "--label", "x"], 2, "ampmpi: error: a.traj@b: 'b' chooses no frames"),
+        (["a.traj@7", "--label", "x"], 2, "ampmpi: error: a.traj: the frames given after the @"),
+        (["a.traj@b", "--label", "x"], 2, "ampmpi: error: a.traj@b: 'b' does not select frames"),
         (
             ["a.traj", "--label", "no/x"],
             4,

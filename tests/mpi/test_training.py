@@ -146,7 +146,7 @@ def test_a_bad_image_is_named_on_every_rank(comm, shared_path):
     ("given", "options", "reason"),
     [
         ([], {}, "there is no image to train on"),
-        (None, {"validation": 3}, "images cannot be a int"),
+        (None, {"validation": 3}, "images is of type int"),
         (None, {"validation_fraction": 2}, "validation fraction is 2"),
         (None, {"validation_fraction": 0.2, "validation": []}, "are given; leave one"),
         (None, {"memory": "2GB"}, "memory is '2GB'"),

@@ -145,7 +145,9 @@ def test_a_damaged_archive_is_told_of_even_quietly(folder):
 @pytest.mark.parametrize("chosen", ["a.traj@9", "a.traj@6:"])
 def test_a_choice_of_nothing_is_an_error(folder, chosen):
     result = CliRunner().invoke(command, [chosen, "a.traj", "--label", "x", "--cutoff", "4"])
-    assert "chooses none of the 6 frames of a.traj" in str(result.exception)
+    assert "a.traj: the frames given after the @ are not among its 6 frames" in str(
+        result.exception
+    )
 
 
 @pytest.mark.parametrize("name", ["a.extxyz.gz", "a.extxyz.xz"])
@@ -160,7 +162,7 @@ def test_a_damaged_compressed_file_is_named(folder, name):
 def test_a_pipe_is_no_file_of_images(folder):
     os.mkfifo("p.traj")
     result = CliRunner().invoke(command, ["p.traj", "--label", "x", "--cutoff", "4"])
-    assert str(result.exception).startswith("p.traj is no regular file")
+    assert str(result.exception).startswith("p.traj is not a regular file")
 
 
 def test_an_empty_line_amid_the_frames_is_an_error(folder):

@@ -26,7 +26,7 @@ MOUNTINFO = """\
 32 22 0:22 / /home\\040dirs rw,nosuid shared:5 master:1 - nfs4 server:/home rw
 33 22 0:23 / /twice rw - ext4 /dev/b rw
 34 33 0:24 / /twice rw - xfs /dev/c rw
-a line that is none
+no mount at all
 """.splitlines()
 
 
@@ -64,9 +64,9 @@ def test_a_full_disk_is_not_writable(monkeypatch, tmp_path):
 
 
 def test_a_path_that_is_not_there_is_told_of(tmp_path):
-    assert not [line for line in describe_folder(tmp_path)[1] if "no folder" in line]
+    assert not [line for line in describe_folder(tmp_path)[1] if "not an existing folder" in line]
     advice = describe_folder(tmp_path / "nowhere")[1]
-    assert advice[0].endswith(f"nowhere is no folder that is there: all this is of {tmp_path}")
+    assert advice[0].endswith(f"nowhere is not an existing folder: all of this is about {tmp_path}")
 
 
 def test_nearest_folder(tmp_path):
@@ -96,7 +96,7 @@ def test_a_good_file_system_needs_no_advice():
         ({"kind": "lustre"}, "lfs setstripe"),
         ({"kind": "nfs4"}, "NFS"),
         ({"kind": "tmpfs"}, "memory"),
-        ({"free_inodes": 5}, "5 files fit"),
+        ({"free_inodes": 5}, "only 5 more files fit"),
         ({"free_bytes": 10**6}, "dry-run"),
     ],
 )
@@ -126,9 +126,9 @@ def test_a_good_launch_needs_no_advice():
     ("ranks", "more", "said"),
     [
         ([rank()], {"library": "cannot load MPI library"}, "load your site's MPI module"),
-        ([rank()], {"environ": {"HOME": "/"}}, "this was one process"),
+        ([rank()], {"environ": {"HOME": "/"}}, "this was a single process"),
         ([rank("n1"), rank("n1"), rank("n2")], {}, "different numbers of ranks"),
-        ([rank(cores=1), rank(cores=1)], {}, "2 ranks share 1 cores on n1"),
+        ([rank(cores=1), rank(cores=1)], {}, "2 ranks share 1 core on n1"),
         ([rank(OMP_NUM_THREADS="1"), rank(OMP_NUM_THREADS="8")], {}, "more than one thread"),
     ],
 )

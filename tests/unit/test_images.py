@@ -15,9 +15,9 @@ from ase.io import read, write
 from ase.io.trajectory import Trajectory
 
 from ampmpi.errors import ImageError, ImageFileError, InputError
-from ampmpi.images import ImageRef, hash_image, hash_images, open_images
+from ampmpi.images import ImageRef, ImageSet, hash_image, hash_images, open_images
 from ampmpi.images import files as image_files
-from ampmpi.images.files import find_files, frame_offsets, survey
+from ampmpi.images.files import Frames, find_files, frame_offsets, survey
 
 
 def plain_hash(atoms: Atoms) -> str:
@@ -127,7 +127,8 @@ def test_frames_of_a_file(tmp_path, name, frames):
 def test_a_share_is_read_from_a_copy_sent_to_another_rank(tmp_path, name):
     found = open_images(written(tmp_path, name, some_images()))
     where = found.locators()
-    other = pickle.loads(pickle.dumps(found.without_locators()))
+    bare = [Frames(frames.numbers, None, frames.changed) for frames in found.frames]
+    other = pickle.loads(pickle.dumps(ImageSet(found.files, bare)))
     chosen = [1, 2, 5]
     read_there = dict(other.read_many(chosen, where[chosen].tolist()))
     read_here = dict(found.read_many(chosen))
@@ -206,7 +207,7 @@ def test_bad_frame_stops_no_other(tmp_path):
     images = dict(found.read_many(range(6)))
     assert isinstance(images[0], ImageError)
     assert isinstance(images[5], ImageError)
-    assert "ends after 2 of its 4 atoms" in str(images[5])
+    assert "ends after 2 of 4 atoms" in str(images[5])
     assert all(isinstance(images[index], Atoms) for index in range(1, 5))
     found.close()
 
@@ -217,12 +218,16 @@ def test_bad_frame_stops_no_other(tmp_path):
         ("none.traj", None, "there is no file"),
         ("none*.traj", None, "no file matches"),
         ("empty.xyz", b"", "is empty"),
-        ("rubbish.xyz", b"three\nx\n", "line 1: a number of atoms should be here, not 'three'"),
-        ("late.xyz", b"1\nx\nH 0 0 0\nrubbish\n", "line 4: a number of atoms should be here"),
-        ("unknown.foo", b"hello", "is in no format that ASE knows"),
+        (
+            "rubbish.xyz",
+            b"three\nx\n",
+            "line 1: the number of atoms should be here, but it says 'three'",
+        ),
+        ("late.xyz", b"1\nx\nH 0 0 0\nrubbish\n", "line 4: the number of atoms should be here"),
+        ("unknown.foo", b"hello", "is not in a format that ASE knows"),
         ("cut.traj", b"- of UlmASE-Trajectory  ", "cannot be read"),
-        ("a.xyz@x", b"1\nx\nH 0 0 0\n", "chooses no frames"),
-        ("a.xyz@::0", b"1\nx\nH 0 0 0\n", "chooses no frames"),
+        ("a.xyz@x", b"1\nx\nH 0 0 0\n", "does not select frames"),
+        ("a.xyz@::0", b"1\nx\nH 0 0 0\n", "does not select frames"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, sentence):
@@ -254,10 +259,17 @@ def test_selection_of_a_database(tmp_path):
 def test_what_is_no_image():
     with pytest.raises(InputError, match="image 1 is a int"):
         open_images([Atoms("H"), 3])
-    with pytest.raises(InputError, match="together"):
+    with pytest.raises(InputError, match="some as Atoms"):
         open_images([Atoms("H"), "a.traj"])
-    with pytest.raises(InputError, match="cannot be a int"):
+    with pytest.raises(InputError, match="images is of type int"):
         open_images(3)
+
+
+def test_what_a_file_holds_does_not_reach_the_terminal_raw():
+    forged = ValueError("no number: '\x1b[2J'\nampmpi: error: forged \u202e" + "x" * 1000)
+    told = image_files.describe(forged)
+    assert told.startswith("no number: '?[2J' ampmpi: error: forged ?x")
+    assert len(told) == 500
 
 
 def test_change_of_a_file_is_noticed(tmp_path):

@@ -59,6 +59,27 @@ def test_parts_do_not_know_each_other(name):
     assert parts_used(name) <= {part, *MAY_IMPORT[part]}
 
 
+def test_a_descriptor_is_known_by_its_public_names():
+    """One module still takes a name from inside; none may follow."""
+    import ampmpi.descriptor
+
+    public = set(ampmpi.descriptor.__all__)
+    inside = {
+        name.removeprefix("descriptor.") for name in MODULES if name.startswith("descriptor.")
+    }
+    users = set()
+    for name, tree in MODULES.items():
+        if name.split(".")[0] in {"descriptor", "__init__"}:
+            continue
+        for node in ast.walk(tree):
+            full = set(imported(node, f"ampmpi.{name}".rpartition(".")[0]))
+            if any(module.startswith("ampmpi.descriptor.") for module in full):
+                users.add(name)
+            if full == {"ampmpi.descriptor"} and isinstance(node, ast.ImportFrom):
+                assert {alias.name for alias in node.names} <= public - inside, name
+    assert users == set()
+
+
 def test_every_module_has_a_place():
     known = {*MAY_IMPORT, *USE_OTHERS, "__init__", "__main__"}
     assert {name.split(".")[0] for name in MODULES} <= known

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ampmpi.descriptor import Cosine, Gaussian, Polynomial, make_symmetry_functions
-from ampmpi.descriptor.factors import TOLERANCE, merged_coefficients
+from ampmpi.descriptor.radial import TOLERANCE, exponential, fit_cosine_gaussian
 
 STEP = 1e-30
 SMALL = 1e-3  # below this the rounding of the cutoff function, some 1e-16, shows
@@ -245,8 +245,6 @@ def test_extreme_exponents(eta, zeta):
 
 
 def test_the_exponential_is_right_to_rounding():
-    from ampmpi.descriptor.radial import exponential
-
     x = np.concatenate([np.linspace(-699.0, 0.0, 2001), -np.logspace(-18, 0, 50)])
     values = np.array([exponential(value) for value in x])
     np.testing.assert_allclose(values, np.exp(x), rtol=5e-16)
@@ -257,7 +255,7 @@ def test_the_exponential_is_right_to_rounding():
 def test_the_polynomial_is_as_exact_as_it_is_said_to_be():
     t = np.linspace(1e-6, 1.0, 5001)
     for eta, good in [(0.0, True), (0.005, True), (0.1, True), (0.5, False), (5.0, False)]:
-        coefficients, error = merged_coefficients(eta)
+        coefficients, error = fit_cosine_gaussian(eta)
         x = np.sqrt(1.0 - t)
         expected = 0.5 * (1.0 + np.cos(np.pi * x)) * np.exp(-eta * x**2)
         values = (t * np.polynomial.polynomial.polyval(t, coefficients)) ** 2

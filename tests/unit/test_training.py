@@ -110,7 +110,7 @@ def test_images_may_come_from_an_iterator():
 
 @pytest.mark.parametrize(
     ("images", "reason"),
-    [([], "there is no image to train on"), (None, "cannot be a NoneType"), (3, "cannot be a int")],
+    [([], "there is no image to train on"), (None, "is of type NoneType"), (3, "is of type int")],
 )
 def test_what_are_no_images_is_refused(images, reason):
     with pytest.raises(InputError, match=reason):
@@ -348,7 +348,7 @@ def test_the_file_of_a_result_holds_it():
         ({"validation_fraction": "a"}, "validation fraction is 'a'"),
         ({"validation_fraction": 0.5, "seed": -1}, "seed of the validation set is -1"),
         ({"memory": "2GB"}, "memory is '2GB'; give a number of bytes"),
-        ({"validation": 3}, "images cannot be a int"),
+        ({"validation": 3}, "images is of type int"),
     ],
 )
 def test_wrong_options_are_named(options, reason):
@@ -767,7 +767,7 @@ def test_what_is_no_prefix_is_no_label(label):
     from ampmpi.cli.fingerprint import command as fingerprint
 
     for one in (command, fingerprint):
-        with pytest.raises(click.BadParameter, match="is no prefix of file names"):
+        with pytest.raises(click.BadParameter, match="is not a prefix of file names"):
             one.make_context("x", ["set.traj", "--label", label])
 
 
@@ -886,7 +886,9 @@ def test_evaluate_and_plot():
     assert rows[0]["energy_spread"] == pytest.approx(np.std(predicted), rel=1e-6)
 
     none = CliRunner().invoke(evaluate, [files[0], "set.traj@5:5"])
-    assert "chooses none of the 6 frames of set.traj" in str(none.exception)
+    assert "set.traj: the frames given after the @ are not among its 6 frames" in str(
+        none.exception
+    )
     write("bare.extxyz", [image.copy() for image in emt_images(2)])
     bare = CliRunner().invoke(evaluate, [files[0], "bare.extxyz"])
     assert "no energies or forces to compare with" in bare.output

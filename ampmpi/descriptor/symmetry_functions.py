@@ -1,12 +1,25 @@
 """Symmetry functions: Behler's G2, G4 and G5 as checked, canonical dictionaries.
 
-The dictionaries are Amp's, so that parameters go to and from Amp unchanged::
+For an atom i, with cutoff function fc and cutoff radius Rc ::
+
+    G2 = Σ_j exp(−η(R_ij − Rs)²/Rc²) fc(R_ij)
+    G4 = 2^(1−ζ) Σ_{j<k} (1 + γ cos θ_jik)^ζ exp(−η(R_ij² + R_ik² + R_jk²)/Rc²)
+         · fc(R_ij) fc(R_ik) fc(R_jk)
+    G5 = the same without R_jk
+
+The dictionaries are Amp's, so that parameters go to and from Amp unchanged; Rs is the
+offset, in Å::
 
     {"type": "G2", "element": "O", "eta": 0.05, "offset": 0.0}
     {"type": "G4", "elements": ["H", "O"], "eta": 0.005, "gamma": 1.0, "zeta": 4.0}
 
-The parameters η and ζ follow Khorshidi and Peterson, Comput. Phys. Commun. 207, 310 (2016):
-distances are divided by the cutoff radius, so that η has no unit.
+`kernels` evaluates the functions and their derivatives.
+
+References
+----------
+J. Behler, J. Chem. Phys. 134, 074106 (2011), Eqs. 6, 8 and 9;
+A. Khorshidi and A. A. Peterson, Comput. Phys. Commun. 207, 310 (2016), for the scaling:
+distances are divided by Rc, so that η has no unit.
 """
 
 from __future__ import annotations
@@ -32,7 +45,7 @@ _KEYS = {
 
 
 def check_element(symbol: Any, where: str) -> str:
-    """Return `symbol` as a str, or raise `DescriptorError` when it is no chemical element."""
+    """Return `symbol` as a str, or raise `DescriptorError` if it is not a chemical element."""
     if not isinstance(symbol, str) or atomic_numbers.get(str(symbol), 0) == 0:
         raise DescriptorError(f"{where}: {symbol!r} is not a chemical element.")
     return str(symbol)

@@ -1,0 +1,325 @@
+"""Angular part of G4 and G5: one neighbour j against a row of neighbours k.
+
+With w the radial factors (`radial`) and θ the angle at the centre between j and k ::
+
+    G4 = 2^(1−ζ) Σ_{j<k} (1 + γ cos θ)^ζ w(R_j) w(R_k) w(R_jk)
+    G5 = 2^(1−ζ) Σ_{j<k} (1 + γ cos θ)^ζ w(R_j) w(R_k)
+
+The trick: all arrays of a row lie in one flat buffer at fixed distances, so that the
+compiler sees that they do not overlap and makes vector code of every loop without
+checks; array A of the buffer is ``row[A : A + STRIDE]``. Lengths are in units of Rc.
+A row is padded to a multiple of `LANES` with neighbours of no weight. Functions with
++γ and −γ share everything but the last step, and (1 ± γ cos θ)^(ζ−1) with a
+whole-numbered ζ is made by squaring.
+
+The arrays, by neighbour k:
+
+- X, Y, Z, U, INVERSE: its vector, u = R², and 1/R; WEIGHT: w(R_k);
+- COS: cos θ; PRODUCT: q = w(R_k) w(R_jk); PRODUCT_SLOPE: w(R_k) dw/dt(R_jk);
+- COS_SLOPE_J = q cos θ/2R_j² and COS_SLOPE_K = q/2R_jR_k: the derivative of cos θ by
+  the vector of j, times q/2, is COS_SLOPE_K r_k − COS_SLOPE_J r_j;
+- PLUS, MINUS: (1 ± γ cos θ)^(ζ−1); ONES: the same for ζ = 1;
+- MIXTURE, MIXTURE_SLOPE: A = Σ g 2^(1−ζ) (1 + γ cos θ)^ζ over functions with weights g,
+  the derivatives of an energy, and dA/d cos θ.
+
+References
+----------
+J. Behler, J. Chem. Phys. 134, 074106 (2011), Eqs. 8 and 9;
+A. Khorshidi and A. A. Peterson, Comput. Phys. Commun. 207, 310 (2016).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .compiled import fast, inner
+from .radial import (
+    COSINE,
+    FITTED,
+    INTEGER_POLYNOMIAL,
+    NO_FACTOR,
+    cosine_factor,
+    fitted_factor,
+    integer_polynomial_factor,
+    no_factor,
+    polynomial_factor,
+)
+
+LANES = 8
+CHUNK = 256
+"""Neighbours in a row at most."""
+
+STRIDE = CHUNK + LANES  # not a power of two, whose arrays would fall on the same cache lines
+N_ARRAYS = 16
+X, Y, Z, U, INVERSE, WEIGHT, COS, PRODUCT = range(0, 8 * STRIDE, STRIDE)
+PRODUCT_SLOPE, COS_SLOPE_J, COS_SLOPE_K, PLUS, MINUS, ONES, MIXTURE, MIXTURE_SLOPE = range(
+    8 * STRIDE, N_ARRAYS * STRIDE, STRIDE
+)
+_MASK = 0xFFFF  # tells the compiler that an index is neither negative nor wraps around
+
+
+@inner
+def make_row():
+    """Return the buffer of a row, aligned to cache lines."""
+    raw = np.empty(N_ARRAYS * STRIDE + LANES)
+    shift = -(raw.ctypes.data // raw.itemsize) % LANES
+    row = raw[shift : shift + N_ARRAYS * STRIDE]
+    row[ONES : ONES + STRIDE] = 1.0
+    return row
+
+
+@fast
+def load_neighbors(row, begin, end, near, weights):
+    """Put the neighbours `begin` to `end` into the row; return the padded length."""
+    n = end - begin
+    for k in range(n):
+        row[X + k] = near[0, begin + k]
+        row[Y + k] = near[1, begin + k]
+        row[Z + k] = near[2, begin + k]
+        row[U + k] = near[3, begin + k]
+        row[INVERSE + k] = near[4, begin + k]
+        row[WEIGHT + k] = weights[begin + k]
+    padded = (n + LANES - 1) // LANES * LANES
+    for k in range(n, padded):
+        row[X + k] = 0.0
+        row[Y + k] = 0.0
+        row[Z + k] = 0.0
+        row[U + k] = 2.0
+        row[INVERSE + k] = 0.0
+        row[WEIGHT + k] = 0.0
+    return padded
+
+
+@fast
+def _cosine_and_third_side(k, x, y, z, u, inverse, row):
+    """Return cos θ, and t = 1 − R_jk² of the third side, clipped to [0, 1]."""
+    dot = x * row[X + k] + y * row[Y + k] + z * row[Z + k]
+    t = min(max(1.0 - u - row[U + k] + 2.0 * dot, 0.0), 1.0)
+    return dot * (inverse * row[INVERSE + k]), t
+
+
+def _make_loop(factor, slopes):
+    """Return the loop of `triplets` or `triplet_derivatives` with this factor inlined."""
+
+    @fast
+    def fill_triplets(begin, end, x, y, z, u, inverse, c, row):
+        begin &= _MASK
+        for lane in range((end - begin) & _MASK):
+            k = begin + lane
+            cos_theta, t = _cosine_and_third_side(k, x, y, z, u, inverse, row)
+            value, _ = factor(t, c)
+            row[COS + k] = cos_theta
+            row[PRODUCT + k] = row[WEIGHT + k] * value
+
+    @fast
+    def fill_derivatives(begin, end, x, y, z, u, inverse, c, row):
+        begin &= _MASK
+        for lane in range((end - begin) & _MASK):
+            k = begin + lane
+            cos_theta, t = _cosine_and_third_side(k, x, y, z, u, inverse, row)
+            value, slope = factor(t, c)
+            q = row[WEIGHT + k] * value
+            row[COS + k] = cos_theta
+            row[PRODUCT + k] = q
+            row[PRODUCT_SLOPE + k] = row[WEIGHT + k] * slope
+            half = (0.5 * inverse) * q
+            row[COS_SLOPE_J + k] = inverse * (half * cos_theta)
+            row[COS_SLOPE_K + k] = half * row[INVERSE + k]
+
+    return fill_derivatives if slopes else fill_triplets
+
+
+_fitted_triplets = _make_loop(fitted_factor, slopes=False)
+_no_factor_triplets = _make_loop(no_factor, slopes=False)
+_cosine_triplets = _make_loop(cosine_factor, slopes=False)
+_integer_polynomial_triplets = _make_loop(integer_polynomial_factor, slopes=False)
+_polynomial_triplets = _make_loop(polynomial_factor, slopes=False)
+_fitted_derivatives = _make_loop(fitted_factor, slopes=True)
+_no_factor_derivatives = _make_loop(no_factor, slopes=True)
+_cosine_derivatives = _make_loop(cosine_factor, slopes=True)
+_integer_polynomial_derivatives = _make_loop(integer_polynomial_factor, slopes=True)
+_polynomial_derivatives = _make_loop(polynomial_factor, slopes=True)
+
+
+@fast
+def triplets(kind, begin, end, x, y, z, u, inverse, c, row):
+    """Fill COS and PRODUCT."""
+    if kind == FITTED:
+        _fitted_triplets(begin, end, x, y, z, u, inverse, c, row)
+    elif kind == NO_FACTOR:
+        _no_factor_triplets(begin, end, x, y, z, u, inverse, c, row)
+    elif kind == COSINE:
+        _cosine_triplets(begin, end, x, y, z, u, inverse, c, row)
+    elif kind == INTEGER_POLYNOMIAL:
+        _integer_polynomial_triplets(begin, end, x, y, z, u, inverse, c, row)
+    else:
+        _polynomial_triplets(begin, end, x, y, z, u, inverse, c, row)
+
+
+@fast
+def triplet_derivatives(kind, begin, end, x, y, z, u, inverse, c, row):
+    """Fill COS, PRODUCT, PRODUCT_SLOPE, COS_SLOPE_J and COS_SLOPE_K."""
+    if kind == FITTED:
+        _fitted_derivatives(begin, end, x, y, z, u, inverse, c, row)
+    elif kind == NO_FACTOR:
+        _no_factor_derivatives(begin, end, x, y, z, u, inverse, c, row)
+    elif kind == COSINE:
+        _cosine_derivatives(begin, end, x, y, z, u, inverse, c, row)
+    elif kind == INTEGER_POLYNOMIAL:
+        _integer_polynomial_derivatives(begin, end, x, y, z, u, inverse, c, row)
+    else:
+        _polynomial_derivatives(begin, end, x, y, z, u, inverse, c, row)
+
+
+@fast
+def angular_powers(begin, end, gamma, zeta, row):
+    """Evaluate (1 ± γ cos θ)^(ζ−1); return the two arrays that hold them."""
+    begin &= _MASK
+    length = (end - begin) & _MASK
+    exponent = np.int64(zeta) - 1
+    if exponent + 1.0 != zeta:
+        for lane in range(length):
+            k = begin + lane
+            row[PLUS + k] = max(1.0 + gamma * row[COS + k], 0.0) ** (zeta - 1.0)
+            row[MINUS + k] = max(1.0 - gamma * row[COS + k], 0.0) ** (zeta - 1.0)
+        return PLUS, MINUS
+    if exponent == 0:
+        return ONES, ONES
+    bit = np.int64(1)
+    while 2 * bit <= exponent:
+        bit *= 2
+    bit //= 2
+    scale = gamma if exponent & bit else 0.0
+    for lane in range(length):
+        k = begin + lane
+        g, more = gamma * row[COS + k], scale * row[COS + k]
+        plus, minus = 1.0 + g, 1.0 - g
+        if bit > 0:
+            plus, minus = plus * plus * (1.0 + more), minus * minus * (1.0 - more)
+        row[PLUS + k] = plus
+        row[MINUS + k] = minus
+    while bit > 1:  # from the third highest bit down: square, and multiply where it is set
+        bit //= 2
+        scale = gamma if exponent & bit else 0.0
+        for lane in range(length):
+            k = begin + lane
+            plus, minus = row[PLUS + k], row[MINUS + k]
+            row[PLUS + k] = plus * plus * (1.0 + scale * row[COS + k])
+            row[MINUS + k] = minus * minus * (1.0 - scale * row[COS + k])
+    return PLUS, MINUS
+
+
+@fast
+def angular_sums(begin, end, gamma, plus, minus, row):
+    """Return Σ_k (1 ± γ cos θ)^ζ q for both signs."""
+    begin &= _MASK
+    plus &= _MASK
+    minus &= _MASK
+    total_plus = total_minus = 0.0
+    for lane in range((end - begin) & _MASK):
+        k = begin + lane
+        g, q = gamma * row[COS + k], row[PRODUCT + k]
+        total_plus += row[plus + k] * (1.0 + g) * q
+        total_minus += row[minus + k] * (1.0 - g) * q
+    return total_plus, total_minus
+
+
+@fast
+def angular_derivative_sums(n, gamma, zeta, plus, minus, row):
+    """Return the sums over k from which values and derivatives by the vector of j are made.
+
+    For both signs, with A = (1 ± γ cos θ)^ζ, A' = dA/d cos θ, and b_j, b_k for
+    ``A PRODUCT_SLOPE + A' COS_SLOPE_J`` and ``… COS_SLOPE_K``: the sums of A PRODUCT, of
+    b_j, and of the three components of b_k r_k.
+    """
+    plus &= _MASK
+    minus &= _MASK
+    vp = ap = xp = yp = zp = 0.0
+    vm = am = xm = ym = zm = 0.0
+    for k in range(n & _MASK):
+        g, q, m = gamma * row[COS + k], row[PRODUCT + k], row[PRODUCT_SLOPE + k]
+        cos_slope_j = gamma * zeta * row[COS_SLOPE_J + k]
+        cos_slope_k = gamma * zeta * row[COS_SLOPE_K + k]
+        x, y, z = row[X + k], row[Y + k], row[Z + k]
+        p = row[plus + k]
+        A = p * (1.0 + g)
+        side = A * m
+        across = side + p * cos_slope_k
+        vp += A * q
+        ap += side + p * cos_slope_j
+        xp += across * x
+        yp += across * y
+        zp += across * z
+        p = row[minus + k]
+        A = p * (1.0 - g)
+        side = A * m
+        across = side - p * cos_slope_k
+        vm += A * q
+        am += side - p * cos_slope_j
+        xm += across * x
+        ym += across * y
+        zm += across * z
+    return (vp, ap, xp, yp, zp), (vm, am, xm, ym, zm)
+
+
+@fast
+def linear_derivative_sums(n, gamma, row):
+    """Return the same as `angular_derivative_sums` for ζ = 1, from the sums over 1 and cos θ."""
+    v1 = a1 = x1 = y1 = z1 = 0.0
+    vc = ac = xc = yc = zc = 0.0
+    for k in range(n & _MASK):
+        c, q, side = row[COS + k], row[PRODUCT + k], row[PRODUCT_SLOPE + k]
+        x, y, z = row[X + k], row[Y + k], row[Z + k]
+        v1 += q
+        a1 += side
+        x1 += side * x
+        y1 += side * y
+        z1 += side * z
+        side *= c
+        across = side + row[COS_SLOPE_K + k]
+        vc += c * q
+        ac += side + row[COS_SLOPE_J + k]
+        xc += across * x
+        yc += across * y
+        zc += across * z
+    vc, ac, xc, yc, zc = gamma * vc, gamma * ac, gamma * xc, gamma * yc, gamma * zc
+    return (
+        (v1 + vc, a1 + ac, x1 + xc, y1 + yc, z1 + zc),
+        (v1 - vc, a1 - ac, x1 - xc, y1 - yc, z1 - zc),
+    )
+
+
+@fast
+def clear_mixture(n, row):
+    """Set the weighted sum of angular parts to zero, before a neighbour j."""
+    for k in range(n & _MASK):
+        row[MIXTURE + k] = 0.0
+        row[MIXTURE_SLOPE + k] = 0.0
+
+
+@fast
+def add_to_mixture(n, gamma, zeta, plus, minus, gp, gm, row):
+    """Add the angular parts of two functions, weighted with `gp` and `gm`, and their slopes."""
+    plus &= _MASK
+    minus &= _MASK
+    for k in range(n & _MASK):
+        g = gamma * row[COS + k]
+        p, m = gp * row[plus + k], gm * row[minus + k]
+        row[MIXTURE + k] += p * (1.0 + g) + m * (1.0 - g)
+        row[MIXTURE_SLOPE + k] += gamma * zeta * (p - m)
+
+
+@fast
+def mixture_derivative_sums(n, row):
+    """Return the sums of `angular_derivative_sums` for the weighted sum of all angular parts."""
+    v = a = x = y = z = 0.0
+    for k in range(n & _MASK):
+        A, slope = row[MIXTURE + k], row[MIXTURE_SLOPE + k]
+        side = A * row[PRODUCT_SLOPE + k]
+        across = side + slope * row[COS_SLOPE_K + k]
+        v += A * row[PRODUCT + k]
+        a += side + slope * row[COS_SLOPE_J + k]
+        x += across * row[X + k]
+        y += across * row[Y + k]
+        z += across * row[Z + k]
+    return v, a, x, y, z
