@@ -180,8 +180,8 @@ def database(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("state", "restarts", "counted"),
     [
-        *((state, 1, True) for state in slurm.ENDED),
-        *((state, 1, False) for state in slurm.RUNNING),
+        *((state, 1, True) for state in sorted(slurm.ENDED)),
+        *((state, 1, False) for state in sorted(slurm.RUNNING)),
         ("RUNNING", 2, True),
         ("PENDING", 2, True),
         ("PENDING", 1, None),
