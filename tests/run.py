@@ -180,7 +180,8 @@ def pytest(name: str, limit: float, say: Say, *options: str, timeout: float = 30
     with tempfile.TemporaryDirectory(prefix="ampmpi-test-") as scratch:
         report = Path(scratch, "report.xml")
         command = [PYTHON, "-m", "pytest", "-q", f"tests/{name}", "--durations=5"]
-        command += [f"--timeout={pace.stretched(timeout):.0f}", f"--junitxml={report}", *options]
+        command += [f"--timeout={pace.stretched(timeout):.0f}", f"--junitxml={report}"]
+        command += [*options, *MEASURED]
         done = run(command, limit, say)
         result.failed = done.code != 0
         result.closing = [closing_line(done)]
@@ -269,6 +270,7 @@ def interop(say: Say) -> Result:
     return result
 
 
+MEASURED: list[str] = []  # options of pytest that measure the coverage
 BOTH_CORES = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 
 SUITES: dict[str, Callable[[Say], Result]] = {
@@ -355,6 +357,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the suites of tests.")
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}")
     parser.add_argument("--soak", type=int, metavar="SECONDS", help="long fault tests only")
+    parser.add_argument("--coverage", action="store_true", help="of each package, by pytest")
     options = parser.parse_args()
     unknown = set(options.suites) - set(SUITES)
     if unknown:
@@ -372,7 +375,22 @@ def main() -> int:
         print(f"limits are multiplied by {pace.slowness():.1f}: so many times as slow is this "
               "machine now as the one that they are made for", flush=True)  # fmt: skip
         warm_up()
-    return report(run_suites(chosen))
+    if options.coverage:
+        MEASURED.extend(("--cov", "--cov-append", "--cov-report="))
+        (ROOT / ".coverage").unlink(missing_ok=True)
+    code = report(run_suites(chosen))
+    if options.coverage:
+        show_coverage()
+    return code
+
+
+def show_coverage() -> None:
+    """Print the coverage of each package."""
+    with tempfile.TemporaryDirectory(prefix="ampmpi-test-") as scratch:
+        file = f"{scratch}/coverage.json"
+        subprocess.run([PYTHON, "-m", "coverage", "json", "-q", "-o", file], cwd=ROOT, check=True)
+        with open(file, "rb") as stream:
+            subprocess.run([PYTHON, "tests/covered.py"], cwd=ROOT, stdin=stream, check=True)
 
 
 if __name__ == "__main__":
