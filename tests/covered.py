@@ -9,10 +9,7 @@ from pathlib import PurePath
 
 
 def by_package(files: dict[str, dict[str, dict[str, int]]]) -> dict[str, tuple[int, int]]:
-    """Return of each package, with those inside it, what was run and what could be.
-
-    Lines and branches count alike, as in coverage's own percentages.
-    """
+    """Return of each package, with those inside it, how many lines were run and how many there are."""
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for name, about in files.items():
         summary = about["summary"]
@@ -20,11 +17,11 @@ def by_package(files: dict[str, dict[str, dict[str, int]]]) -> dict[str, tuple[i
         place = parts[parts.index("ampmpi") : -1]
         for depth in range(1, len(place) + 1):
             total = sums["/".join(place[:depth])]
-            total[0] += summary["covered_lines"] + summary.get("covered_branches", 0)
-            total[1] += summary["num_statements"] + summary.get("num_branches", 0)
+            total[0] += summary["covered_lines"]
+            total[1] += summary["num_statements"]
     return {name: (run, count) for name, (run, count) in sorted(sums.items())}
 
 
 if __name__ == "__main__":
     for package, (run, count) in by_package(json.load(sys.stdin)["files"]).items():
-        print(f"{package:32} {100 * run / count:5.1f} %  of {count}")
+        print(f"{package:32} {100 * run / count:5.1f} %  of {count} lines")
