@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 
 def by_package(files: dict[str, dict[str, dict[str, int]]]) -> dict[str, tuple[int, int]]:
-    """Return of each package, with those inside it, how many lines were run and how many there are."""
+    """Return how many lines of each package, with those inside it, were run, and of how many."""
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for name, about in files.items():
         summary = about["summary"]

@@ -64,7 +64,7 @@ class Result:
 
 def environment() -> dict[str, str]:
     """Return the environment of every test: this interpreter's tools first, one thread."""
-    env = dict(os.environ, PYTHONUNBUFFERED="1")
+    env = {**os.environ, **pace.YIELD, "PYTHONUNBUFFERED": "1"}
     env["PATH"] = f"{BIN}{os.pathsep}{env.get('PATH', '')}"
     for library in ("OMP", "OPENBLAS", "MKL"):
         env[f"{library}_NUM_THREADS"] = "1"
@@ -192,11 +192,7 @@ def pytest(name: str, limit: float, say: Say, *options: str, timeout: float = 30
 
 
 def mpi(say: Say) -> Result:
-    """Run tests/mpi: those that start jobs of their own, then the others on every number of ranks.
-
-    Ranks that wait spin, and where there are more ranks than cores the one that
-    is waited for does not get on: MPICH is asked to yield.
-    """
+    """Run tests/mpi: those that start jobs of their own, then the others on each of RANKS."""
     result = Result("mpi")
     mpirun = os.environ.get("MPIRUN") or shutil.which("mpirun", path=environment()["PATH"])
     if mpirun is None:
@@ -329,6 +325,8 @@ def run_suites(chosen: dict[str, Callable[[Say], Result]]) -> list[Result]:
     if not in_turn:
         in_turn = chosen
     beside = chosen[BESIDE] if len(chosen) > 1 and BESIDE in chosen else None
+    if beside is not None:
+        os.environ[pace.BESIDE] = "2"
     said: list[str] = []
     results = []
     with ThreadPoolExecutor(1) as pool:

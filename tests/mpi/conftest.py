@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from ase.build import bulk, molecule
 from ase.io import write
-from pace import stretched
+from pace import YIELD, stretched
 
 from ampmpi.parallel.comm import Communicator, world
 
@@ -92,7 +92,7 @@ def environment(**extra: str) -> dict[str, str]:
     env = {
         name: value for name, value in os.environ.items() if not name.startswith(SET_FOR_THE_TESTS)
     }
-    return {**env, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}", **extra}
+    return {**env, **YIELD, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}", **extra}
 
 
 def start(arguments: list[str], ranks: int, cwd: Path, **extra: str) -> subprocess.Popen[str]:

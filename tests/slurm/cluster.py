@@ -41,7 +41,7 @@ SlurmctldPidFile={root}/run/slurmctld.pid
 SlurmdPidFile={root}/run/slurmd.%n.pid
 SlurmdSpoolDir={root}/spool.%n
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
+SlurmdTimeout={patience:.0f}
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -96,12 +96,14 @@ def _free_ports(n: int) -> list[int]:
     return ports
 
 
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
+def until(condition: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> None:
     """Wait until `condition` holds, on a slow machine longer."""
     start = time.monotonic()
     while not condition():
         waited = time.monotonic() - start
-        assert waited < stretched(seconds), f"waited {waited:.0f} s in vain: {what}"
+        if waited > stretched(seconds):
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {waited:.0f} s in vain: {said}")
         time.sleep(0.2)
 
 
@@ -159,7 +161,11 @@ class Cluster:
         key.touch(0o600)
         key.write_bytes(os.urandom(1024))
         port, *node_ports = _free_ports(1 + len(self.nodes))
-        lines = [SLURM_CONF.format(host=socket.gethostname(), port=port, root=root)]
+        lines = [
+            SLURM_CONF.format(
+                host=socket.gethostname(), port=port, root=root, patience=stretched(10)
+            )
+        ]
         hosts = [Path("/etc/hosts").read_text()]
         for name, node_port in zip(self.nodes, node_ports, strict=True):
             (root / f"pmix.{name}").mkdir()
@@ -264,13 +270,17 @@ class Cluster:
             values.get("BatchHost", ""),
         )  # fmt: skip
 
+    def about(self, job: int | str) -> str:
+        """All that SLURM says of a job and of the nodes."""
+        return f"{self.run('scontrol', 'show', 'job', str(job))}\n{self.run('sinfo', '-N', '-l')}"
+
     def end_time(self, job: int) -> None:
         """Let a job's time be up soon, within the half minute in which SLURM looks for that."""
         self.run("scontrol", "update", f"jobid={job}", "EndTime=now+1")
 
     def wait(self, job: int | str, seconds: float = 120) -> JobState:
         """Wait until a job has ended, and return its last state."""
-        until(lambda: self.state(job).ended, seconds, f"job {job} is {self.state(job)}")
+        until(lambda: self.state(job).ended, seconds, lambda: self.about(job))
         return self.state(job)
 
     def wait_running(self, job: int | str, seconds: float = 60) -> JobState:
