@@ -226,7 +226,7 @@ def test_walltime(folder: Folder, cluster: Cluster, expected: dict):
     SLURM may warn up to a minute early, which can be before the first image.
     """
     folder.env(launcher="srun")
-    folder.watch(seconds=2.0)
+    folder.watch(seconds=1.5)
     job = folder.submit("fingerprint", "--time=1", "--signal=B:USR1@40", arguments=SHARED)
     wait_requeued(folder, job, 90)
     assert folder.n_calls() < N_IMAGES
