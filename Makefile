@@ -4,7 +4,9 @@
 #   make test    set up .venv and run every test; says at the end what was skipped, and why
 #
 # Parts of it: make lint | unit | mpi | fault | interop | slurm | docs
+# Coverage:    make coverage, of each package, by the unit tests
 # Longer:      make soak [SOAK_SECONDS=600], make bench
+# Generated:   make jobscripts, after a change of jobscripts/parts
 # Another interpreter: make test PYTHON=/path/to/python3.12
 
 PYTHON ?= python3
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 SUITES := lint unit mpi fault interop slurm docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test $(SUITES) soak bench setup clean
+.PHONY: help demo test $(SUITES) coverage soak bench jobscripts setup clean
 
 help:
 	@sed -n "/^#/!q; s/^# \{0,1\}//p" Makefile
@@ -27,6 +29,12 @@ test: setup
 
 $(SUITES): setup
 	@$(BIN)/python tests/run.py $@
+
+coverage: setup
+	@$(BIN)/python tests/run.py --coverage unit
+
+jobscripts: setup
+	@$(BIN)/python jobscripts/parts/generate.py
 
 soak: setup
 	@$(BIN)/python tests/run.py --soak $(SOAK_SECONDS)
@@ -54,4 +62,4 @@ $(VENV)/.run-time $(VENV)/.complete: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf demo build docs/_build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf demo build docs/_build .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -1,11 +1,11 @@
 #!/bin/bash
 #SBATCH --job-name=committee
+#SBATCH --array=0-3
+#SBATCH --output=%x-%A-%a.log
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=2
 #SBATCH --time=01:00:00
-#SBATCH --array=0-3
 #SBATCH --signal=B:USR1@120
-#SBATCH --output=%x-%A-%a.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #

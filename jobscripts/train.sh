@@ -1,10 +1,10 @@
 #!/bin/bash
 #SBATCH --job-name=train
+#SBATCH --output=%x-%j.log
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=2
 #SBATCH --time=01:00:00
 #SBATCH --signal=B:USR1@120
-#SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #

@@ -19,7 +19,13 @@ from ..errors import InputError
 from .kinds import PREFIX
 
 PLAIN = re.compile(r"[A-Za-z0-9_@%+:./-]+")
-PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+PASSED_ON = {"ignore_unknown_options": True}
+OF_SBATCH = {
+    "begin", "chdir", "comment", "constraint", "cpus-per-task", "dependency", "error", "exclude",
+    "export", "gpus", "gres", "job-name", "licenses", "mail-type", "mail-user", "mem",
+    "mem-per-cpu", "nodelist", "ntasks", "output", "priority", "qos", "reservation", "signal",
+}  # fmt: skip
+FLAGS_OF_SBATCH = {"contiguous", "exclusive", "hold", "no-requeue", "oversubscribe", "requeue"}
 DIRECTIVE = re.compile(r"^#SBATCH --([a-z-]+)(?:[= ].*)?$")
 
 
@@ -104,15 +110,27 @@ def _check(kind: str, arguments: Iterable[str]) -> None:
     if "--help" in words or "-h" in words:
         raise InputError(f"{name} would only say how it is used: leave --help out")
     try:
-        command_of(kind).make_context(name, words)
+        command_of(kind).make_context(name, list(words))
     except click.UsageError as error:
         hint = ""
         if isinstance(error, click.NoSuchOption):
-            ours = {option for each in click.get_current_context().command.params
-                    for option in each.opts}  # fmt: skip
-            if error.option_name in ours:
-                hint = f" Options of jobscript, as {error.option_name}, go before the images or --."
+            hint = _hint(error.option_name, words)
         raise InputError(f"{name} would refuse this: {error.format_message()}{hint}") from None
+
+
+def _hint(option: str, words: Sequence[str]) -> str:
+    """Return where an option belongs that a job's own command does not know."""
+    ours = {name for each in click.get_current_context().command.params for name in each.opts}
+    if option in ours:
+        return f" Options of jobscript, as {option}, go before the --."
+    name = option.removeprefix("--")
+    if name in FLAGS_OF_SBATCH:
+        return f" To pass it on to sbatch, give --sbatch {name}."
+    if name in OF_SBATCH:
+        found = next(i for i, word in enumerate(words) if word.partition("=")[0] == option)
+        value = words[found].partition("=")[2] or "".join(words[found + 1 : found + 2]) or "VALUE"
+        return f" To pass it on to sbatch, give --sbatch {name}={quote(value)}."
+    return ""
 
 
 def _check_committee(arguments: Sequence[str], label: str) -> None:
@@ -220,7 +238,8 @@ def command() -> None:
             -- images.traj --label amp --derivatives > job.sh
         sbatch job.sh
 
-    What follows -- goes to the job's own command, as it is.
+    Options that are not jobscript's own go to the job's own command, and so
+    does all that follows --, as it is.
     """  # noqa: D301  (click looks for the backspace itself)
 
 
@@ -280,7 +299,7 @@ def compress(arguments: tuple[str, ...], sbatch: tuple[str, ...], **given: Any) 
     _print("compress", given, sbatch, {"arguments": arguments})
 
 
-@command.command()
+@command.command(context_settings=PASSED_ON)
 @_parallel
 @_array
 @_site
@@ -291,7 +310,7 @@ def compress(arguments: tuple[str, ...], sbatch: tuple[str, ...], **given: Any) 
     help="Further options of `ampmpi fingerprint`, as one word.  [script: --derivatives]",
 )
 @click.option("--train", help="Further options of `ampmpi train`, as one word.")
-@click.argument("images", nargs=-1)
+@click.argument("images", nargs=-1, type=click.UNPROCESSED)
 def chain(
     images: tuple[str, ...],
     dblabel: str | None,
@@ -315,6 +334,11 @@ def chain(
     prefix = dblabel or "amp"
     common = [*(images or ["images.traj"]), "--dblabel", prefix]
     _check("fingerprint", [*common, "--label", prefix, *further[0]])
+    for word in images:
+        if word.startswith("-"):
+            raise InputError(
+                f"{word} is for one kind of job: give it within --fingerprint or --train"
+            )
     _check_committee([*common, *further[1]], prefix)
     time = given.pop("time")
     parallel = {"nodes": 2, "ntasks_per_node": 2}

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from ase.build import bulk, molecule
 from ase.io import write
+from pace import YIELD, stretched
 
-from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, world
 
-launch.prepare()
 _comm = world()
 SET_FOR_THE_TESTS = ("PMI", "MPI", "HYDRA", "HYDI", "OMPI", "SLURM", "GFORTRAN", "NUMBA_CACHE")
 
@@ -93,7 +92,7 @@ def environment(**extra: str) -> dict[str, str]:
     env = {
         name: value for name, value in os.environ.items() if not name.startswith(SET_FOR_THE_TESTS)
     }
-    return {**env, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}", **extra}
+    return {**env, **YIELD, "PATH": f"{Path(sys.executable).parent}:{env['PATH']}", **extra}
 
 
 def start(arguments: list[str], ranks: int, cwd: Path, **extra: str) -> subprocess.Popen[str]:
@@ -115,7 +114,7 @@ def start(arguments: list[str], ranks: int, cwd: Path, **extra: str) -> subproce
 def finish(process: subprocess.Popen[str], limit: float = 120.0) -> Outcome:
     """Wait for a job; one that hangs is killed and fails the test."""
     try:
-        out, err = process.communicate(timeout=limit)
+        out, err = process.communicate(timeout=stretched(limit))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()

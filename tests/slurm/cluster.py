@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pace import stretched
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "unshare", "setpriv")
 NAMESPACES = ("unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc")
 ENDED = {
@@ -39,7 +41,7 @@ SlurmctldPidFile={root}/run/slurmctld.pid
 SlurmdPidFile={root}/run/slurmd.%n.pid
 SlurmdSpoolDir={root}/spool.%n
 SlurmdParameters=config_overrides
-SlurmdTimeout=10
+SlurmdTimeout={patience:.0f}
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -94,12 +96,15 @@ def _free_ports(n: int) -> list[int]:
     return ports
 
 
-def until(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + seconds
+def until(condition: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> None:
+    """Wait until `condition` holds, on a slow machine longer."""
+    start = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
-        time.sleep(0.1)
+        waited = time.monotonic() - start
+        if waited > stretched(seconds):
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"waited {waited:.0f} s in vain: {said}")
+        time.sleep(0.2)
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,11 @@ class Cluster:
         key.touch(0o600)
         key.write_bytes(os.urandom(1024))
         port, *node_ports = _free_ports(1 + len(self.nodes))
-        lines = [SLURM_CONF.format(host=socket.gethostname(), port=port, root=root)]
+        lines = [
+            SLURM_CONF.format(
+                host=socket.gethostname(), port=port, root=root, patience=stretched(10)
+            )
+        ]
         hosts = [Path("/etc/hosts").read_text()]
         for name, node_port in zip(self.nodes, node_ports, strict=True):
             (root / f"pmix.{name}").mkdir()
@@ -226,7 +235,12 @@ class Cluster:
     def run(self, *command: str, cwd: Path | None = None) -> str:
         """Run one of SLURM's commands and return what it prints."""
         done = subprocess.run(
-            command, env=self.environ, cwd=cwd, capture_output=True, text=True, timeout=60
+            command,
+            env=self.environ,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=stretched(60),
         )
         return (done.stdout + done.stderr).strip()
 
@@ -240,7 +254,7 @@ class Cluster:
             cwd=cwd,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=stretched(60),
         )
         assert done.returncode == 0, done.stderr
         return int(done.stdout.split(";")[0])
@@ -256,13 +270,17 @@ class Cluster:
             values.get("BatchHost", ""),
         )  # fmt: skip
 
+    def about(self, job: int | str) -> str:
+        """All that SLURM says of a job and of the nodes."""
+        return f"{self.run('scontrol', 'show', 'job', str(job))}\n{self.run('sinfo', '-N', '-l')}"
+
     def end_time(self, job: int) -> None:
         """Let a job's time be up soon, within the half minute in which SLURM looks for that."""
         self.run("scontrol", "update", f"jobid={job}", "EndTime=now+1")
 
     def wait(self, job: int | str, seconds: float = 120) -> JobState:
         """Wait until a job has ended, and return its last state."""
-        until(lambda: self.state(job).ended, seconds, f"job {job} is {self.state(job)}")
+        until(lambda: self.state(job).ended, seconds, lambda: self.about(job))
         return self.state(job)
 
     def wait_running(self, job: int | str, seconds: float = 60) -> JobState:

@@ -13,6 +13,7 @@ import pytest
 from ase.io import write
 from cluster import Cluster, until, why_not
 from folder import N_IMAGES, Folder, contents, images
+from pace import stretched
 
 BIN = Path(sys.executable).parent
 
@@ -94,7 +95,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     write(path / "images.traj", images())
     subprocess.run(
         [BIN / "ampmpi", "fingerprint", "images.traj", "--label", "amp", "--derivatives"],
-        cwd=path, check=True, capture_output=True, timeout=200,
+        cwd=path, check=True, capture_output=True, timeout=stretched(200),
     )  # fmt: skip
     found = contents(path)
     assert [len(entries) for entries in found.values()] == [N_IMAGES, N_IMAGES]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -113,6 +114,28 @@ def test_arguments_of_sbatch_replace_those_of_the_script(kind):
     assert after_bash(shipped(kind), '"${arguments[@]}"', "x y", "--z") == ["x y", "--z"]
 
 
+def test_options_are_taken_in_any_order():
+    first = printed("fingerprint", "--nodes", "4", "--", "a.traj", "--label", "x", "--derivatives")
+    for given in (
+        ("a.traj", "--label", "x", "--nodes", "4", "--derivatives"),
+        ("--label", "x", "a.traj", "--derivatives", "--nodes=4"),
+    ):
+        script = printed("fingerprint", *given)
+        assert "#SBATCH --nodes=4" in script.splitlines()
+        words = [word for word in given if word not in ("--nodes", "4", "--nodes=4")]
+        assert after_bash(script, '"${arguments[@]}"') == words
+    assert printed("fingerprint", "a.traj", "--label", "x", "--derivatives", "--nodes=4") == first
+    assert printed("chain", "a.traj", "--nodes", "4") == printed("chain", "--nodes", "4", "a.traj")
+
+
+def test_the_scripts_are_those_that_the_parts_make():
+    generator = runpy.run_path(str(templates() / "parts" / "generate.py"))
+    for name, text in generator["scripts"]().items():
+        assert (templates() / name).read_text() == text, (
+            f"jobscripts/{name} differs from its parts: run make jobscripts"
+        )
+
+
 def test_a_committee_gives_each_member_its_label_and_seed():
     script = printed("committee", "--label", "my set", "--", "images.traj", "--dblabel", "d")
     assert after_bash(script, '"${arguments[@]}"') == [
@@ -152,7 +175,15 @@ def test_chain_passes_on_what_it_was_given():
         (["committee", "--", "a.traj", "--label", "x"], "each member"),
         (["fingerprint", "--sbatch", "constraint="], "NAME=VALUE"),
         (["fingerprint", "--sbatch", "a b"], "NAME=VALUE"),
-        (["fingerprint", "a.traj", "--nodes", "4"], "--nodes, go before"),
+        (["fingerprint", "--", "a.traj", "--nodes", "4"], "--nodes, go before the --"),
+        (["fingerprint", "--mem", "4G", "a.traj", "--label", "x"], "give --sbatch mem=4G"),
+        (["fingerprint", "a.traj", "--label", "x", "--mem=4G"], "give --sbatch mem=4G"),
+        (["train", "a.traj", "--label", "x", "--qos", "a b"], 'give --sbatch qos="a b"'),
+        (["train", "--exclusive", "a.traj", "--label", "x"], "give --sbatch exclusive"),
+        (["compress", "a.traj", "--label", "x", "--mem"], "give --sbatch mem=VALUE"),
+        (["chain", "--mem", "4G", "a.traj"], "give --sbatch mem=4G"),
+        (["chain", "--bogus", "a.traj"], "would refuse this.*--bogus"),
+        (["chain", "a.traj", "--derivatives"], "within --fingerprint or --train"),
         (["chain", "--train", "--hidden 5 --bogus", "a.traj"], "train would refuse.*--bogus"),
         (["chain", "--fingerprint", "--bogus", "a.traj"], "fingerprint would refuse.*--bogus"),
         (["chain", "--fingerprint", "it's", "a.traj"], "--fingerprint it's: No closing quotation"),
@@ -184,14 +215,6 @@ def test_what_every_job_needs(kind):
         "--kill-on-bad-exit=1", "OMP_NUM_THREADS=1", "scontrol requeue",
     ):  # fmt: skip
         assert needed in script
-
-
-def test_jobs_are_launched_by_the_same_lines():
-    ends = {
-        re.sub(r"ampmpi (fingerprint|train) ", "ampmpi … ", shipped(kind).partition("# ----")[2])
-        for kind in PARALLEL
-    }
-    assert len(ends) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
