@@ -184,7 +184,8 @@ def _compress(
             job=os.environ.get("SLURM_JOB_ID"),
             progress=progress,
         )
-    describe(report)
+    for line in report.remarks():
+        complain(line)
     if not quiet:
         click.echo(_line(report))
     return report
@@ -200,21 +201,6 @@ def exit_code(report: CompressReport) -> int:
     if report.stuck:
         return 4
     return 5 if report.lost or report.set_aside or report.copy else 0
-
-
-def describe(report: CompressReport) -> None:
-    """Write what the user should know about a compress to standard error."""
-    name = report.path
-    for key, reason in report.set_aside.items():
-        complain(f"{name}: loose entry {key} is damaged ({reason}): moved to damaged/")
-    for key, reason in (report.left | report.stuck).items():
-        complain(f"{name}: loose entry {key} stays where it is: {reason}")
-    for key, reason in report.lost.items():
-        complain(f"{name}: {key} is lost from the archive ({reason}): it will be computed again")
-    if report.copy is not None:
-        complain(f"{name}: the archive was damaged: it is kept as {report.copy}")
-    for warning in report.warnings:
-        complain(f"{name}: {warning}")
 
 
 def _add(total: CompressReport, report: CompressReport) -> None:

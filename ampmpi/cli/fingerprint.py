@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -17,8 +16,6 @@ from ampmpi.parallel.log import Log
 if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
     from ampmpi.fingerprinting import Summary
-
-SHOWN = 20
 
 
 @click.command("fingerprint")
@@ -76,10 +73,10 @@ def command(
         retry=retry,
         log=log,
     )
-    for line in _report(summary):
+    for line in summary.report():
         log(line)
     if quiet and comm.rank == 0:
-        for line in _warnings(summary):
+        for line in summary.remarks():
             complain(line)
     if summary.failed:
         raise share(ImageError(_complaint(summary)))
@@ -93,21 +90,6 @@ def _descriptor(settings: str | None, cutoff: float | None) -> Gaussian:
     if cutoff is not None:
         raise InputError("--cutoff and --descriptor exclude each other: put the cutoff in the file")
     return Gaussian.from_toml(settings)
-
-
-def _report(summary: Summary) -> Iterator[str]:
-    for ref, times in summary.repeated[:SHOWN]:
-        yield f"{ref} comes {times} times"
-    if len(summary.repeated) > SHOWN:
-        yield f"… and {len(summary.repeated) - SHOWN} more images come several times"
-    yield from _warnings(summary)
-    yield from summary.lines()
-
-
-def _warnings(summary: Summary) -> Iterator[str]:
-    for key, reason in summary.recomputed.items():
-        yield f"entry {key} was damaged ({reason}) and is computed again"
-    yield from summary.notes
 
 
 def _complaint(summary: Summary) -> str:

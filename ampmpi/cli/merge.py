@@ -6,7 +6,7 @@ import os
 
 import click
 
-from ampmpi.cli.compress import describe, exit_code
+from ampmpi.cli.compress import exit_code
 from ampmpi.cli.kinds import OneProcess
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.merge import merge
@@ -51,7 +51,8 @@ def command(
             f"the archive of {path} is damaged ({reason}): what could be saved was taken; "
             f"keep {path} until you know that nothing is missing"
         )
-    describe(report.compress)
+    for line in report.compress.remarks():
+        complain(line)
     for path, added in report.added.items():
         click.echo(f"{path}: {amount(added, 'entry', 'entries')} added")
     result = report.compress

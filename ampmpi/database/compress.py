@@ -103,6 +103,27 @@ class CompressReport:
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    def remarks(self) -> list[str]:
+        """Return what the user should know, one line each; empty where all was well."""
+        lines = [
+            f"loose entry {key} is damaged ({reason}): moved to damaged/"
+            for key, reason in self.set_aside.items()
+        ]
+        lines += [
+            f"loose entry {key} stays where it is: {reason}"
+            for key, reason in (self.left | self.stuck).items()
+        ]
+        lines += [
+            f"{key} is lost from the archive ({reason}): it will be computed again"
+            for key, reason in self.lost.items()
+        ]
+        if self.copy is not None:
+            lines.append(
+                f"the archive was damaged and is kept as {self.copy}; what could be saved is "
+                "archived anew, and entries of other images may be missing"
+            )
+        return [f"{self.path}: {line}" for line in [*lines, *self.warnings]]
+
 
 def compress(
     path: str | os.PathLike[str],

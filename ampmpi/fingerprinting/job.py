@@ -375,25 +375,7 @@ class _Job:
                 continue
             if report.added:
                 self.log(f"{report.path}: {report.added} entries archived, {report.seconds:.1f} s")
-            self.notes += [
-                f"{report.path}: loose entry {key} is damaged ({reason}): moved to damaged/"
-                for key, reason in report.set_aside.items()
-            ]
-            self.notes += [
-                f"{report.path}: loose entry {key} stays where it is: {reason}"
-                for key, reason in (report.left | report.stuck).items()
-            ]
-            self.notes += [
-                f"{report.path}: {key} is lost from the archive ({reason}): start again to "
-                "compute it again"
-                for key, reason in report.lost.items()
-            ]
-            if report.copy is not None:
-                self.notes.append(
-                    f"{report.path}: the archive was damaged and is kept as {report.copy}; what "
-                    "could be saved is archived anew, and entries of other images may be missing"
-                )
-            self.notes += [f"{report.path}: {warning}" for warning in report.warnings]
+            self.notes += report.remarks()
 
     def finish(self, summary: Summary, seconds: float) -> Summary:
         """Complete the summary."""

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from ampmpi.images import ImageRef
 
+SHOWN = 20
+"""How many repeated images are named."""
+
 
 @dataclass(frozen=True)
 class FailedImage:
@@ -106,8 +109,23 @@ class Summary:
             return 0.0
         return self.computed / max(self.compute_seconds, 1e-9) / self.ranks
 
+    def report(self) -> list[str]:
+        """Return everything that the user should read, one line each; the counts come last."""
+        lines = [f"{ref} comes {times} times" for ref, times in self.repeated[:SHOWN]]
+        if len(self.repeated) > SHOWN:
+            lines.append(f"… and {len(self.repeated) - SHOWN} more images come several times")
+        return [*lines, *self.remarks(), *self.lines()]
+
+    def remarks(self) -> list[str]:
+        """Return what was damaged and what else is out of the ordinary, one line each."""
+        lines = [
+            f"entry {key} was damaged ({reason}) and is computed again"
+            for key, reason in self.recomputed.items()
+        ]
+        return [*lines, *self.notes]
+
     def lines(self) -> list[str]:
-        """Return the summary as lines of text."""
+        """Return the counts, in one line, and a line for each database of a dry run."""
         counts = f"{self.images} images, {self.duplicates} duplicates, {self.found} found"
         if self.plan:
             missing = self.images - self.duplicates - self.found - len(self.failed)
