@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "model": BASE | {"entries", "files"},
     "database": BASE | {"entries", "files"},
 }
-USE_OTHERS = {"cli", "report", "fingerprinting", "training", "members", "calculator"}
+USE_OTHERS = {"cli", "evaluation", "plots", "fingerprinting", "training", "members", "calculator"}
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[str]:

@@ -806,8 +806,8 @@ def test_patience_needs_something_to_validate_on():
 
 
 def test_a_calculator_with_a_narrower_range_warns_of_its_own():
+    from ampmpi.evaluation import evaluate
     from ampmpi.images import open_images
-    from ampmpi.report import evaluate
 
     calculator("wide", maxiter=2).train([*emt_images(4), *emt_images(4, seed=5, width=0.5)])
     calculator("narrow", maxiter=2).train(emt_images(4))
