@@ -13,8 +13,8 @@ from ampmpi.descriptor import Gaussian
 from ampmpi.model.batch import BATCH_ATOMS
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.schedule import block
-from ampmpi.training.data import READ_BYTES, Source, entries_of, expected_pairs
 from ampmpi.training.dataset import Dataset
+from ampmpi.training.shares import READ_BYTES, Source, entries_of, expected_pairs
 
 # Images that each rank describes in order to know how many pairs the others have.
 SAMPLE = 8

@@ -203,7 +203,7 @@ def test_one_atoms_force_is_trained_where_nft_ids_say_so():
     assert best.loss == pytest.approx(energy + 0.5 * force, rel=1e-9)
     calc.model.lossfunction.nft_ids = [(key, 4)]
     with pytest.raises(InputError, match=f"atom 4 of image {key}, which has 4 atoms"):
-        calc.train(images)
+        calc.train(images, overwrite=True)
 
 
 def test_an_image_of_nft_ids_must_be_there():
@@ -561,14 +561,18 @@ def test_amps_checkpoint_is_taken_up():
     assert second.best.loss == pytest.approx(first.best.loss, rel=1e-9)
 
 
+def untrained(hidden, seed):
+    return NeuralNetwork(hidden, randomseed=seed)
+
+
 def test_members_have_seeds_of_their_own_and_a_lone_one_the_seed():
-    members = make_members([(5,), (6, 6)], starts=2, seats=3, bootstrap=True, seed=4)
+    members = make_members(untrained, [(5,), (6, 6)], starts=2, seats=3, bootstrap=True, seed=4)
     assert len(members) == 12
-    assert len({m.seed for m in members}) == 12
+    assert len({m.model.randomseed for m in members}) == 12
     assert len({m.draw for m in members}) == 3
-    assert make_members([(5,)], seed=4)[0].seed == 4
+    assert make_members(untrained, [(5,)], seed=4)[0].model.randomseed == 4
     with pytest.raises(InputError, match="given twice"):
-        make_members([(5,), (5,)])
+        make_members(untrained, [(5,), (5,)])
 
 
 @pytest.mark.parametrize(
@@ -579,7 +583,7 @@ def test_groups_are_of_equal_size(ranks, members, size):
 
 
 def test_a_queue_hands_each_member_to_one(tmp_path):
-    members = make_members([(5,)], seats=4)
+    members = make_members(untrained, [(5,)], seats=4)
     a, b = Queue(tmp_path, members), Queue(tmp_path, members)
     taken = [a.take(), b.take(), b.take()]
     assert [m.seat for m in taken] == [0, 1, 2]
