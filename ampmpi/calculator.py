@@ -166,7 +166,7 @@ class Amp(Calculator):
                 else Model(**_without_importname(model))
             )
         except (InputError, ModelError) as error:
-            raise ModelError(f"{getattr(file, 'name', file)}: {error}") from error
+            raise ModelError(f"{amp_file.name_of(file)}: {error}") from error
         return cls(descriptor=made, model=network, **kwargs)
 
     def calculate(

@@ -46,10 +46,10 @@ def read(file: str | os.PathLike[str] | TextIO) -> tuple[dict[str, Any], dict[st
     ModelError
         The file cannot be read, or is no `.amp` file.
     """
+    name = name_of(file)
     if isinstance(file, str | os.PathLike):
-        name = os.fspath(file)
         try:
-            text = read_whole(name, LARGEST).decode()
+            text = read_whole(file, LARGEST).decode()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             if isinstance(error, UnicodeDecodeError):
@@ -58,7 +58,6 @@ def read(file: str | os.PathLike[str] | TextIO) -> tuple[dict[str, Any], dict[st
                 f"cannot read the calculator {name}: {reason}; give a file that Amp or ampmpi saved"
             ) from error
     else:
-        name = getattr(file, "name", "given as an open file")
         text = file.read(LARGEST)
     sections = _mapping(text, name)
     missing = [section for section in SECTIONS if not isinstance(sections.get(section), str)]
@@ -69,6 +68,13 @@ def read(file: str | os.PathLike[str] | TextIO) -> tuple[dict[str, Any], dict[st
         )
     descriptor, model = (_mapping(sections[section], name) for section in SECTIONS)
     return descriptor, model
+
+
+def name_of(file: str | os.PathLike[str] | TextIO) -> str:
+    """Return what a file is called in messages."""
+    if isinstance(file, str | os.PathLike):
+        return os.fspath(file)
+    return str(getattr(file, "name", "the open file"))
 
 
 def write(

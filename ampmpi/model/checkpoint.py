@@ -66,7 +66,12 @@ class Checkpoint:
 
 def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """Write a checkpoint; a crash at any moment leaves the old one or the new one."""
-    head = {"format": FORMAT, "settings": checkpoint.settings, "state": checkpoint.state}
+    head = {
+        "format": FORMAT,
+        "settings": checkpoint.settings,
+        "state": checkpoint.state,
+        "arrays": sorted(checkpoint.arrays),
+    }
     text = np.frombuffer(json.dumps(head, default=repr).encode(), dtype=np.uint8)
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, head=text, **dict(checkpoint.arrays))
@@ -108,10 +113,11 @@ def _read(file: BinaryIO, whole: bool) -> Checkpoint:
     size = os.fstat(file.fileno()).st_size
     arrays: dict[str, Array] = {}
     head: Any = {}
-    claimed = 0
+    claimed, names = 0, set()
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             name = info.filename.removesuffix(".npy")
+            names.add(name)
             if name.startswith(OPTIMISER) and not whole:
                 continue
             claimed += info.file_size
@@ -126,6 +132,8 @@ def _read(file: BinaryIO, whole: bool) -> Checkpoint:
                 arrays[name] = array
     if not isinstance(head, dict) or head.get("format") != FORMAT:
         raise ValueError("it is of another version, or no checkpoint")
+    if head.get("arrays") != sorted(names - {"head"}):
+        raise ValueError("it lacks a part")
     settings, state = head.get("settings"), head.get("state")
     if not isinstance(settings, dict) or not isinstance(state, dict):
         raise ValueError("it lacks settings or state")
