@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ampmpi.training.fit import Schedule
 from ampmpi.training.results import MemberResult, TrainingResult
 from ampmpi.training.session import Settings, preview, train
+from ampmpi.training.start import Schedule
 
 __all__ = ["MemberResult", "Schedule", "Settings", "TrainingResult", "preview", "train"]

@@ -25,7 +25,8 @@ from ampmpi.members import Member, committee_files, prefix_of
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.training.dataset import Dataset
-from ampmpi.training.fit import (
+from ampmpi.training.results import targets
+from ampmpi.training.start import (
     FPRANGE,
     STALLED,
     Schedule,
@@ -35,7 +36,6 @@ from ampmpi.training.fit import (
     ends_of,
     result_of,
 )
-from ampmpi.training.results import targets
 
 
 @dataclass

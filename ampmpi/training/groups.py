@@ -6,15 +6,16 @@ import shutil
 from collections.abc import Callable, Sequence
 
 from ampmpi.descriptor import Gaussian
-from ampmpi.errors import ModelError, Unfinished
+from ampmpi.errors import LockedError, ModelError, Unfinished
 from ampmpi.members import Member, Queue, make_queue, prefix_of
 from ampmpi.model import amp_file
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, share
 from ampmpi.training.earlier import drawn_images
-from ampmpi.training.fit import STALLED, FitResult, Schedule, Start, fit
+from ampmpi.training.fit import fit
 from ampmpi.training.results import MemberResult
 from ampmpi.training.shares import Prepared
+from ampmpi.training.start import STALLED, FitResult, Schedule, Start
 
 
 def fit_members(
@@ -55,7 +56,7 @@ def fit_members(
     ------
     Unfinished
         A signal asked to stop; every rank raises it.
-    ModelError
+    ModelError, LockedError
         A lone member cannot be fitted; of several, the others are.
     """
     lone = len(members) == 1
@@ -77,7 +78,7 @@ def fit_members(
             interrupted = error
             queue.close()
             break
-        except ModelError as error:
+        except (ModelError, LockedError) as error:
             if lone:
                 raise
             done.append(MemberResult(member, f"failed: {error}", 0, None, None))

@@ -14,7 +14,7 @@ from ampmpi.descriptor import Gaussian
 from ampmpi.members import Member, committee_file, committee_files, list_of
 from ampmpi.model.files import write_atomically
 from ampmpi.training.curve import Step
-from ampmpi.training.fit import STALLED
+from ampmpi.training.start import STALLED
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,13 +32,13 @@ from ampmpi.parallel.launch import batch_job
 from ampmpi.parallel.log import Log
 from ampmpi.training.dataset import Dataset, survey
 from ampmpi.training.earlier import Earlier, forget, look, refuse_at_once
-from ampmpi.training.fit import Schedule
 from ampmpi.training.groups import fit_members, save_member
 from ampmpi.training.log import Voice, head, open_log
 from ampmpi.training.memory import plan_memory
 from ampmpi.training.pool import open_pool, reusable
 from ampmpi.training.results import MemberResult, TrainingResult, best_of, save
 from ampmpi.training.shares import Source, load
+from ampmpi.training.start import Schedule
 
 
 @dataclass(frozen=True, eq=False)

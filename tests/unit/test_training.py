@@ -35,8 +35,7 @@ from ampmpi.errors import (
 from ampmpi.members import Queue, committee_files, group_size, make_members
 from ampmpi.model import checkpoint
 from ampmpi.parallel.launch import StopRequest
-from ampmpi.training import shared_loss
-from ampmpi.training.fit import Schedule
+from ampmpi.training import Schedule, shared_loss
 
 
 @pytest.fixture(autouse=True)
