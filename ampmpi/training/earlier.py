@@ -26,10 +26,10 @@ from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.training.dataset import Dataset
 from ampmpi.training.results import targets
+from ampmpi.training.settings import Schedule
 from ampmpi.training.start import (
     FPRANGE,
     STALLED,
-    Schedule,
     Start,
     checkpoint_of,
     digest_of,

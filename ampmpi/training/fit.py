@@ -23,6 +23,7 @@ from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all
 from ampmpi.parallel.threads import one_blas_thread
 from ampmpi.training.curve import Curve, Step, closing, converged, header, log_line, opening
+from ampmpi.training.settings import Schedule
 from ampmpi.training.shared_loss import SharedLoss, Totals
 from ampmpi.training.shares import Prepared, scaled
 from ampmpi.training.start import (
@@ -32,7 +33,6 @@ from ampmpi.training.start import (
     MAXITER,
     STALLED,
     FitResult,
-    Schedule,
     Start,
     checkpoint_of,
     digest_of,

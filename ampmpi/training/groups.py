@@ -14,8 +14,9 @@ from ampmpi.parallel.failure import agree, share
 from ampmpi.training.earlier import drawn_images
 from ampmpi.training.fit import fit
 from ampmpi.training.results import MemberResult
+from ampmpi.training.settings import Schedule
 from ampmpi.training.shares import Prepared
-from ampmpi.training.start import STALLED, FitResult, Schedule, Start
+from ampmpi.training.start import STALLED, FitResult, Start
 
 
 def fit_members(

@@ -10,8 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from numbers import Real
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,67 +36,8 @@ from ampmpi.training.log import Voice, head, open_log
 from ampmpi.training.memory import plan_memory
 from ampmpi.training.pool import open_pool, reusable
 from ampmpi.training.results import MemberResult, TrainingResult, best_of, save
+from ampmpi.training.settings import Settings
 from ampmpi.training.shares import Source, load
-from ampmpi.training.start import Schedule
-
-
-@dataclass(frozen=True, eq=False)
-class Settings:
-    """How a training is done.
-
-    Attributes
-    ----------
-    validation : file names, list of ase.Atoms, or None
-        Images to validate on.
-    validation_fraction : float
-        Fraction of the images to validate on, where `validation` is not given.
-    seed : int
-        Seed of that choice.
-    schedule : Schedule
-        When to validate and to save.
-    memory : float or None
-        Bytes that a rank may use; what its node has left by default.
-    groups : int or None
-        Groups of ranks that fit at the same time; as many as are of use by default.
-    overwrite : bool
-        Replace calculators and checkpoints of other trainings with the label.
-    restart : bool
-        Start over, also where this training was interrupted. A job that is put back into
-        the queue goes on nevertheless.
-    compress : bool
-        Compress the databases at the end, unless they are shared by a dblabel.
-    logging : bool
-        Write LABEL-log.txt.
-    """
-
-    validation: Any = None
-    validation_fraction: float = 0.0
-    seed: int = 0
-    schedule: Schedule = field(default_factory=Schedule)
-    memory: float | None = None
-    groups: int | None = None
-    overwrite: bool = False
-    restart: bool = False
-    compress: bool = True
-    logging: bool = True
-
-    def check(self) -> None:
-        """Refuse settings that are wrong or contradict each other.
-
-        Raises
-        ------
-        InputError
-            The message names them.
-        """
-        if self.validation is not None and self.validation_fraction:
-            raise InputError(
-                "validation images and a validation fraction are given; leave one of them out"
-            )
-        validates = self.validation is not None or self.validation_fraction
-        if self.schedule.patience is not None and not validates:
-            raise InputError("patience needs validation images or a validation fraction")
-        if self.memory is not None and not (isinstance(self.memory, Real) and self.memory > 0):
-            raise InputError(f"memory is {self.memory!r}; give a number of bytes")
 
 
 def train(

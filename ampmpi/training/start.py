@@ -10,38 +10,13 @@ from typing import Any
 from ampmpi.model import NeuralNetwork
 from ampmpi.model.checkpoint import Checkpoint
 from ampmpi.model.layers import Array
-from ampmpi.model.optimise import BLOCK
 from ampmpi.model.settings import LossFunction
 from ampmpi.training.curve import Step
+from ampmpi.training.settings import Schedule
 
 CONVERGED, MAXITER, EARLY, STALLED = "converged", "maxiter", "early stopping", "stalled"
 
 FPRANGE = "fprange."
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When a fit looks up from its steps.
-
-    Attributes
-    ----------
-    validate_every : int
-        Steps between evaluations on the validation set; the last step is validated, too.
-    patience : int or None
-        Steps without a better validation loss after which the fit ends.
-    checkpoint_every : int
-        Steps between checkpoints.
-    keep_checkpoints : bool
-        Keep a .amp file of each.
-    block : int
-        Iterations between fresh starts of the optimiser.
-    """
-
-    validate_every: int = 10
-    patience: int | None = None
-    checkpoint_every: int = 100
-    keep_checkpoints: bool = False
-    block: int = BLOCK
 
 
 @dataclass(frozen=True, eq=False)

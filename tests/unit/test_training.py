@@ -33,7 +33,7 @@ from ampmpi.errors import (
     Unfinished,
 )
 from ampmpi.members import Queue, committee_files, group_size, make_members
-from ampmpi.model import checkpoint
+from ampmpi.model import checkpoint, optimise
 from ampmpi.parallel.launch import StopRequest
 from ampmpi.training import Schedule, shared_loss
 
@@ -264,6 +264,42 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(monkeypatch, stop_at, opt
         if name != "seconds":
             np.testing.assert_array_equal(curve("cut")[name], curve("whole")[name])
     assert len(calls) < 2 * whole.steps
+
+
+class Descent:
+    """Gradient descent with momentum, as another optimiser could be added."""
+
+    def __init__(self, regressor, start, block, state=None):
+        self.point, self.velocity = start.copy(), np.zeros_like(start)
+        if state is not None:
+            self.point, self.velocity = state["point"], state["velocity"]
+
+    def state(self):
+        return {"point": self.point, "velocity": self.velocity}
+
+    def run(self, evaluate, observe):
+        while True:
+            _, gradient = evaluate(self.point.copy())
+            self.velocity = 0.8 * self.velocity - 1e-3 * gradient
+            self.point = self.point + self.velocity
+            observe()
+
+
+def test_another_optimiser_is_one_class_and_resumes_from_its_state(monkeypatch):
+    monkeypatch.setitem(optimise.OPTIMISERS, "BFGS", Descent)
+    images = emt_images(4)
+    whole = calculator("whole", optimizer="BFGS", maxiter=40).train(images)
+    assert whole.best.loss < curve("whole")["loss"][0]
+    request = StopRequest()
+    monkeypatch.setattr(shared_loss, "stop", request)
+    request.request("a test")
+    for _ in range(3):  # a step each
+        with pytest.raises(Unfinished):
+            calculator("cut", optimizer="BFGS", maxiter=40).train(images)
+    request.signal_name = None
+    calculator("cut", optimizer="BFGS", maxiter=40).train(images)
+    assert Path("cut.amp").read_bytes() == Path("whole.amp").read_bytes()
+    np.testing.assert_array_equal(curve("cut")["loss"], curve("whole")["loss"])
 
 
 INTERRUPTED = """
