@@ -159,6 +159,7 @@ class _Session:
         log(head(comm.size, self.descriptor, label))
         dataset, earlier = self.survey(voice)
         if earlier.finished:
+            voice.say("This training is finished already; there is nothing to compute.")
             results = self.results_of(earlier)
         else:
             self.compute_fingerprints(voice)

@@ -426,8 +426,11 @@ def test_a_committee_is_the_same_on_groups_and_alone(tmp_path):
         assert "Committee: c-committee-0.amp to c-committee-1.amp" in result.out
         rows = (folder / "c-members.txt").read_text().splitlines()[1:]
         tables[ranks] = {row.split()[0]: row.split()[3:9] for row in rows}
+        assert ("2 groups of 1 rank" in result.out) == (ranks == 2)
         assert not list((folder / "c-members").glob(".queue*"))
-    assert "2 groups of 1 rank" in run([*command, "--overwrite"], 2, tmp_path / "2").out
+    table = (tmp_path / "2" / "c-members.txt").read_text()
+    assert "This training is finished already" in run(command, 3, tmp_path / "2").out
+    assert (tmp_path / "2" / "c-members.txt").read_text() == table
     assert len(tables[0]) == 4
     assert tables[2] == tables[0]
     for name, values in tables[3].items():

@@ -125,7 +125,8 @@ def test_the_same_command_goes_on_to_its_end_and_then_returns_its_result(train, 
     assert Path("t.amp").read_bytes() == Path("whole.amp").read_bytes()
     before = files()
     times = {name: os.stat(name).st_mtime_ns for name in before if name.endswith("curve.txt")}
-    train(steps=12)
+    said = train(steps=12)
+    assert ("This training is finished already" in said) == (train is by_command)
     assert files() == before
     assert times == {name: os.stat(name).st_mtime_ns for name in times}
     assert "finished; nothing to do" in Path("t-log.txt").read_text()
