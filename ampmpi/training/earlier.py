@@ -107,6 +107,8 @@ def look(
         A checkpoint cannot be read.
     """
     found = Earlier()
+    replaces = any(Path(name).exists() for name in targets(label, members))
+    option = "--overwrite" if replaces else "--restart"
     for member in members:
         prefix = prefix_of(label, member, members)
         settings = settings_of(dataset, descriptor, member, schedule)
@@ -114,7 +116,14 @@ def look(
             found.forgotten.append(prefix)
             found.starts.append(Start(settings))
         else:
-            found.starts.append(_start(prefix, member.model, settings, schedule, overwrite, found))
+            start, different = _start(prefix, member.model, settings, schedule, overwrite, found)
+            if different and not overwrite:
+                raise InputError(
+                    f"{checkpoint_of(prefix)} is of another training ({'; '.join(different)}): go "
+                    f"back to its settings, take another label, or give {option} (overwrite=True "
+                    "in a script) to start over"
+                )
+            found.starts.append(start)
     _refuse_targets(label, members, found.results, overwrite=overwrite)
     return found
 
@@ -133,12 +142,15 @@ def _start(
     schedule: Schedule,
     overwrite: bool,
     found: Earlier,
-) -> Start:
-    """Find where one member's fit starts, and note in `found` what comes with it."""
+) -> tuple[Start, list[str]]:
+    """Find where one member's fit starts, and how its checkpoint differs from what is wanted.
+
+    What comes with it is noted in `found`.
+    """
     path = checkpoint_of(prefix)
     known = checkpoints.load(path, whole=False)
     if known is None:
-        return _start_from_amp(f"{prefix}-checkpoint.amp", model, settings, found)
+        return _start_from_amp(f"{prefix}-checkpoint.amp", model, settings, found), []
     try:
         result = result_of(known)
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -149,12 +161,6 @@ def _start(
         # the same call again, with the calculator that the first one has trained
         settings = {**settings, "given parameters": known.settings.get("given parameters")}
     different = checkpoints.differences(known.settings, settings)
-    if different and not overwrite:
-        option = "--overwrite" if Path(f"{prefix}.amp").exists() else "--restart"
-        raise InputError(
-            f"{path} is of another training ({'; '.join(different)}): go back to its settings, "
-            f"take another label, or give {option} (overwrite=True in a script) to start over"
-        )
     is_at_end = result is not None and known.state["ends"] == ends_of(model.lossfunction, schedule)
     # without a seed every start is another one
     is_worn = (
@@ -167,13 +173,13 @@ def _start(
         what = "of another training" if different else "of a finished training without a seed"
         found.remarks.append(f"{path} is {what}; starting anew.")
         found.forgotten.append(prefix)
-        return Start(settings)
+        return Start(settings), different
     found.results.update(str(digest) for digest in known.state["results"])
     start = Start(settings, goes_on=True, fprange=known.arrays_of(FPRANGE))
     if is_at_end and result is not None:
         found.remarks.append(f"{path} says that this fit is finished; nothing to do.")
         start = replace(start, result=result, vector=result.vector)
-    return start
+    return start, []
 
 
 def _start_from_amp(
