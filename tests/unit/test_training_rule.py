@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -279,3 +280,15 @@ def test_a_damaged_checkpoint_is_named_with_the_option_that_helps():
     run("--label", "t", *OPTIONS, "--restart")
     assert Path("t.amp").exists()
     assert checkpoint.load("t-checkpoint.npz") is not None
+
+
+def test_a_member_that_another_training_has_locked_fails_alone():
+    Path("c-members").mkdir()
+    with open("c-members/4_member0_start0-log.txt", "a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        run("--label", "c", *OPTIONS, "--committee", 2)
+    rows = [row.split() for row in Path("c-members.txt").read_text().splitlines()[1:]]
+    assert [row[:2] for row in rows] == [
+        ["4_member1_start0", "maxiter"],
+        ["4_member0_start0", "failed"],
+    ]
