@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -13,13 +15,14 @@ import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from ampmpi.descriptor import Gaussian
-from ampmpi.errors import InputError, ModelError
+from ampmpi.errors import InputError, ModelError, Unfinished
 from ampmpi.model import NeuralNetwork, amp_file
+from ampmpi.parallel.failure import share
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ampmpi.training import TrainingResult
+    from ampmpi.training import Settings, TrainingResult
 
 DESCRIPTOR_NAME = ".descriptor.gaussian.Gaussian"
 
@@ -163,7 +166,7 @@ class Amp(Calculator):
                 else Model(**_without_importname(model))
             )
         except (InputError, ModelError) as error:
-            raise ModelError(f"{getattr(file, 'name', file)}: {error}") from error
+            raise ModelError(f"{amp_file.name_of(file)}: {error}") from error
         return cls(descriptor=made, model=network, **kwargs)
 
     def calculate(
@@ -204,39 +207,80 @@ class Amp(Calculator):
                 stress = virial / abs(np.linalg.det(atoms.cell.array))
                 self.results["stress"] = stress.flat[[0, 4, 8, 5, 2, 1]]
 
-    def train(self, images: Any, overwrite: bool = False, **options: Any) -> TrainingResult:
+    def train(
+        self, images: Any, overwrite: bool = False, comm: Any = None, **options: Any
+    ) -> TrainingResult:
         """Fit the model to images, alone or on all ranks of this script.
 
         Saves LABEL.amp, or LABEL-untrained-parameters.amp when the optimiser stalled before
         the criteria or `maxiter` were reached. The same call goes on where an interrupted one
-        stopped. A model without a seed that is trained again with `overwrite` starts anew.
+        stopped, and returns the result of a finished one. What another training has left under
+        the label is refused at the start, unless `overwrite` is set. A model without a seed
+        that is trained again with `overwrite` starts anew.
 
         Parameters
         ----------
         images : list of ase.Atoms, or str
             Images with energies and, where they are trained, forces; or files of them.
         overwrite : bool
-            Replace LABEL.amp when it is there; the old one goes to the temporary folder.
+            Replace LABEL.amp, and the checkpoint of another training, when they are there.
+        comm : communicator, optional
+            The ranks; all of the job by default.
         **options
-            Further keywords of `ampmpi.training.train_calculator`: `validation`,
-            `validation_fraction`, `seed`, `schedule`, `memory` and `comm`.
+            Further settings of `ampmpi.training.Settings`: `validation`,
+            `validation_fraction`, `seed`, `schedule`, `memory`, `restart` and `compress`.
+
+        Returns
+        -------
+        TrainingResult
+            How it ended; the same on every rank.
 
         Raises
         ------
         TrainingConvergenceError
             The optimiser stalled; every rank raises it, and the parameters are saved.
+        InputError
+            An option is wrong, or something is there that is not to be replaced unasked.
+        Unfinished
+            A signal asked to stop; the same call goes on.
+        KeyboardInterrupt
+            So did an interrupt from the keyboard, without ``mpirun``.
         """
-        from ampmpi.training import train_calculator
+        from ampmpi.members import Member
+        from ampmpi.parallel.comm import as_communicator
+        from ampmpi.parallel.launch import stop
+        from ampmpi.training import Settings, train
 
-        result = train_calculator(self, images, overwrite=overwrite, **options)
-        self.reset()  # type: ignore[no-untyped-call]
+        ranks = as_communicator(comm)
+        label = self.label or "amp"
+        settings = _settings(Settings, self.model.checkpoints, options)
+        settings = replace(
+            settings, overwrite=overwrite, logging=self.logging and self.label is not None
+        )
+        with stop.caught():
+            try:
+                result = train(
+                    images,
+                    self.descriptor,
+                    [Member("the model", self.model)],
+                    label=label,
+                    dblabel=self.dblabel,
+                    settings=settings,
+                    comm=ranks,
+                )
+            except Unfinished as error:
+                if ranks.size == 1 and stop.signal_name == "SIGINT":
+                    raise KeyboardInterrupt(str(error)) from None
+                raise
+        self.descriptor = result.descriptor
         return result
 
     def save(self, filename: str | os.PathLike[str], overwrite: bool = False) -> str:
         """Save the calculator in a .amp file that `load` and Amp read.
 
         As in Amp an existing file stays, and the calculator goes to a new file in the
-        temporary folder, unless `overwrite` is set: then the old file goes there.
+        temporary folder, unless `overwrite` is set: then the old file goes there. Standard
+        error has a line that says where.
 
         Returns
         -------
@@ -251,15 +295,42 @@ class Amp(Calculator):
         target = Path(filename)
         if target.is_dir() or not target.parent.is_dir():
             raise InputError(f"{target} cannot be written: give a file in a folder that is there")
+        remark = None
         if target.exists():
             with tempfile.NamedTemporaryFile(suffix=".amp", delete=False) as other:
                 spare = other.name
             if overwrite:
                 shutil.copyfile(target, spare)
+                remark = f"the {target} that was there is kept as {spare}"
             else:
+                remark = (
+                    f"{target} is there already: the calculator is saved as {spare}; give "
+                    "overwrite=True to replace it"
+                )
                 target = Path(spare)
         amp_file.write(target, self.descriptor.parameters, self.model.parameters)
+        if remark is not None:
+            sys.stderr.write(f"ampmpi: {remark}\n")
         return str(target)
+
+
+def _settings(kind: type[Settings], every: int | None, options: Mapping[str, Any]) -> Settings:
+    """Make a training's settings of its options and of Amp's `checkpoints`.
+
+    Negative `checkpoints` keep each; None or 0 leaves those that a restart needs.
+    """
+    known = {field.name for field in fields(kind)} - {"overwrite", "groups", "logging"}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise share(
+            InputError(f"train: unknown option {unknown[0]!r}; it takes {', '.join(sorted(known))}")
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = kind(**given)
+    if not every:
+        return settings
+    schedule = replace(settings.schedule, checkpoint_every=abs(every), keep_checkpoints=every < 0)
+    return replace(settings, schedule=schedule)
 
 
 def _require(name: str, given: Any, method: str, example: str) -> None:

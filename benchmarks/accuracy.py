@@ -26,7 +26,7 @@ from ase.md.verlet import VelocityVerlet
 
 from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
 from ampmpi.descriptor import make_symmetry_functions
-from ampmpi.training.api import TrainingResult
+from ampmpi.training import TrainingResult
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "make_images.py"
 ELEMENTS = ["Cu", "Pt"]

@@ -12,9 +12,9 @@ from ampmpi.errors import InputError
 
 if TYPE_CHECKING:
     from ampmpi.calculator import Amp
+    from ampmpi.evaluation import Evaluation
     from ampmpi.images import Images
     from ampmpi.parallel.comm import Communicator
-    from ampmpi.report import Evaluation
 
 SUFFIX = ".amp"
 
@@ -33,9 +33,9 @@ def command(files: tuple[str, ...], output: str | None, outside: float) -> None:
     the images.
     """
     from ampmpi.calculator import Amp
+    from ampmpi.evaluation import rows, summary
     from ampmpi.parallel.comm import world
     from ampmpi.parallel.failure import abort_on_error, agree
-    from ampmpi.report import rows, summary
 
     calculators = [name for name in files if name.endswith(SUFFIX)]
     images = [name for name in files if not name.endswith(SUFFIX)]
@@ -81,9 +81,9 @@ def _evaluate(
     comm: Communicator, calculators: list[Amp], name: str, outside: float
 ) -> list[Evaluation]:
     """Evaluate a file's images, each rank a part of them; rank 0 gets all."""
+    from ampmpi.evaluation import evaluate
     from ampmpi.parallel.failure import agree, on_all
     from ampmpi.parallel.schedule import block
-    from ampmpi.report import evaluate
 
     images = agree(comm, lambda: open_some([name]))
     share = block(len(images), comm.rank, comm.size)

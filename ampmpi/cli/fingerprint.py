@@ -76,7 +76,7 @@ def command(
     for line in summary.report():
         log(line)
     if quiet and comm.rank == 0:
-        for line in summary.warnings():
+        for line in summary.remarks():
             complain(line)
     if summary.failed:
         raise share(ImageError(_complaint(summary)))

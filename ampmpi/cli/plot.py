@@ -31,7 +31,7 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
     for module in ("matplotlib", "jinja2"):
         if importlib.util.find_spec(module) is None:
             raise InputError(f"ampmpi plot needs {module}; install ampmpi[plot]")
-    from ampmpi import report
+    from ampmpi import evaluation, plots
     from ampmpi.calculator import Amp
 
     curves = _curves(label)
@@ -42,38 +42,32 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
         )
     sections, figures = [], {}
     loaded = [Amp.load(name) for name in names]
-    about = [report.describe(*both) for both in zip(names, loaded, strict=True)]
-    about += [report.outcome(path) for path in curves]
-    sections.append(report.Section("Training", "\n".join(about)))
+    about = [evaluation.describe(*both) for both in zip(names, loaded, strict=True)]
+    about += [plots.outcome(path) for path in curves]
+    sections.append(plots.Section("Training", "\n".join(about)))
     members = Path(f"{label}-members.txt")
     if members.exists():
-        sections.append(report.Section("Members", members.read_text(encoding="utf-8")))
+        sections.append(plots.Section("Members", members.read_text(encoding="utf-8")))
     if curves:
-        figures["learning"] = report.curve_figure(curves)
-        sections.append(
-            report.Section("Learning curves", image=report.embedded(figures["learning"]))
-        )
+        figures["learning"] = plots.curve_figure(curves)
+        sections.append(plots.Section("Learning curves", image=plots.embedded(figures["learning"])))
     if images:
         if not loaded:
             raise InputError("there is no calculator to evaluate; give --calculator")
-        found = report.evaluate(loaded, open_some(list(images)))
-        text = "\n".join(report.summary(", ".join(images), found))
-        figures["parity"] = report.parity_figure(found)
+        found = evaluation.evaluate(loaded, open_some(list(images)))
+        text = "\n".join(evaluation.summary(", ".join(images), found))
+        figures["parity"] = plots.parity_figure(found)
         sections.append(
-            report.Section(
-                "Errors of " + ", ".join(names), text, report.embedded(figures["parity"])
-            )
+            plots.Section("Errors of " + ", ".join(names), text, plots.embedded(figures["parity"]))
         )
         if len(names) > 1:
-            figures["spread"] = report.spread_figure(found)
-            sections.append(
-                report.Section("Disagreement", image=report.embedded(figures["spread"]))
-            )
+            figures["spread"] = plots.spread_figure(found)
+            sections.append(plots.Section("Disagreement", image=plots.embedded(figures["spread"])))
     for name, figure in figures.items():
         picture = io.BytesIO()
         figure.savefig(picture, format=kind, dpi=150)
         _write(f"{label}-{name}.{kind}", picture.getvalue())
-    _write(f"{label}-report.html", report.page(f"Training {label}", sections).encode())
+    _write(f"{label}-report.html", plots.page(f"Training {label}", sections).encode())
 
 
 def _write(name: str, data: bytes) -> None:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ampmpi.cli.kinds import PREFIX
-from ampmpi.cli.text import complain
-from ampmpi.errors import InputError, TrainingConvergenceError
+from ampmpi.errors import InputError
 
 if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
-    from ampmpi.members import Member, MemberResult
-    from ampmpi.model import LossFunction, NeuralNetwork
-    from ampmpi.parallel.comm import Communicator
-    from ampmpi.training.fit import Schedule
+    from ampmpi.members import Member
+    from ampmpi.model import LossFunction
+    from ampmpi.training import Settings
 
 
 def _read_config(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -138,8 +131,9 @@ COUNT = click.IntRange(min=1)
               help="End when the validation loss has not fallen for so long.")  # fmt: skip
 @click.option("--checkpoint-every", default=100, show_default=True, type=COUNT, metavar="STEPS")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep a .amp file of each.")
-@click.option("--restart", is_flag=True, help="Start over where a checkpoint is there.")
-@click.option("--overwrite", is_flag=True, help="Replace LABEL.amp where it is there.")
+@click.option("--restart", is_flag=True, help="Start over, whatever checkpoints are there.")
+@click.option("--overwrite", is_flag=True,
+              help="Replace LABEL.amp, and another training's checkpoint.")  # fmt: skip
 @click.option("--memory", type=POSITIVE, metavar="GB", help="Memory that a rank may use.")
 @click.option("--no-compress", is_flag=True, help="Leave the databases as they are at the end.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
@@ -150,287 +144,99 @@ def command(**options: Any) -> None:
     interrupted one stopped.
     """
     from ampmpi.parallel.comm import world
-    from ampmpi.parallel.failure import abort_on_error, agree
+    from ampmpi.parallel.failure import abort_on_error, agree, on_all
     from ampmpi.parallel.launch import stop
     from ampmpi.parallel.log import Log
+    from ampmpi.training import preview, train
 
     stop.install()
     comm = world()
-    with ExitStack() as stack:
-        stack.enter_context(abort_on_error(comm))
-        members, size = agree(comm, lambda: _plan(options, comm.size))
-        job = Job(options)
-        if options["dry_run"]:
-            dry_run(job, comm, members, size, Log(comm.rank))
-        else:
-            run(job, comm, members, size, stack)
-
-
-def _plan(options: dict[str, Any], n_ranks: int) -> tuple[list[Member], int]:
-    """Return what is to be fitted, and how many ranks work on each; refuse what contradicts."""
-    from ampmpi.members import group_size, make_members
-
-    members = make_members(
-        options["hidden"],
-        options["starts"],
-        options["committee"],
-        bootstrap=options["bootstrap"],
-        seed=options["seed"],
-    )
-    if options["bootstrap"] and options["committee"] == 1:
-        raise InputError("--bootstrap needs --committee with more than one member")
-    if options["validation"] and options["validation_fraction"]:
-        raise InputError("--validation and --validation-fraction are given; leave one of them out")
-    if options["patience"] and not (options["validation"] or options["validation_fraction"]):
-        raise InputError("--patience needs --validation or --validation-fraction")
-    return members, group_size(n_ranks, len(members), options["groups"])
-
-
-@dataclass(frozen=True)
-class Job:
-    """The options, as the objects that they stand for."""
-
-    options: dict[str, Any]
-
-    @property
-    def descriptor(self) -> Gaussian:
-        """The descriptor."""
-        from ampmpi.descriptor import Gaussian
-
-        file, cutoff = self.options["descriptor"], self.options["cutoff"]
-        if file is not None and cutoff is not None:
-            raise InputError("--descriptor and --cutoff are given; leave one of them out")
-        if file is not None:
-            return Gaussian.from_toml(file)
-        return Gaussian() if cutoff is None else Gaussian(cutoff=cutoff)
-
-    @property
-    def memory(self) -> float | None:
-        """Bytes that a rank may use."""
-        gigabytes = self.options["memory"]
-        return None if gigabytes is None else 1e9 * float(gigabytes)
-
-    @property
-    def lossfunction(self) -> LossFunction:
-        """Loss and criteria."""
-        from ampmpi.model import LossFunction
-
-        o = self.options
-        return LossFunction(
-            energy_coefficient=o["energy_coefficient"],
-            force_coefficient=o["force_coefficient"] if o["forces"] else None,
-            convergence={
-                name: o[name] if o["forces"] or name.startswith("energy") else None
-                for name in ("energy_rmse", "energy_maxresid", "force_rmse", "force_maxresid")
-            },
-            overfit=o["overfit"],
-            weight_duplicates=o["weight_duplicates"],
-            maxiter=o["max_steps"],
+    with abort_on_error(comm):
+        descriptor = agree(comm, lambda: _descriptor(options))
+        act = preview if options["dry_run"] else train
+        act(
+            list(options["images"]),
+            descriptor,
+            on_all(comm, lambda: _members(options)),
+            label=options["label"],
+            dblabel=options["dblabel"],
+            settings=_settings(options),
+            comm=comm,
+            terminal=Log(comm.rank),
         )
 
-    def model(self, hidden: tuple[int, ...], seed: int) -> NeuralNetwork:
-        """Make a model that is not trained yet."""
-        from ampmpi.model import NeuralNetwork, Regressor
 
+def _members(o: dict[str, Any]) -> list[Member]:
+    """Return what is to be fitted; refuse what contradicts."""
+    from ampmpi.members import make_members
+    from ampmpi.model import NeuralNetwork, Regressor
+
+    if o["bootstrap"] and o["committee"] == 1:
+        raise InputError("--bootstrap needs --committee with more than one member")
+    if o["validation"] and o["validation_fraction"]:
+        raise InputError("--validation and --validation-fraction are given; leave one of them out")
+    if o["patience"] and not (o["validation"] or o["validation_fraction"]):
+        raise InputError("--patience needs --validation or --validation-fraction")
+
+    def make_model(hidden: tuple[int, ...], seed: int) -> NeuralNetwork:
         return NeuralNetwork(
             hiddenlayers=hidden,
-            activation=self.options["activation"],
-            lossfunction=self.lossfunction,
-            regressor=Regressor(self.options["optimizer"]),
+            activation=o["activation"],
+            lossfunction=_lossfunction(o),
+            regressor=Regressor(o["optimizer"]),
             randomseed=seed,
-            prescale=self.options["prescale"],
+            prescale=o["prescale"],
         )
 
-    @property
-    def schedule(self) -> Schedule:
-        """When to validate and to save."""
-        from ampmpi.training.fit import Schedule
+    return make_members(
+        make_model, o["hidden"], o["starts"], o["committee"],
+        bootstrap=o["bootstrap"], seed=o["seed"],
+    )  # fmt: skip
 
-        o = self.options
-        return Schedule(
+
+def _descriptor(o: dict[str, Any]) -> Gaussian:
+    from ampmpi.descriptor import Gaussian
+
+    file, cutoff = o["descriptor"], o["cutoff"]
+    if file is not None and cutoff is not None:
+        raise InputError("--descriptor and --cutoff are given; leave one of them out")
+    if file is not None:
+        return Gaussian.from_toml(file)
+    return Gaussian() if cutoff is None else Gaussian(cutoff=cutoff)
+
+
+def _lossfunction(o: dict[str, Any]) -> LossFunction:
+    from ampmpi.model import LossFunction
+
+    return LossFunction(
+        energy_coefficient=o["energy_coefficient"],
+        force_coefficient=o["force_coefficient"] if o["forces"] else None,
+        convergence={
+            name: o[name] if o["forces"] or name.startswith("energy") else None
+            for name in ("energy_rmse", "energy_maxresid", "force_rmse", "force_maxresid")
+        },
+        overfit=o["overfit"],
+        weight_duplicates=o["weight_duplicates"],
+        maxiter=o["max_steps"],
+    )
+
+
+def _settings(o: dict[str, Any]) -> Settings:
+    from ampmpi.training import Schedule, Settings
+
+    return Settings(
+        validation=list(o["validation"]) or None,
+        validation_fraction=o["validation_fraction"],
+        seed=o["seed"],
+        schedule=Schedule(
             validate_every=o["validate_every"],
             patience=o["patience"],
             checkpoint_every=o["checkpoint_every"],
             keep_checkpoints=o["keep_checkpoints"],
-        )
-
-
-def dry_run(
-    job: Job, comm: Communicator, members: list[Member], size: int, say: Callable[[str], None]
-) -> None:
-    """Say what a training would do and take."""
-    from ampmpi.fingerprinting import fingerprint
-    from ampmpi.parallel.failure import agree
-    from ampmpi.training.dataset import open_pool, survey
-    from ampmpi.training.memory import plan_memory
-
-    o = job.options
-    pool = open_pool(comm, list(o["images"]), list(o["validation"]) or None)
-    dataset = survey(
-        comm, pool, forces=o["forces"], fraction=o["validation_fraction"], seed=o["seed"]
+        ),
+        memory=None if o["memory"] is None else 1e9 * o["memory"],
+        groups=o["groups"],
+        overwrite=o["overwrite"],
+        restart=o["restart"],
+        compress=not o["no_compress"],
     )
-    dataset.check_validation()
-    if dataset.remark and comm.rank == 0:
-        complain(dataset.remark)
-    descriptor = agree(comm, lambda: job.descriptor).resolve(dataset.elements)
-    summary = fingerprint(
-        [*o["images"], *o["validation"]],
-        descriptor,
-        label=o["label"],
-        dblabel=o["dblabel"],
-        derivatives=o["forces"],
-        comm=comm,
-        dry_run=True,
-    )
-    for line in summary.lines():
-        say(line)
-    say(plan_memory(comm, size, dataset, descriptor, None, job.memory).line())
-    say(f"{len(members)} to fit, with {groups_of(comm.size, size)}:")
-    for member in members:
-        say(f"  {member.name}, seed {member.seed}")
-
-
-def groups_of(ranks: int, size: int) -> str:
-    """Say how many groups there are, and of how many ranks."""
-    groups = ranks // size
-    return f"{groups} group{'s' if groups > 1 else ''} of {size} rank{'s' if size > 1 else ''}"
-
-
-def run(job: Job, comm: Communicator, members: list[Member], size: int, stack: ExitStack) -> None:
-    """Train on all ranks."""
-    from ampmpi.members import (
-        best_of,
-        committee_of,
-        fit_members,
-        member_label,
-    )
-    from ampmpi.parallel.failure import agree, share
-    from ampmpi.parallel.log import Log
-    from ampmpi.training.api import finalize, open_log, prepare, write_head
-    from ampmpi.training.job import load
-    from ampmpi.training.memory import plan_memory
-
-    o = job.options
-    label, say = o["label"], Log(comm.rank)
-    log = open_log(stack, comm, label)
-    prefixes = [label if len(members) == 1 else member_label(label, member) for member in members]
-    agree(comm, lambda: _check_target(label, prefixes, o["overwrite"], o["restart"]))
-    descriptor = agree(comm, lambda: job.descriptor)
-    write_head(log, comm, descriptor, label)
-    dataset, descriptor, source = prepare(
-        comm,
-        descriptor,
-        list(o["images"]),
-        label=label,
-        dblabel=o["dblabel"],
-        forces=o["forces"],
-        validation=list(o["validation"]) or None,
-        fraction=o["validation_fraction"],
-        seed=o["seed"],
-        log=log,
-    )
-    if dataset.remark and comm.rank == 0:
-        complain(dataset.remark)
-    group = comm.split(comm.rank // size, comm.rank)
-    plan = plan_memory(comm, size, dataset, descriptor, source, job.memory)
-    say(plan.line())
-    source = replace(source, recompute=plan.computes_anew)
-    prepared = load(group, dataset, descriptor, source, job.model((1,), 0), resident=plan.resident)
-    say(
-        f"Training {len(members)} model{'s' if len(members) > 1 else ''} on {prepared.n_training} "
-        f"images, validating on {prepared.n_validation}, with {groups_of(comm.size, size)}"
-    )
-
-    def make_log(member: Member) -> Log:
-        return log if len(members) == 1 else open_log(stack, group, member_label(label, member))
-
-    def make_model(member: Member) -> NeuralNetwork:
-        return job.model(member.hidden, member.seed)
-
-    results = fit_members(
-        comm,
-        group,
-        prepared,
-        members,
-        make_model,
-        label,
-        job.schedule,
-        make_log,
-        Log(group.rank),
-        start_anew=o["overwrite"],
-    )
-    best = best_of(results)
-    if best is None:
-        raise share(TrainingConvergenceError(f"no fit succeeded; the first: {results[0].outcome}"))
-    agree(comm, lambda: _save(label, results, best, committee_of(results), say))
-    finalize(comm, source, compress=not (o["dblabel"] or o["no_compress"]), log=log)
-    stalled = [result.member.name for result in results if result.outcome == "stalled"]
-    if stalled:
-        raise share(
-            TrainingConvergenceError(
-                f"{len(stalled)} of {len(results)} fits could not reach their criteria, the "
-                f"first: {stalled[0]}; their parameters are saved"
-            )
-        )
-
-
-def _check_target(label: str, prefixes: list[str], overwrite: bool, restart: bool) -> None:
-    """Refuse to replace a calculator that no checkpoint tells of; forget checkpoints on demand."""
-    target = Path(f"{label}.amp")
-    goes_on = not restart and any(Path(f"{one}-checkpoint.npz").exists() for one in prefixes)
-    if target.exists() and not overwrite and not goes_on:
-        raise InputError(f"{target} is there already; give --overwrite or another --label")
-    if restart:
-        for one in prefixes:
-            for kind in ("npz", "amp"):
-                Path(f"{one}-checkpoint.{kind}").unlink(missing_ok=True)
-
-
-def _save(
-    label: str,
-    results: list[MemberResult],
-    best: MemberResult,
-    chosen: list[MemberResult],
-    say: Callable[[str], None],
-) -> None:
-    """Save the best model and the committee, and say how all ended.
-
-    What an earlier training with the label has saved beyond that is removed, so that
-    nothing takes it for a part of this one.
-    """
-    from ampmpi.members import committee_file, committee_files, table
-    from ampmpi.model.files import write_atomically
-
-    assert best.best is not None
-    if len(results) > 1:
-        text = table(results)
-        write_atomically(f"{label}-members.txt", text.encode())
-        say(text.rstrip())
-        _copy(best, f"{label}.amp")
-    else:
-        Path(f"{label}-members.txt").unlink(missing_ok=True)
-    saved = [committee_file(label, i) for i in range(len(chosen))] if len(chosen) > 1 else []
-    for result, name in zip(chosen, saved, strict=False):
-        _copy(result, name)
-    if saved:
-        say(f"Committee: {saved[0]} to {saved[-1]}")
-    for name in committee_files(label):
-        if name not in saved:
-            Path(name).unlink()
-            say(f"{name} of an earlier training is removed")
-    errors = best.best
-    forces = "" if math.isnan(errors.force_rmse) else f", {1e3 * errors.force_rmse:.3g} meV/Å"
-    say(
-        f"{label}.amp: {best.outcome} after {best.steps} steps, training rmse "
-        f"{1e3 * errors.energy_rmse:.3g} meV/atom{forces}"
-    )
-    if not math.isnan(errors.val_energy_rmse):
-        forces = "" if not forces else f", {1e3 * errors.val_force_rmse:.3g} meV/Å"
-        say(f"validation rmse {1e3 * errors.val_energy_rmse:.3g} meV/atom{forces}")
-
-
-def _copy(result: MemberResult, target: str) -> None:
-    from ampmpi.model.files import write_atomically
-
-    assert result.file is not None
-    write_atomically(target, Path(result.file).read_bytes())

@@ -123,7 +123,7 @@ class Summary:
             f"{self.seconds:.1f} s on {amount(self.ranks, 'rank')}{rate}"
         ]
 
-    def warnings(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Return what was damaged, and what else the user should know, a line each."""
         return [
             *listed(
@@ -136,7 +136,7 @@ class Summary:
     def report(self) -> list[str]:
         """Return all that there is to say, a line each: repeated images, damage, counts."""
         repeated = (f"{ref} comes {times} times" for ref, times in self.repeated)
-        return [*listed(repeated), *self.warnings(), *self.lines()]
+        return [*listed(repeated), *self.remarks(), *self.lines()]
 
 
 def listed(lines: Iterable[str]) -> list[str]:

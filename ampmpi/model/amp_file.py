@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import ast
 import os
+import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
 from ampmpi.errors import ModelError
-from ampmpi.model.files import write_atomically
+from ampmpi.model.files import read_whole, write_atomically
 
 SECTIONS = ("descriptor", "model")
+
+LARGEST = 64_000_000
+"""Bytes of the largest file that is read: some two million parameters."""
 
 # Since numpy 2 a number of numpy's writes itself down as a call, such as np.float64(0.5).
 NUMPY = ("np", "numpy")
@@ -43,16 +46,19 @@ def read(file: str | os.PathLike[str] | TextIO) -> tuple[dict[str, Any], dict[st
     ModelError
         The file cannot be read, or is no `.amp` file.
     """
+    name = name_of(file)
     if isinstance(file, str | os.PathLike):
-        name = os.fspath(file)
         try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise ModelError(f"cannot read the calculator {name}: {reason}") from error
+            text = read_whole(file, LARGEST).decode()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            if isinstance(error, UnicodeDecodeError):
+                reason = "it is not text"
+            raise ModelError(
+                f"cannot read the calculator {name}: {reason}; give a file that Amp or ampmpi saved"
+            ) from error
     else:
-        name = getattr(file, "name", "given as an open file")
-        text = file.read()
+        text = file.read(LARGEST)
     sections = _mapping(text, name)
     missing = [section for section in SECTIONS if not isinstance(sections.get(section), str)]
     if missing:
@@ -62,6 +68,13 @@ def read(file: str | os.PathLike[str] | TextIO) -> tuple[dict[str, Any], dict[st
         )
     descriptor, model = (_mapping(sections[section], name) for section in SECTIONS)
     return descriptor, model
+
+
+def name_of(file: str | os.PathLike[str] | TextIO) -> str:
+    """Return what a file is called in messages."""
+    if isinstance(file, str | os.PathLike):
+        return os.fspath(file)
+    return str(getattr(file, "name", "the open file"))
 
 
 def write(
@@ -109,7 +122,9 @@ def _literal(value: Any, key: str) -> str:
 def _mapping(text: str, name: str) -> dict[str, Any]:
     """Value of a source text that must be one mapping."""
     try:
-        tree = ast.parse(text.strip(), filename=name, mode="eval")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's about odd escapes and literals in the text
+            tree = ast.parse(text.strip(), filename=name, mode="eval")
         value = _value(tree.body)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else str(error) or "nested too deeply"

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files that are read as what they are."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import glob
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def sweep(path: str | os.PathLike[str]) -> None:
@@ -39,6 +41,40 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read; a FIFO, device or folder is refused rather than waited for.
+
+    Raises
+    ------
+    ValueError
+        It is no regular file.
+    OSError
+        It cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise ValueError("it is no regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_whole(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Read a regular file of at most `limit` bytes.
+
+    Raises
+    ------
+    ValueError
+        It is longer, or no regular file.
+    OSError
+        It cannot be read.
+    """
+    with open_regular(path) as stream:
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"it is larger than {limit / 1e6:.0f} MB")
+    return data
 
 
 @contextlib.contextmanager

@@ -322,7 +322,7 @@ def _nodes(nodes: Any) -> tuple[int, ...]:
 def _matrix(value: Any, what: str) -> Array:
     try:
         matrix = np.array(value, dtype=float)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"{what} hold something other than numbers") from error
     if matrix.ndim != 2 or not np.isfinite(matrix).all():
         raise ModelError(f"{what} are not a matrix of finite numbers")
@@ -353,7 +353,7 @@ def _scalings(scalings: Mapping[str, Mapping[str, float]]) -> dict[str, Array]:
             e: np.array([float(s["intercept"]), float(s["slope"])])
             for e, s in sorted(scalings.items())
         }
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
             "scalings are not {element: {'intercept': number, 'slope': number}}"
         ) from error

@@ -205,7 +205,7 @@ class Regressor:
 def _number(name: str, value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"LossFunction: {name} is {value!r}; it must be a number") from None
     if number != number:
         raise InputError(f"LossFunction: {name} is not a number")

@@ -1,8 +1,9 @@
-"""Training: from images to the parameters of a model, on any number of ranks."""
+"""Training: from images to the parameters of models, on any number of ranks."""
 
 from __future__ import annotations
 
-from ampmpi.training.api import TrainingResult, train_calculator
-from ampmpi.training.fit import Schedule
+from ampmpi.training.results import MemberResult, TrainingResult
+from ampmpi.training.session import preview, train
+from ampmpi.training.settings import Schedule, Settings
 
-__all__ = ["Schedule", "TrainingResult", "train_calculator"]
+__all__ = ["MemberResult", "Schedule", "Settings", "TrainingResult", "preview", "train"]

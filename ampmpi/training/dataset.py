@@ -5,83 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.errors import AmpmpiError, ImageError, InputError
-from ampmpi.images import Images, ImageSet, digest_image, open_images
-from ampmpi.images.imageset import file_names
+from ampmpi.errors import ImageError, InputError
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.failure import agree, on_all, raise_first, share
+from ampmpi.parallel.failure import on_all, share
 from ampmpi.parallel.schedule import block, deal
-from ampmpi.training.data import Target, combine_digests, target, validation_split
+from ampmpi.training.pool import Pool, Target, target
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """Images to train on and images given for validation, in one numbering.
-
-    Attributes
-    ----------
-    parts : sequence of Images
-        The training images, and the validation images where they were given.
-    """
-
-    parts: Sequence[Images]
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-    @property
-    def given_for_validation(self) -> range:
-        """Indices of the images that were given for validation."""
-        return range(len(self.parts[0]), len(self))
-
-    def name(self, index: int) -> str:
-        """Return what an image is called in messages."""
-        for part in self.parts:
-            if index < len(part):
-                return str(part.ref(index))
-            index -= len(part)
-        raise IndexError("there is no such image")
-
-    def read(self, indices: Sequence[int]) -> Iterator[tuple[int, str, str, Atoms]]:
-        """Read images in ascending order, as index, hash, name and atoms; then close the files.
-
-        Raises
-        ------
-        ImageError
-            An image cannot be read.
-        """
-        start = 0
-        for part in self.parts:
-            inside = [index - start for index in indices if 0 <= index - start < len(part)]
-            for index, atoms in part.read_many(inside, results=True):
-                name = str(part.ref(index))
-                if isinstance(atoms, ImageError):
-                    raise ImageError(f"{name}: {atoms}")
-                yield start + index, digest_image(atoms).hex(), name, atoms
-            if isinstance(part, ImageSet):
-                part.close()
-            start += len(part)
-
-
-def open_pool(comm: Communicator, images: Any, validation: Any = None) -> Pool:
-    """Open images on every rank; files are looked through by rank 0 alone."""
-    parts: list[Images] = []
-    for given in (images,) if validation is None else (images, validation):
-        names = file_names(given)
-        if names is None:
-            parts.append(on_all(comm, partial(open_images, given)))
-        else:
-            parts.append(agree(comm, partial(open_images, names)))
-    return Pool(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +72,16 @@ class Dataset:
         return total
 
     @property
+    def n_training(self) -> int:
+        """Number of images to train on."""
+        return int((~self.validation).sum())
+
+    @property
+    def n_validation(self) -> int:
+        """Number of images to validate on."""
+        return int(self.validation.sum())
+
+    @property
     def remark(self) -> str | None:
         """What the user should know of these images."""
         if not self.n_shared:
@@ -177,19 +125,17 @@ class Dataset:
         chosen = np.flatnonzero(which)
         owners = deal(self.n_atoms[chosen] ** 2, comm.size)
         mine = self.indices[chosen[owners == comm.rank]]
-        found, error = [], None
-        try:
-            found = [
+
+        def take() -> list[Target]:
+            return [
                 replace(
                     target(atoms, key, name, forces=self.forces),
                     atoms=atoms if keep_atoms else None,
                 )
                 for key, name, atoms in self.read(mine)
             ]
-        except AmpmpiError as caught:
-            error = caught
-        raise_first(comm, error)
-        return found
+
+        return on_all(comm, take)
 
     def read(self, indices: NDArray[np.int64]) -> Iterator[tuple[str, str, Atoms]]:
         """Read images again that were surveyed, as hash, name and atoms, in ascending order.
@@ -243,16 +189,14 @@ def survey(
     InputError
         There is nothing to train on, or all images to validate on are trained on.
     """
-    found: list[tuple[int, Target]] = []
-    error = None
-    try:
-        for index, key, name, atoms in pool.read(block(len(pool), comm.rank, comm.size)):
-            # forces are looked at, but not kept: those dealt to a rank are read again
-            seen = target(atoms, key, name, forces=forces)
-            found.append((index, seen))
-    except AmpmpiError as caught:
-        error = caught
-    raise_first(comm, error)
+
+    def look() -> list[tuple[int, Target]]:
+        return [
+            (index, target(atoms, key, name, forces=forces))
+            for index, key, name, atoms in pool.read(block(len(pool), comm.rank, comm.size))
+        ]
+
+    found = on_all(comm, look)
     symbols = sorted({s for _, seen in found for s in seen.symbols})
     elements = tuple(sorted({s for part in comm.allgather(symbols) for s in part}))
     composition = np.array(
@@ -325,3 +269,29 @@ def _unique(
     _, first, copies = np.unique(keys, return_index=True, return_counts=True)
     _, from_end = np.unique(keys[::-1], return_index=True)
     return first, len(keys) - 1 - from_end, copies
+
+
+def combine_digests(digests: Sequence[bytes]) -> bytes:
+    """Combine digests of images to one that does not depend on their order."""
+    total = np.zeros(2, dtype=np.uint64)
+    for digest in digests:
+        with np.errstate(over="ignore"):
+            total += np.frombuffer(digest, dtype=np.uint64)
+    return total.tobytes()
+
+
+def validation_split(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Choose images for validation at random: True for about ``fraction * n`` of them."""
+    if not (isinstance(fraction, Real) and 0.0 <= fraction < 1.0):
+        raise InputError(f"validation fraction is {fraction!r}; it must be at least 0 and below 1")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"the seed of the validation set is {seed!r}; give a number of at least 0")
+    chosen = np.zeros(n, dtype=bool)
+    count = round(fraction * n)
+    if fraction > 0.0 and not 0 < count < n:
+        raise InputError(
+            f"a validation fraction of {fraction} leaves {n - count} of {n} images to train on "
+            f"and {count} to validate; give more images or another fraction"
+        )
+    chosen[np.random.default_rng(seed).permutation(n)[:count]] = True
+    return chosen

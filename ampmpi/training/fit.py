@@ -4,92 +4,141 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ampmpi.errors import ModelError, Unfinished
+from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.files import sweep
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import overfit_term
-from ampmpi.model.optimize import BLOCK, Journal, StopOptimisation, optimise
-from ampmpi.model.settings import LossFunction, Regressor
+from ampmpi.model.optimise import StopOptimisation, make_optimiser
+from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.failure import agree, on_all
+from ampmpi.parallel.threads import one_blas_thread
 from ampmpi.training.curve import Curve, Step, closing, converged, header, log_line, opening
+from ampmpi.training.settings import Schedule
 from ampmpi.training.shared_loss import SharedLoss, Totals
-
-CONVERGED, MAXITER, EARLY, STALLED = "converged", "maxiter", "early stopping", "stalled"
+from ampmpi.training.shares import Prepared, scaled
+from ampmpi.training.start import (
+    CONVERGED,
+    EARLY,
+    FPRANGE,
+    MAXITER,
+    STALLED,
+    FitResult,
+    Start,
+    checkpoint_of,
+    digest_of,
+    ends_of,
+    step_of,
+)
 
 # Seconds after which a checkpoint is written even if few steps were made.
 CHECKPOINT_SECONDS = 300.0
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """When a fit looks up from its steps.
+def fit(
+    comm: Communicator,
+    prepared: Prepared,
+    model: NeuralNetwork,
+    label: str,
+    schedule: Schedule,
+    log: Callable[[str], None],
+    start: Start,
+    drawn: Mapping[str, float] | None = None,
+) -> FitResult:
+    """Fit a model on a group of ranks, or go on with a fit that was interrupted.
 
-    Attributes
+    Parameters
     ----------
-    validate_every : int
-        Steps between evaluations on the validation set; the last step is validated, too.
-    patience : int or None
-        Steps without a better validation loss after which the fit ends.
-    checkpoint_every : int
-        Steps between checkpoints.
-    keep_checkpoints : bool
-        Keep a .amp file of each.
-    block : int
-        Iterations between fresh starts of the optimiser.
+    comm : Communicator
+        The group; all its ranks call this.
+    prepared : Prepared
+        The images.
+    model : NeuralNetwork
+        The model; gets the parameters found, on every rank, and stays as it was where the
+        fit does not end.
+    label : str
+        Prefix of the files.
+    schedule : Schedule
+        When to validate and to save.
+    log : callable
+        Takes lines for the log.
+    start : Start
+        Where to start.
+    drawn : mapping of str to float, optional
+        How often each training image counts; the others do not. For bootstrapping.
+
+    Raises
+    ------
+    Unfinished
+        A signal asked to stop; every rank raises it.
+    ModelError
+        The images hold an element that the model lacks, or the loss is not a number.
     """
+    with _unchanged_on_error(model):
+        start.apply(model)
+        loss = on_all(comm, lambda: initial_loss(comm, prepared, model, drawn))
 
-    validate_every: int = 10
-    patience: int | None = None
-    checkpoint_every: int = 100
-    keep_checkpoints: bool = False
-    block: int = BLOCK
+        def run() -> FitResult:
+            try:
+                return Fit(loss, model, prepared, label, schedule, start.settings, log).run(
+                    start.goes_on
+                )
+            finally:
+                loss.finish()
+
+        with one_blas_thread():
+            if comm.rank:
+                loss.serve()
+            result = agree(comm, run)
+        model.vector = result.vector
+    return result
 
 
-@dataclass(frozen=True, eq=False)
-class FitResult:
-    """End of a fit.
+@contextmanager
+def _unchanged_on_error(model: NeuralNetwork) -> Iterator[None]:
+    """Leave a model without parameters, or with those it had, where a fit does not end."""
+    names = ("fprange", "layers", "scalings")
+    before = {name: getattr(model, name) for name in names}
+    try:
+        yield
+    except BaseException:
+        for name, value in before.items():
+            setattr(model, name, value)
+        raise
 
-    Attributes
-    ----------
-    outcome : str
-        'converged', 'maxiter', 'early stopping' or 'stalled'.
-    vector : (n_parameters,) float array
-        The parameters: those that converged; else those with the smallest validation
-        loss, or training loss without a validation set.
-    best : Step
-        Errors at these parameters.
-    steps : int
-        Evaluations of the loss.
-    was_finished : bool
-        Whether the checkpoint told of this end, so that nothing was done.
+
+def initial_loss(
+    comm: Communicator,
+    prepared: Prepared,
+    model: NeuralNetwork,
+    drawn: Mapping[str, float] | None = None,
+) -> SharedLoss:
+    """Give a model what it lacks, and return its loss on the images of a group.
+
+    Raises
+    ------
+    ModelError
+        The images of this rank hold an element that the model lacks.
     """
-
-    outcome: str
-    vector: Array
-    best: Step
-    steps: int
-    was_finished: bool = False
-
-    @property
-    def successful(self) -> bool:
-        """Whether the fit ended as it was told to, as Amp counts it."""
-        return self.outcome != STALLED
-
-
-def ends_of(limits: LossFunction, schedule: Schedule) -> dict[str, Any]:
-    """Return what decides when a fit ends; a restart with other values goes on from the end."""
-    return {
-        "convergence": dict(limits.convergence) if limits.raise_ConvergenceOccurred else None,
-        "maxiter": limits.maxiter,
-        "patience": schedule.patience,
-    }
+    dataset = prepared.dataset
+    chosen = ~dataset.validation
+    columns = [dataset.elements.index(element) for element in sorted(prepared.fprange)]
+    model.initialise(
+        prepared.fprange, dataset.energies[chosen], dataset.composition[chosen][:, columns]
+    )
+    assert model.fprange is not None
+    training = scaled(prepared.training, model.fprange, drawn)
+    validation = scaled(prepared.validation, model.fprange)
+    return SharedLoss(comm, model.network, model.lossfunction.coefficients, training, validation)
 
 
 class Fit:
@@ -99,125 +148,113 @@ class Fit:
     ----------
     loss : SharedLoss
         The loss over all ranks.
-    lossfunction, regressor
-        Loss, criteria and optimiser.
-    n_images, n_validation : int
-        Images of both sets, over all ranks.
-    schedule : Schedule
-        When to validate and to save.
-    label : str
-        Prefix of the files.
-    settings : dict
-        What determines the fit; kept in the checkpoint.
-    save_amp : callable
-        Saves a vector as a .amp file of the given name.
-    log : callable
-        Takes lines for the log.
+    model : NeuralNetwork
+        The model at its start, with loss function and optimiser.
+    prepared : Prepared
+        The images.
+    label, schedule, settings, log
+        As for `fit`.
     """
 
     def __init__(
         self,
         loss: SharedLoss,
-        lossfunction: LossFunction,
-        regressor: Regressor,
-        n_images: int,
-        n_validation: int,
-        schedule: Schedule,
+        model: NeuralNetwork,
+        prepared: Prepared,
         label: str,
+        schedule: Schedule,
         settings: dict[str, Any],
-        save_amp: Callable[[str, Array], None],
         log: Callable[[str], None],
     ) -> None:
-        self.loss = loss
-        self.lossfunction = lossfunction
-        self.regressor = regressor
-        self.n_images = n_images
-        self.n_validation = n_validation
-        self.schedule = schedule
-        self.label = label
-        self.settings = settings
-        self.save_amp = save_amp
-        self.log = log
-        self.path = f"{label}-checkpoint.npz"
+        self.loss, self.model, self.descriptor = loss, model, prepared.descriptor
+        self.limits, self.regressor = model.lossfunction, model.regressor
+        self.n_images, self.n_validation = (
+            prepared.dataset.n_training,
+            prepared.dataset.n_validation,
+        )
+        self.schedule, self.settings, self.log = schedule, settings, log
+        self.label, self.path = label, checkpoint_of(label)
+        self.ends = ends_of(self.limits, schedule)
 
-    def run(self, start: Array, known: checkpoints.Checkpoint | None) -> FitResult:
-        """Fit from `start`, or go on from a checkpoint.
+    def run(self, goes_on: bool) -> FitResult:
+        """Make steps until there is a reason to end.
 
         Raises
         ------
         Unfinished
             A signal asked to stop; the checkpoint is saved.
         ModelError
-            The loss is not a number.
+            The loss is not a number, or the checkpoint cannot be read.
         """
         for name in ("checkpoint.npz", "checkpoint.amp", "curve.txt", "initial-parameters.amp"):
             sweep(f"{self.label}-{name}")
-        self.ends = ends_of(self.lossfunction, self.schedule)
-        if known is not None and known.state["outcome"] and known.state["ends"] == self.ends:
-            return self._finished(known)
-        self._restore(start, known)
+        known = checkpoints.load(self.path) if goes_on else None
+        if known is None:
+            self._begin(self.model.vector)
+        else:
+            self._resume(known)
         self.curve = Curve(f"{self.label}-curve.txt", self.steps)
-        if self.lossfunction.log_losses:
-            self.log(opening(self.lossfunction, self.n_images))
-            self.log(header(self.lossfunction, bool(self.n_validation)))
+        if self.limits.log_losses:
+            self.log(opening(self.limits, self.n_images))
+            self.log(header(self.limits, bool(self.n_validation)))
         outcome = self._optimised()
         end, vector = self.best, self.best_vector
         if outcome == CONVERGED or math.isinf(self.best_value):
             end, vector = self._validated(self.current), self.latest
         self._save(outcome, end, vector)
-        result = FitResult(outcome, vector, end, self.steps)
-        if self.lossfunction.log_losses:
-            self.log(closing(result.successful))
-        return result
+        if self.limits.log_losses:
+            self.log(closing(successful=outcome != STALLED))
+        return FitResult(outcome, vector, end, self.steps)
 
     def _optimised(self) -> str:
         """Make steps until there is a reason to end, and return it."""
-        if self.steps >= self.lossfunction.maxiter and math.isfinite(self.best_value):
+        if self.steps >= self.limits.maxiter and math.isfinite(self.best_value):
             return MAXITER
         try:
-            optimise(
-                self._evaluate, self._observe, self.journal, self.regressor, self.schedule.block
-            )
+            self.optimiser.run(self._evaluate, self._observe)
         except StopOptimisation as stop:
             return str(stop)
         return STALLED
 
-    def _restore(self, start: Array, known: checkpoints.Checkpoint | None) -> None:
+    def _begin(self, start: Array) -> None:
         self.began = self.saved = time.monotonic()
-        if known is None:
-            self.journal = Journal(start.copy())
-            self.steps, self.seconds = 0, 0.0
-            self.best_value, self.best_vector = math.inf, start.copy()
-            self.best = self.current = Step(0, math.nan, math.nan, math.nan)
-            self.latest = self.best_vector
-            return
-        arrays = dict(known.arrays)
-        self.journal = Journal.from_arrays(arrays)
-        self.steps, self.seconds = int(known.state["steps"]), float(known.state["seconds"])
-        self.best_value = float(arrays["best_value"])
-        self.best_vector = arrays["best_vector"]
-        self.best = self.current = Step(int(arrays["best"][0]), *arrays["best"][1:].tolist())
-        self.latest = self.journal.points[-1] if self.journal.points else self.best_vector
-        self.log(f"Going on from {self.path} after step {self.steps}.")
+        self.optimiser = make_optimiser(self.regressor, start, self.schedule.block)
+        self.steps, self.seconds = 0, 0.0
+        self.results: list[str] = []
+        self.best_value = math.inf
+        self.best_vector = self.latest = start.copy()
+        self.best = self.current = Step(0, math.nan, math.nan, math.nan)
+        self._save_amp(f"{self.label}-initial-parameters.amp", start)
 
-    def _finished(self, known: checkpoints.Checkpoint) -> FitResult:
-        end = known.arrays["end"]
-        self.log(f"{self.path} says that this fit is finished; nothing to do.")
-        return FitResult(
-            str(known.state["outcome"]),
-            known.arrays["end_vector"],
-            Step(int(end[0]), *end[1:].tolist()),
-            int(known.state["steps"]),
-            was_finished=True,
-        )
+    def _resume(self, known: checkpoints.Checkpoint) -> None:
+        self.began = self.saved = time.monotonic()
+        arrays, n = known.arrays, self.loss.network.n_parameters
+        try:
+            self.best_vector, self.latest = arrays["best_vector"], arrays["latest"]
+            if self.best_vector.shape != (n,) or self.latest.shape != (n,):
+                raise ValueError("it holds another number of parameters")
+            self.optimiser = make_optimiser(
+                self.regressor,
+                self.best_vector,
+                self.schedule.block,
+                known.arrays_of(checkpoints.OPTIMISER),
+            )
+            self.best_value = float(arrays["best_value"])
+            self.best = self.current = step_of(arrays["best"])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"checkpoint {self.path} does not fit the model ({error}); remove it, or give "
+                "--restart (restart=True in a script), to start over"
+            ) from error
+        self.steps, self.seconds = known.state["steps"], float(known.state["seconds"])
+        self.results = [str(digest) for digest in known.state["results"]]
+        self.log(f"Going on from {self.path} after step {self.steps}.")
 
     def _evaluate(self, vector: Array) -> tuple[float, Array]:
         """Loss and gradient at a point, and its errors in `current`."""
-        numerical = self.lossfunction.d if self.regressor.lossprime else None
-        totals = self.loss.evaluate(vector, gradient=self.regressor.lossprime and numerical is None)
-        penalty, penalty_gradient = overfit_term(
-            self.loss.network, vector, self.lossfunction.overfit
-        )
+        with_gradient, d = self.regressor.lossprime, self.limits.d
+        totals = self.loss.evaluate(vector, gradient=with_gradient and d is None)
+        penalty, penalty_gradient = overfit_term(self.loss.network, vector, self.limits.overfit)
         value = self._weighted(totals) + penalty
         self.steps += 1
         if not math.isfinite(value):
@@ -232,24 +269,23 @@ class Fit:
             *self._errors(totals, self.n_images),
             seconds=self.seconds + time.monotonic() - self.began,
         )
+        self.latest = vector
         self.stop_requested = totals.stop_requested
-        if numerical is not None:
-            return value, self._numerical_gradient(vector, numerical) + penalty_gradient
-        if not self.regressor.lossprime:
+        if not with_gradient:
             return value, np.zeros(0)
-        return value, totals.gradient + penalty_gradient
+        gradient = totals.gradient if d is None else self._numerical_gradient(vector, d)
+        return value, gradient + penalty_gradient
 
     def _observe(self) -> None:
         """Record the step just evaluated, and end the fit when it is time."""
-        self.latest = vector = self.journal.points[-1]
-        step, limits = self.current, self.lossfunction
+        step, limits = self.current, self.limits
         is_converged = limits.raise_ConvergenceOccurred and converged(step, limits)
         is_last = is_converged or step.step >= limits.maxiter
         if is_last or step.step % self.schedule.validate_every == 0:
             step = self.current = self._validated(step)
         value = step.val_loss if self.n_validation else step.loss
         if value < self.best_value:
-            self.best_value, self.best, self.best_vector = value, step, vector.copy()
+            self.best_value, self.best, self.best_vector = value, step, self.latest.copy()
         self.curve.append(step)
         if limits.log_losses:
             self.log(log_line(step, limits))
@@ -290,12 +326,8 @@ class Fit:
         energy = math.sqrt(totals.energy / n_images)
         if self.loss.coefficients.force is None:
             return energy, totals.energy_maxresid, math.nan, math.nan
-        return (
-            energy,
-            totals.energy_maxresid,
-            math.sqrt(totals.force / n_images),
-            totals.force_maxresid,
-        )
+        force = math.sqrt(totals.force / n_images)
+        return energy, totals.energy_maxresid, force, totals.force_maxresid
 
     def _numerical_gradient(self, vector: Array, d: float) -> Array:
         gradient = np.empty_like(vector)
@@ -306,6 +338,11 @@ class Fit:
             behind = self._weighted(self.loss.evaluate(vector - shift, gradient=False))
             gradient[i] = (ahead - behind) / (2.0 * d)
         return gradient
+
+    def _save_amp(self, name: str, vector: Array) -> None:
+        copy = NeuralNetwork.from_parameters(self.model.parameters)
+        copy.vector = vector
+        amp_file.write(name, self.descriptor.parameters, copy.parameters)
 
     def _save(
         self, outcome: str | None, end: Step | None = None, end_vector: Array | None = None
@@ -321,23 +358,28 @@ class Fit:
         if outcome is None and self.schedule.keep_checkpoints:
             folder = Path(f"{self.label}-checkpoints")
             folder.mkdir(exist_ok=True)
-            self.save_amp(str(folder / f"{self.steps}.amp"), self.latest)
-        seconds = self.seconds + time.monotonic() - self.began
+            self._save_amp(str(folder / f"{self.steps}.amp"), self.latest)
         arrays = {
-            **self.journal.arrays(),
             "best_value": np.array(self.best_value),
             "best_vector": self.best_vector,
             "best": np.array(astuple(self.best), dtype=float),
+            "latest": self.latest,
         }
+        for element, fprange in (self.model.fprange or {}).items():
+            arrays[FPRANGE + element] = fprange
+        for name, array in self.optimiser.state().items():
+            arrays[checkpoints.OPTIMISER + name] = array
         if end is not None and end_vector is not None:
             arrays |= {"end": np.array(astuple(end), dtype=float), "end_vector": end_vector}
+            self.results.append(digest_of(end_vector))
         state = {
             "steps": self.steps,
-            "seconds": seconds,
+            "seconds": self.seconds + time.monotonic() - self.began,
             "outcome": outcome,
             "ends": self.ends,
+            "results": self.results,
         }
         checkpoints.save(self.path, checkpoints.Checkpoint(self.settings, state, arrays))
         self.saved = time.monotonic()
         if outcome is None:
-            self.save_amp(f"{self.label}-checkpoint.amp", self.latest)
+            self._save_amp(f"{self.label}-checkpoint.amp", self.latest)

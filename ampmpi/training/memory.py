@@ -13,8 +13,8 @@ from ampmpi.descriptor import Gaussian
 from ampmpi.model.batch import BATCH_ATOMS
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.schedule import block
-from ampmpi.training.data import READ_BYTES, Source, entries_of, expected_pairs
 from ampmpi.training.dataset import Dataset
+from ampmpi.training.shares import READ_BYTES, Source, entries_of, expected_pairs
 
 # Images that each rank describes in order to know how many pairs the others have.
 SAMPLE = 8
@@ -103,12 +103,10 @@ def plan_memory(
             start = time.perf_counter()
             entries_of(source.primes, [key])
             reading += time.perf_counter() - start
-    sampled = np.array(
-        [row for part in comm.allgather((pairs, computing, reading)) for row in part[0]],
-        dtype=float,
-    ).reshape(-1, 2)
-    times = np.array([part[1:] for part in comm.allgather((pairs, computing, reading))]).sum(axis=0)
-    ratio = sampled[:, 1].sum() / max(sampled[:, 0].sum(), 1.0)
+    parts = comm.allgather((pairs, computing, reading))
+    expected, found = np.array([row for part in parts for row in part[0]]).sum(axis=0)
+    seconds_computing, seconds_reading = np.array([part[1:] for part in parts]).sum(axis=0)
+    ratio = found / max(expected, 1.0)
     width = max(descriptor.n_features.values())
     atoms_total = float(dataset.n_atoms.sum())
     pairs_total = ratio * float(sum(expected_pairs(int(n)) for n in dataset.n_atoms))
@@ -121,7 +119,7 @@ def plan_memory(
         rank_bytes=need,
         limit=allowed,
         resident=need <= allowed or not dataset.forces,
-        recompute=None if source is None else bool(times[0] < times[1]),
+        recompute=None if source is None else bool(seconds_computing < seconds_reading),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,11 +14,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import write
 from conftest import AMPMPI, finish, make_images, run, start
 
-from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
+from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor, fingerprint
 from ampmpi.errors import ImageError, InputError, TrainingConvergenceError
 from ampmpi.parallel.comm import SerialCommunicator
-from ampmpi.training.api import prepare
-from ampmpi.training.job import initial_loss, load
+from ampmpi.training.dataset import survey
+from ampmpi.training.fit import initial_loss
+from ampmpi.training.pool import open_pool
+from ampmpi.training.shares import Source, load
 
 pytestmark = pytest.mark.mpi
 CUTOFF = 4.5
@@ -55,20 +56,12 @@ def totals(ranks, trajectory, label, forces, *, resident=True, recompute=False):
     model = make_model()
     if not forces:
         model.lossfunction = LossFunction()
-    dataset, descriptor, source = prepare(
-        ranks,
-        Gaussian(cutoff=CUTOFF),
-        trajectory,
-        label=str(label),
-        dblabel=None,
-        forces=forces,
-        validation=None,
-        fraction=0.3,
-        seed=1,
-        log=lambda line: None,
-    )
-    source = replace(source, recompute=recompute)
-    prepared = load(ranks, dataset, descriptor, source, model, resident=resident)
+    dataset = survey(ranks, open_pool(ranks, trajectory), forces=forces, fraction=0.3, seed=1)
+    descriptor = Gaussian(cutoff=CUTOFF).resolve(dataset.elements)
+    fingerprint(trajectory, descriptor, label=label, derivatives=forces, comm=ranks, compress=False)
+    primes = f"{label}-fingerprint-primes.ampdb" if forces else None
+    source = Source(f"{label}-fingerprints.ampdb", primes, descriptor, recompute)
+    prepared = load(ranks, dataset, source, model.lossfunction, resident=resident)
     loss = initial_loss(ranks, prepared, model)
     if ranks.rank:
         loss.serve()
@@ -432,9 +425,12 @@ def test_a_committee_is_the_same_on_groups_and_alone(tmp_path):
         assert result.code == 0, result.err
         assert "Committee: c-committee-0.amp to c-committee-1.amp" in result.out
         rows = (folder / "c-members.txt").read_text().splitlines()[1:]
-        tables[ranks] = {row.split()[0]: row.split()[3:] for row in rows}
+        tables[ranks] = {row.split()[0]: row.split()[3:9] for row in rows}
+        assert ("2 groups of 1 rank" in result.out) == (ranks == 2)
         assert not list((folder / "c-members").glob(".queue*"))
-    assert "2 groups of 1 rank" in run([*command, "--overwrite"], 2, tmp_path / "2").out
+    table = (tmp_path / "2" / "c-members.txt").read_text()
+    assert "This training is finished already" in run(command, 3, tmp_path / "2").out
+    assert (tmp_path / "2" / "c-members.txt").read_text() == table
     assert len(tables[0]) == 4
     assert tables[2] == tables[0]
     for name, values in tables[3].items():

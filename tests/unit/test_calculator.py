@@ -133,16 +133,25 @@ def test_save_and_load_keep_every_bit(tmp_path):
     np.testing.assert_array_equal(again.get_forces(), atoms.get_forces())
 
 
-def test_an_existing_file_stays_unless_overwritten(tmp_path, monkeypatch):
+def test_an_existing_file_stays_unless_overwritten(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     calculator = random_calculator(alloy())
     target = tmp_path / "x.amp"
     target.write_text("mine")
     other = calculator.save(target)
     assert other != str(target)
+    said = capsys.readouterr().err
+    assert said == (
+        f"ampmpi: {target} is there already: the calculator is saved as {other}; give "
+        "overwrite=True to replace it\n"
+    )
     assert target.read_text() == "mine"
     assert Amp.load(other).model.vector.size == calculator.model.vector.size
     assert calculator.save(target, overwrite=True) == str(target)
+    assert f"the {target} that was there is kept as" in capsys.readouterr().err
+    assert calculator.save(tmp_path / "new.amp") == str(tmp_path / "new.amp")
+    assert capsys.readouterr().err == ""
+    (tmp_path / "new.amp").unlink()
     assert Amp.load(target)
     assert sorted(p.read_text() for p in tmp_path.glob("*.amp"))[-1] == "mine"
 

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "model": BASE | {"entries", "files"},
     "database": BASE | {"entries", "files"},
 }
-USE_OTHERS = {"cli", "report", "fingerprinting", "training", "members", "calculator"}
+USE_OTHERS = {"cli", "evaluation", "plots", "fingerprinting", "training", "members", "calculator"}
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[str]:
@@ -186,3 +186,21 @@ def test_importing_the_package_loads_no_library():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == []
+
+
+def test_training_members_and_calculator_make_no_circle():
+    """The calculator imports trainings when it trains; nothing of these imports it."""
+    for part in ("training", "members", "evaluation", "plots", "model", "fingerprinting"):
+        names = [name for name in MODULES if name.split(".")[0] == part]
+        assert names
+        for name in names:
+            assert "calculator" not in parts_used(name), name
+            if part != "training":
+                assert part == "plots" or "training" not in parts_used(name), name
+    at_start = {
+        full
+        for node in MODULES["calculator"].body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for full in imported(node, "ampmpi")
+    }
+    assert not any(full.startswith(("ampmpi.training", "ampmpi.members")) for full in at_start)

@@ -33,10 +33,9 @@ from ampmpi.errors import (
     Unfinished,
 )
 from ampmpi.members import Queue, committee_files, group_size, make_members
-from ampmpi.model import checkpoint
+from ampmpi.model import checkpoint, optimise
 from ampmpi.parallel.launch import StopRequest
-from ampmpi.training import shared_loss
-from ampmpi.training.fit import Schedule
+from ampmpi.training import Schedule, shared_loss
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +202,7 @@ def test_one_atoms_force_is_trained_where_nft_ids_say_so():
     assert best.loss == pytest.approx(energy + 0.5 * force, rel=1e-9)
     calc.model.lossfunction.nft_ids = [(key, 4)]
     with pytest.raises(InputError, match=f"atom 4 of image {key}, which has 4 atoms"):
-        calc.train(images)
+        calc.train(images, overwrite=True)
 
 
 def test_an_image_of_nft_ids_must_be_there():
@@ -265,6 +264,42 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(monkeypatch, stop_at, opt
         if name != "seconds":
             np.testing.assert_array_equal(curve("cut")[name], curve("whole")[name])
     assert len(calls) < 2 * whole.steps
+
+
+class Descent:
+    """Gradient descent with momentum, as another optimiser could be added."""
+
+    def __init__(self, regressor, start, block, state=None):
+        self.point, self.velocity = start.copy(), np.zeros_like(start)
+        if state is not None:
+            self.point, self.velocity = state["point"], state["velocity"]
+
+    def state(self):
+        return {"point": self.point, "velocity": self.velocity}
+
+    def run(self, evaluate, observe):
+        while True:
+            _, gradient = evaluate(self.point.copy())
+            self.velocity = 0.8 * self.velocity - 1e-3 * gradient
+            self.point = self.point + self.velocity
+            observe()
+
+
+def test_another_optimiser_is_one_class_and_resumes_from_its_state(monkeypatch):
+    monkeypatch.setitem(optimise.OPTIMISERS, "BFGS", Descent)
+    images = emt_images(4)
+    whole = calculator("whole", optimizer="BFGS", maxiter=40).train(images)
+    assert whole.best.loss < curve("whole")["loss"][0]
+    request = StopRequest()
+    monkeypatch.setattr(shared_loss, "stop", request)
+    request.request("a test")
+    for _ in range(3):  # a step each
+        with pytest.raises(Unfinished):
+            calculator("cut", optimizer="BFGS", maxiter=40).train(images)
+    request.signal_name = None
+    calculator("cut", optimizer="BFGS", maxiter=40).train(images)
+    assert Path("cut.amp").read_bytes() == Path("whole.amp").read_bytes()
+    np.testing.assert_array_equal(curve("cut")["loss"], curve("whole")["loss"])
 
 
 INTERRUPTED = """
@@ -561,14 +596,18 @@ def test_amps_checkpoint_is_taken_up():
     assert second.best.loss == pytest.approx(first.best.loss, rel=1e-9)
 
 
+def untrained(hidden, seed):
+    return NeuralNetwork(hidden, randomseed=seed)
+
+
 def test_members_have_seeds_of_their_own_and_a_lone_one_the_seed():
-    members = make_members([(5,), (6, 6)], starts=2, seats=3, bootstrap=True, seed=4)
+    members = make_members(untrained, [(5,), (6, 6)], starts=2, seats=3, bootstrap=True, seed=4)
     assert len(members) == 12
-    assert len({m.seed for m in members}) == 12
+    assert len({m.model.randomseed for m in members}) == 12
     assert len({m.draw for m in members}) == 3
-    assert make_members([(5,)], seed=4)[0].seed == 4
+    assert make_members(untrained, [(5,)], seed=4)[0].model.randomseed == 4
     with pytest.raises(InputError, match="given twice"):
-        make_members([(5,), (5,)])
+        make_members(untrained, [(5,), (5,)])
 
 
 @pytest.mark.parametrize(
@@ -579,7 +618,7 @@ def test_groups_are_of_equal_size(ranks, members, size):
 
 
 def test_a_queue_hands_each_member_to_one(tmp_path):
-    members = make_members([(5,)], seats=4)
+    members = make_members(untrained, [(5,)], seats=4)
     a, b = Queue(tmp_path, members), Queue(tmp_path, members)
     taken = [a.take(), b.take(), b.take()]
     assert [m.seat for m in taken] == [0, 1, 2]
@@ -806,8 +845,8 @@ def test_patience_needs_something_to_validate_on():
 
 
 def test_a_calculator_with_a_narrower_range_warns_of_its_own():
+    from ampmpi.evaluation import evaluate
     from ampmpi.images import open_images
-    from ampmpi.report import evaluate
 
     calculator("wide", maxiter=2).train([*emt_images(4), *emt_images(4, seed=5, width=0.5)])
     calculator("narrow", maxiter=2).train(emt_images(4))

@@ -1,24 +1,28 @@
-"""How good calculators are: evaluations, pictures, and a page that holds both."""
+"""How good calculators are: their errors on images, and how much they disagree."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from ampmpi.errors import ImageError, InputError, ModelError
+from ampmpi.errors import ImageError, ModelError
 from ampmpi.images import Images
 from ampmpi.model.layers import Array
-from ampmpi.training.curve import read
 
-if TYPE_CHECKING:
-    from ampmpi.calculator import Amp
+
+class Calculator(Protocol):
+    """What an evaluation needs of a calculator; `ampmpi.Amp` has it."""
+
+    descriptor: Any
+    model: Any
+    results: dict[str, Any]
+
+    def calculate(self, atoms: Any, properties: list[str]) -> None:
+        """Put energy and forces of atoms into `results`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +80,7 @@ class Evaluation:
 
 
 def evaluate(
-    calculators: Sequence[Amp],
+    calculators: Sequence[Calculator],
     images: Images,
     outside: float = 0.05,
     indices: Sequence[int] | None = None,
@@ -85,7 +89,7 @@ def evaluate(
 
     Parameters
     ----------
-    calculators : sequence of Amp
+    calculators : sequence of calculators
         A committee, or one.
     images : Images
         The images.
@@ -142,9 +146,9 @@ def _reference(atoms: Any) -> tuple[float | None, Array | None]:
     )
 
 
-def _distinct_ranges(calculators: Sequence[Amp]) -> list[Amp]:
-    """Return one calculator for each descriptor and trained range: a committee has but one."""
-    distinct: dict[str, Amp] = {}
+def _distinct_ranges(calculators: Sequence[Calculator]) -> list[Calculator]:
+    """Return one calculator for each descriptor and trained range; committees share them."""
+    distinct: dict[str, Calculator] = {}
     for calculator in calculators:
         ranges = calculator.model.parameters["fprange"]
         distinct.setdefault(f"{calculator.descriptor.digest} {ranges}", calculator)
@@ -155,7 +159,7 @@ def _distinct_ranges(calculators: Sequence[Amp]) -> list[Amp]:
 NARROW = 1e-8
 
 
-def _outside(calculator: Amp, atoms: Any, part: float) -> Iterator[str]:
+def _outside(calculator: Calculator, atoms: Any, part: float) -> Iterator[str]:
     """Name atoms and features that the training did not reach, the farthest first."""
     ranges = calculator.model.fprange or {}
     descriptor = calculator.descriptor.resolve(ranges)
@@ -197,7 +201,7 @@ def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
         errors = np.array([item.energy_error for item in with_energy])
         lines.append(f"  energy, meV/atom      {_errors(1e3 * errors)}")
     if with_forces:
-        errors = np.concatenate([_force_errors(item) for item in with_forces])
+        errors = np.concatenate([force_errors_of(item) for item in with_forces])
         symbols = np.concatenate([np.array(item.symbols) for item in with_forces])
         lines.append(f"  forces, meV/Å         {_errors(1e3 * errors)}")
         lines += [
@@ -219,7 +223,8 @@ def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
     return lines
 
 
-def _force_errors(item: Evaluation) -> Array:
+def force_errors_of(item: Evaluation) -> Array:
+    """Return the force errors of an image that is known to carry forces."""
     errors = item.force_errors
     assert errors is not None
     return errors
@@ -248,62 +253,7 @@ def rows(found: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
         }
 
 
-# Curves that a legend names one by one.
-NAMED = 12
-
-
-def curve_figure(paths: Sequence[str]) -> Any:
-    """Draw the errors of trainings against their steps."""
-    from matplotlib.figure import Figure
-
-    tables = {Path(path).name.removesuffix("-curve.txt"): read_curve(path) for path in paths}
-    wanted = [("energy_rmse", "energy rmse, meV/atom"), ("force_rmse", "force rmse, meV/Å")]
-    if not any(np.isfinite(table["force_rmse"]).any() for table in tables.values()):
-        del wanted[1]
-    figure = Figure(figsize=(1.5 + 4 * len(wanted), 3.6), layout="constrained")
-    validated = False
-    for axes, (what, unit) in zip(figure.subplots(1, len(wanted), squeeze=False)[0], wanted,
-                                  strict=True):  # fmt: skip
-        for label, table in tables.items():
-            [drawn] = axes.plot(table["step"], 1e3 * table[what], label=label, linewidth=1)
-            good = np.isfinite(table[f"val_{what}"])
-            validated |= bool(good.any())
-            axes.plot(
-                table["step"][good], 1e3 * table[f"val_{what}"][good], ".:", color=drawn.get_color()
-            )
-        axes.set_xlabel("step")
-        axes.set_ylabel(unit)
-        axes.set_yscale("log")
-    title = "dotted: validation" if validated else None
-    if len(tables) <= NAMED:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", title=title,
-                      fontsize="small", title_fontsize="small")  # fmt: skip
-    elif title:
-        figure.suptitle(f"{len(tables)} fits; {title}", fontsize="small")
-    return figure
-
-
-def outcome(path: str) -> str:
-    """Say where a learning curve is best: by validation loss, or loss without validation."""
-    table = read_curve(path)
-    name = Path(path).name.removesuffix("-curve.txt")
-    values = table["val_loss"] if np.isfinite(table["val_loss"]).any() else table["loss"]
-    if not np.isfinite(values).any():
-        return f"{name}: no step yet"
-    best = table[int(np.nanargmin(values))]
-    text = f"{name}: {int(table['step'][-1])} steps, the best is {int(best['step'])}"
-    for kind, prefix in (("training", ""), ("validation", "val_")):
-        parts = [
-            f"{1e3 * best[prefix + what]:.4g} {unit}"
-            for what, unit in (("energy_rmse", "meV/atom"), ("force_rmse", "meV/Å"))
-            if np.isfinite(best[prefix + what])
-        ]
-        if parts:
-            text += f"; {kind} rmse {', '.join(parts)}"
-    return text
-
-
-def describe(name: str, calculator: Amp) -> str:
+def describe(name: str, calculator: Calculator) -> str:
     """Say what a calculator consists of."""
     model, descriptor = calculator.model, calculator.descriptor
     shapes = [f"{e} {'-'.join(map(str, n))}" for e, n in model.network.nodes.items()]
@@ -311,113 +261,3 @@ def describe(name: str, calculator: Amp) -> str:
         f"{name}: {descriptor.settings.cutoff}, networks {', '.join(shapes)}, "
         f"{model.activation}, {len(model.vector)} parameters"
     )
-
-
-def read_curve(path: str) -> Any:
-    """Read a learning curve; `InputError` where it is none."""
-    try:
-        table = read(path)
-        if table.dtype.names is None or "energy_rmse" not in table.dtype.names:
-            raise ValueError("it has no column energy_rmse")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no learning curve ({error}); give a LABEL-curve.txt") from None
-    return table
-
-
-def parity_figure(found: Sequence[Evaluation]) -> Any:
-    """Draw predicted against reference energies and forces, with histograms of the errors."""
-    from matplotlib.figure import Figure
-
-    energies = [item for item in found if item.energy is not None]
-    forces = [item for item in found if item.forces is not None]
-    known = [item.forces.ravel() for item in found if item.forces is not None]
-    rows = []
-    if energies:
-        reference = np.array([(item.energy or 0.0) / len(item.symbols) for item in energies])
-        errors = np.array([item.energy_error for item in energies])
-        rows.append((reference, errors, "energy", "eV/atom"))
-    if forces:
-        reference = np.concatenate(known)
-        errors = np.concatenate([_force_errors(item).ravel() for item in forces])
-        rows.append((reference, errors, "force", "eV/Å"))
-    if not rows:
-        raise InputError("the images carry neither energies nor forces to compare with")
-    figure = Figure(figsize=(8, 3.2 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), 2, squeeze=False)
-    for (left, right), (reference, errors, what, unit) in zip(axes, rows, strict=True):
-        predicted = reference + errors
-        left.plot(reference, predicted, ".", markersize=6 if len(reference) < 300 else 2)
-        ends = [min(reference.min(), predicted.min()), max(reference.max(), predicted.max())]
-        left.plot(ends, ends, linewidth=0.8, color="black")
-        right.hist(1e3 * errors, bins=50)
-        left.set_xlabel(f"reference {what}, {unit}")
-        left.set_ylabel(f"predicted {what}, {unit}")
-        right.set_xlabel(f"error of the {what}, m{unit}")
-        right.set_ylabel("count")
-    return figure
-
-
-def spread_figure(found: Sequence[Evaluation]) -> Any:
-    """Draw each image's force error against the committee's disagreement."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot([1e3 * item.energy_spread for item in found], ".")
-    left.set_xlabel("image")
-    left.set_ylabel("energy spread, meV/atom")
-    known = [item for item in found if item.forces is not None]
-    errors = [1e3 * float(np.abs(_force_errors(item)).max()) for item in known]
-    right.plot([1e3 * item.force_spread for item in known], errors, ".")
-    right.set_xlabel("largest force spread, meV/Å")
-    right.set_ylabel("largest force error, meV/Å")
-    return figure
-
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{ title }}</title>
-<style>
-body { font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-pre { overflow-x: auto; background: #f4f4f4; padding: 0.5rem; }
-img { max-width: 100%; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for section in sections %}
-<h2>{{ section.title }}</h2>
-{% if section.text %}<pre>{{ section.text }}</pre>{% endif %}
-{% if section.image %}
-<img alt="{{ section.title }}" src="data:image/png;base64,{{ section.image }}">
-{% endif %}
-{% endfor %}
-</body>
-</html>
-"""
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of a page: a title, with text or a base64 PNG."""
-
-    title: str
-    text: str = ""
-    image: str = ""
-
-
-def embedded(figure: Any) -> str:
-    """Return a figure as base64 of a PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120)
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-def page(title: str, sections: Sequence[Section]) -> str:
-    """Return one HTML page that needs no network and no other file."""
-    from jinja2 import Environment
-
-    template = Environment(autoescape=True).from_string(PAGE)
-    return template.render(title=title, sections=sections)

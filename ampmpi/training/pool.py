@@ -1,0 +1,156 @@
+"""The images of a training as they were given, and what each of them is to teach."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ampmpi.errors import ImageError
+from ampmpi.images import Images, ImageSet, digest_image, open_images
+from ampmpi.images.imageset import file_names
+from ampmpi.model.layers import Array
+from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.failure import agree, on_all
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What one image is to teach.
+
+    Attributes
+    ----------
+    key : str
+        Hash of the image.
+    symbols : tuple of str
+        Its atoms.
+    energy : float, eV
+        Reference energy.
+    forces : (n_atoms, 3) float array, eV/Å, or None
+        Reference forces, where they are trained.
+    atoms : ase.Atoms or None
+        The image, where its derivatives are computed anew in each pass.
+    """
+
+    key: str
+    symbols: tuple[str, ...]
+    energy: float
+    forces: Array | None
+    atoms: Any = None
+
+    def digest(self) -> bytes:
+        """Return 16 bytes that change with anything that the training sees."""
+        text = f"{self.key} {self.energy!r}".encode()
+        data = b"" if self.forces is None else np.ascontiguousarray(self.forces).tobytes()
+        return hashlib.md5(text + data, usedforsecurity=False).digest()
+
+
+def target(atoms: Any, key: str, name: str, *, forces: bool) -> Target:
+    """Take an image's energy and forces, without its constraints, as Amp does.
+
+    Raises
+    ------
+    ImageError
+        They are missing or not finite.
+    """
+    from ase.calculators.calculator import PropertyNotImplementedError
+
+    reference = None
+    try:
+        energy = float(atoms.get_potential_energy(apply_constraint=False))
+    except (RuntimeError, PropertyNotImplementedError) as error:
+        raise ImageError(
+            f"{name} has no energy; a training needs images that were calculated"
+        ) from error
+    if forces:
+        try:
+            reference = np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
+        except (RuntimeError, PropertyNotImplementedError) as error:
+            raise ImageError(
+                f"{name} has no forces; train energies alone with --no-forces, or in a script "
+                "without force criteria"
+            ) from error
+        if not np.isfinite(reference).all():
+            raise ImageError(f"{name} has forces that are not finite; take it out of the set")
+    if not math.isfinite(energy):
+        raise ImageError(f"{name} has the energy {energy}; take it out of the set")
+    return Target(key, tuple(atoms.get_chemical_symbols()), energy, reference)
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Images to train on and images given for validation, in one numbering.
+
+    Attributes
+    ----------
+    parts : sequence of Images
+        The training images, and the validation images where they were given.
+    """
+
+    parts: Sequence[Images]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @property
+    def given_for_validation(self) -> range:
+        """Indices of the images that were given for validation."""
+        return range(len(self.parts[0]), len(self))
+
+    def name(self, index: int) -> str:
+        """Return what an image is called in messages."""
+        for part in self.parts:
+            if index < len(part):
+                return str(part.ref(index))
+            index -= len(part)
+        raise IndexError("there is no such image")
+
+    def read(self, indices: Sequence[int]) -> Iterator[tuple[int, str, str, Atoms]]:
+        """Read images in ascending order, as index, hash, name and atoms; then close the files.
+
+        Raises
+        ------
+        ImageError
+            An image cannot be read.
+        """
+        start = 0
+        for part in self.parts:
+            inside = [index - start for index in indices if 0 <= index - start < len(part)]
+            for index, atoms in part.read_many(inside, results=True):
+                name = str(part.ref(index))
+                if isinstance(atoms, ImageError):
+                    raise ImageError(f"{name}: {atoms}")
+                yield start + index, digest_image(atoms).hex(), name, atoms
+            if isinstance(part, ImageSet):
+                part.close()
+            start += len(part)
+
+
+def open_pool(comm: Communicator, images: Any, validation: Any = None) -> Pool:
+    """Open images on every rank; files are looked through by rank 0 alone."""
+    parts: list[Images] = []
+    for given in (images,) if validation is None else (images, validation):
+        names = file_names(given)
+        if names is None:
+            parts.append(on_all(comm, partial(open_images, given)))
+        else:
+            parts.append(agree(comm, partial(open_images, names)))
+    return Pool(parts)
+
+
+def reusable(images: Any) -> Any:
+    """Return images that can be gone through several times, hashed ones as often as they came."""
+    if isinstance(images, Iterator):
+        return list(images)
+    if isinstance(images, Mapping):
+        copies = getattr(images, "metadata", {}).get("duplicates", {})
+        return [atoms for key, atoms in images.items() for _ in range(copies.get(key, 1))]
+    return images

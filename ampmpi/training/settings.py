@@ -1,0 +1,94 @@
+"""How a training is done, whatever it is that is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any
+
+from ampmpi.errors import InputError
+from ampmpi.model.optimise import BLOCK
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a fit looks up from its steps.
+
+    Attributes
+    ----------
+    validate_every : int
+        Steps between evaluations on the validation set; the last step is validated, too.
+    patience : int or None
+        Steps without a better validation loss after which the fit ends.
+    checkpoint_every : int
+        Steps between checkpoints.
+    keep_checkpoints : bool
+        Keep a .amp file of each.
+    block : int
+        Iterations between fresh starts of the optimiser.
+    """
+
+    validate_every: int = 10
+    patience: int | None = None
+    checkpoint_every: int = 100
+    keep_checkpoints: bool = False
+    block: int = BLOCK
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """How a training is done.
+
+    Attributes
+    ----------
+    validation : file names, list of ase.Atoms, or None
+        Images to validate on.
+    validation_fraction : float
+        Fraction of the images to validate on, where `validation` is not given.
+    seed : int
+        Seed of that choice.
+    schedule : Schedule
+        When to validate and to save.
+    memory : float or None
+        Bytes that a rank may use; what its node has left by default.
+    groups : int or None
+        Groups of ranks that fit at the same time; as many as are of use by default.
+    overwrite : bool
+        Replace calculators and checkpoints of other trainings with the label.
+    restart : bool
+        Start over, also where this training was interrupted. A job that is put back into
+        the queue goes on nevertheless.
+    compress : bool
+        Compress the databases at the end, unless they are shared by a dblabel.
+    logging : bool
+        Write LABEL-log.txt.
+    """
+
+    validation: Any = None
+    validation_fraction: float = 0.0
+    seed: int = 0
+    schedule: Schedule = field(default_factory=Schedule)
+    memory: float | None = None
+    groups: int | None = None
+    overwrite: bool = False
+    restart: bool = False
+    compress: bool = True
+    logging: bool = True
+
+    def check(self) -> None:
+        """Refuse settings that are wrong or contradict each other.
+
+        Raises
+        ------
+        InputError
+            The message names them.
+        """
+        if self.validation is not None and self.validation_fraction:
+            raise InputError(
+                "validation images and a validation fraction are given; leave one of them out"
+            )
+        validates = self.validation is not None or self.validation_fraction
+        if self.schedule.patience is not None and not validates:
+            raise InputError("patience needs validation images or a validation fraction")
+        if self.memory is not None and not (isinstance(self.memory, Real) and self.memory > 0):
+            raise InputError(f"memory is {self.memory!r}; give a number of bytes")
