@@ -46,15 +46,27 @@ class Ending:
 
 
 class Commander:
-    """A process that runs commands; a context manager."""
+    """A process that runs commands; a context manager.
+
+    Parameters
+    ----------
+    prefix : list of str
+        A command that runs this process.
+    environment : dict, optional
+        Its environment.
+    """
+
+    def __init__(self, prefix=(), environment=None):
+        self.command = [*prefix, sys.executable, __file__]
+        self.environment = environment or commands.environment()
 
     def __enter__(self):
         self.process = subprocess.Popen(
-            [sys.executable, __file__],
+            self.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=commands.environment(),
+            env=self.environment,
         )
         return self
 
@@ -63,9 +75,13 @@ class Commander:
         self.process.stdout.close()
         self.process.wait(30)
 
-    def run(self, *words, cwd, seconds=20.0):
-        """Run ``ampmpi WORDS``, or ``-c SCRIPT ARGUMENTS``; kill it when it takes too long."""
-        request = {"words": list(map(str, words)), "cwd": str(cwd), "seconds": seconds}
+    def run(self, *words, cwd, seconds=20.0, user=None, groups=(), umask=0o022):
+        """Run ``ampmpi WORDS``, or ``-c SCRIPT ARGUMENTS``; kill it when it takes too long.
+
+        A `user` is the number of a user and of that user's own group.
+        """
+        request = {"words": list(map(str, words)), "cwd": str(cwd), "seconds": seconds,
+                   "user": user, "groups": groups, "umask": umask}  # fmt: skip
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return Ending(**json.loads(self.process.stdout.readline()))
@@ -80,13 +96,18 @@ def _serve():
         print(json.dumps(_run(**json.loads(line))), flush=True)
 
 
-def _run(words, cwd, seconds):
+def _run(words, cwd, seconds, user, groups, umask):
     with tempfile.TemporaryFile() as file:
         started = time.monotonic()
         child = os.fork()
         if not child:
             try:
                 os.setsid()
+                os.umask(umask)
+                if user is not None:
+                    os.setgroups(groups)
+                    os.setgid(user)
+                    os.setuid(user)
                 os.chdir(cwd)
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 os.dup2(file.fileno(), 1)

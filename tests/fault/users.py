@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 
 import commands
+from commander import Commander
 
 GROUP = 61000
 
@@ -39,6 +40,13 @@ def _showing(hidden):
     return "\n".join(script)
 
 
+def commander(environment):
+    """Return a `Commander` that has what users need to run the package."""
+    hidden = _hidden()
+    script = _showing(hidden) + '\nexec "$@"'
+    return Commander(["unshare", "-m", "sh", "-c", script, "sh"] if hidden else [], environment)
+
+
 @dataclass(frozen=True)
 class User:
     """A user of the group.
@@ -51,17 +59,12 @@ class User:
 
     number: int
 
-    def run(self, *command, umask=0o022, **options):
-        """Run a command; return its exit code and all that it said."""
-        user = ["setpriv", f"--reuid={self.number}", f"--regid={self.number}", f"--groups={GROUP}"]
-        hidden = _hidden()
-        if hidden:
-            user = ["unshare", "-m", "sh", "-c", _showing(hidden) + '\nexec "$@"', "sh", *user]
-        return commands.run(*user, *command, umask=umask, **options)
-
-    def ampmpi(self, *words, **options):
-        """Run ``ampmpi``; return its exit code and all that it said."""
-        return self.run(*commands.AMPMPI, *words, **options)
+    def ampmpi(self, *words, commander, umask=0o022, **options):
+        """Run ``ampmpi``, or ``-c SCRIPT``; return its exit code and all that it said."""
+        ending = commander.run(
+            *words, user=self.number, groups=[GROUP], umask=umask, seconds=120, **options
+        )
+        return ending.code, ending.output
 
     def succeed(self, *words, **options):
         """Run ``ampmpi``, which must end well; return what it said."""
@@ -71,9 +74,7 @@ class User:
 
     def keys(self, path, **options):
         """Return the keys of all entries that this user can read."""
-        code, output = self.run(commands.AMPMPI[0], "-c", _READ, path, **options)
-        assert code == 0, output
-        return set(output.split())
+        return set(self.succeed("-c", _READ, path, **options).split())
 
 
 _READ = """
