@@ -247,8 +247,11 @@ def fill_in(place, keys):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", STRANGE)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("place", "make"),
+    [(place, make) for place in PLACES for make in STRANGE
+     if make not in (make_socket, make_dangling_link) or place in PLACES[:5]],
+)  # fmt: skip
 def test_nothing_hangs_at_what_is_no_file(folder, keys, acts, commander, place, make):
     path = folder / NAME / fill_in(place, keys)
     if path.parent == path.parent.parent / "packs":
@@ -276,13 +279,13 @@ def test_a_signal_ends_what_works_on_a_strange_database(folder, keys, place, mak
     if os.path.lexists(path):
         os.unlink(path)
     make(str(path))
-    for words in (FINGERPRINT, ("compress", NAME, "--wait", "60")):
+    for words, patience in ((FINGERPRINT, 12), (("compress", NAME, "--wait", "60"), 4)):
         process = subprocess.Popen(
             [*commands.AMPMPI, *words], cwd=folder, env=commands.environment(),
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            process.wait(3)
+            process.wait(patience)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             started = time.monotonic()
