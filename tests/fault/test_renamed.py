@@ -83,7 +83,7 @@ class AfterSome:
 
 
 def archive_comes(call):
-    return call.target.endswith("archive.tar.gz")
+    return call.concerns("/archive.tar.gz")
 
 
 def meanwhile(folder, job, act, at_archive=False, seconds=120):
