@@ -23,6 +23,7 @@ from ampmpi.database.archive.writer import ArchiveWriter
 from ampmpi.database.layout import ARCHIVE, LOOSE, TEMPORARIES, Home
 from ampmpi.database.lock import Lock
 from ampmpi.database.loose import digests
+from ampmpi.database.loose import remove as remove_loose
 from ampmpi.database.sound import (
     ArchiveChangedError,
     ArchivedEntries,
@@ -47,7 +48,7 @@ from ampmpi.files.atomic import (
 )
 from ampmpi.files.trouble import database_error, is_damage, reason_of
 from ampmpi.heap import keep_freed_memory
-from ampmpi.keys import digests_of, is_key, member_of
+from ampmpi.keys import digests_of, is_key, member_of, to_hex
 
 Progress = Callable[[int, int], None]
 
@@ -153,7 +154,7 @@ class Rewriting:
     more : sequence of Source
         What gives further entries, that the database itself lacks.
     without : (n,) array of 16-byte strings
-        Keys of entries to leave out, sorted.
+        Keys of entries to leave out, sorted; their loose copies are removed.
     anew : bool
         Write it even if nothing is to be added, and keep the old one.
     """
@@ -306,11 +307,14 @@ class _Run:
                 report.lost = {} if old is None else self._not_given(old.lost)
                 self._finish(temporary, writer, old)
                 report.files_freed -= old is None
-                for done in left_over:
-                    with contextlib.suppress(OSError):
-                        home.temporaries.unlink(os.path.basename(done.archive.path))
             else:
                 report.entries = n_old
+            for done in left_over:
+                with contextlib.suppress(OSError):
+                    home.temporaries.unlink(os.path.basename(done.archive.path))
+            # Under the lock: a compress between would have taken them into the archive.
+            for key in to_hex(self.what.without):
+                remove_loose(home, key)
         if loose is not None:
             self._remove(loose.taken)
         return report

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ampmpi.database import loose
 from ampmpi.database.compress import CompressReport, Rewriting, compress, rewrite
 from ampmpi.database.lock import Lock
 from ampmpi.database.store import DatabaseInfo, Store
@@ -92,7 +91,6 @@ class FingerprintDatabase(Store, MutableMapping[str, Entry]):
         finally:
             self.close()
         for key in chosen:
-            loose.remove(home, key)
             self.corrupt.pop(key, None)
         return len(chosen)
 

@@ -324,6 +324,10 @@ class ArchivedEntries:
             else:
                 # Once more, one by one: a network mount may have been away for a moment.
                 yield from self._one_by_one(Records(archive.path, archive.descriptor, run))
+        if self.lost:
+            given = _Given(self.home.kind, set(to_hex(archive.digests())) - self.lost.keys())
+            yield from given.rescued(archive)
+            self.lost = {key: why for key, why in self.lost.items() if key not in given.keys}
 
     def _one_by_one(self, records: Records) -> Iterator[Parcel]:
         for number in range(len(records.part.offset)):
@@ -348,8 +352,7 @@ class ArchivedEntries:
             else:
                 yield from given.parcel(key, data, archive.doubt(key, headers, data))
         if archive.damage is not None:
-            for key, data in rescue(archive.descriptor):
-                yield from given.parcel(key, data)
+            yield from given.rescued(archive)
             known = set(to_hex(archive.digests())) | set(to_hex(archive.expected))
             for key in sorted(known - given.keys):
                 given.lost.setdefault(key, archive.damage)
@@ -385,6 +388,12 @@ class _Given:
         if self._size >= _PARCEL:
             yield from self.rest()
 
+    def rescued(self, archive: Archive) -> Iterator[Parcel]:
+        """Take what is sound anywhere in a damaged archive."""
+        for key, data in rescue(archive.descriptor):
+            yield from self.parcel(key, data)
+        yield from self.rest()
+
     def rest(self) -> Iterator[Parcel]:
         """Give what has not been given yet."""
         if self._waiting:
@@ -393,8 +402,8 @@ class _Given:
 
 
 def salvageable(archive: Archive, kind: Kind) -> set[str]:
-    """Return the keys of sound entries anywhere in an archive without an index that is damaged."""
-    if not isinstance(archive, StreamedArchive) or archive.damage is None:
+    """Return the keys of sound entries that lie anywhere in a damaged archive."""
+    if isinstance(archive, StreamedArchive) and archive.damage is None:
         return set()
     found = set()
     for key, data in rescue(archive.descriptor):

@@ -122,6 +122,7 @@ class Temporary:
         except FileNotFoundError:
             raise
         except OSError as error:
+            self._abandon()  # it may be there: NFS may have lost the answer
             raise database_error(error, "create a temporary file in", folder.path) from error
 
     def write(self, data: bytes | memoryview) -> None:

@@ -57,6 +57,12 @@ def database(tmp_path):
 
 
 @pytest.fixture
+def impatient(monkeypatch):
+    """Do not wait whether a damaged manifest is still being written."""
+    monkeypatch.setattr(manifest, "_PATIENCE", 0.0)
+
+
+@pytest.fixture
 def place(database):
     """Its directory."""
     return Path(database.path)
@@ -216,7 +222,7 @@ def test_an_index_that_leaves_something_out(tmp_path):
     assert check(place).exit_code == 0
 
 
-def test_a_damaged_manifest(database, place):
+def test_a_damaged_manifest(database, place, impatient):
     flip(place / "descriptor.json", 30)
     report = check(database.path)
     assert report.problems[0].startswith("manifest:")
@@ -339,7 +345,7 @@ def test_a_rewritten_entry_that_was_already_moved_comes_back(database, place, mo
     assert names(place, "damaged") == []
 
 
-def test_a_directory_that_cannot_be_written(database, place, monkeypatch):
+def test_a_directory_that_cannot_be_written(database, place, monkeypatch, impatient):
     damage_loose(place, make_key(8))
     flip(place / "descriptor.json", 30)
     refuse_renames(monkeypatch)
