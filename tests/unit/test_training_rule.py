@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -292,3 +293,11 @@ def test_a_member_that_another_training_has_locked_fails_alone():
         ["4_member1_start0", "maxiter"],
         ["4_member0_start0", "failed"],
     ]
+
+
+def test_a_finished_training_needs_no_database():
+    by_command()
+    for path in Path().glob("*.ampdb"):
+        shutil.rmtree(path)
+    assert "finished already" in by_command()
+    assert not list(Path().glob("*.ampdb"))
