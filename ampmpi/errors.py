@@ -42,7 +42,11 @@ class ImageError(AmpmpiError, ValueError):
     exit_code = 3
 
 
-class DatabaseError(AmpmpiError, OSError):
+class FileError(AmpmpiError, OSError):
+    """A file cannot be written."""
+
+
+class DatabaseError(FileError):
     """A database cannot be used: not there, not a database, or not writable."""
 
     exit_code = 4
@@ -54,10 +58,6 @@ class DescriptorMismatchError(DatabaseError):
 
 class CorruptEntryError(DatabaseError):
     """An entry is damaged, or is no entry at all."""
-
-
-class CorruptArchiveError(DatabaseError):
-    """An archive is damaged."""
 
 
 class LockedError(DatabaseError, TimeoutError):

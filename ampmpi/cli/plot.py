@@ -12,7 +12,7 @@ import click
 from ampmpi.cli.evaluate import open_some
 from ampmpi.cli.kinds import PREFIX, OneProcess
 from ampmpi.errors import InputError
-from ampmpi.model.files import write_atomically
+from ampmpi.files.whole import write_whole
 
 
 @click.command("plot", cls=OneProcess)
@@ -71,7 +71,7 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
 
 
 def _write(name: str, data: bytes) -> None:
-    write_atomically(name, data)
+    write_whole(name, data)
     click.echo(name)
 
 

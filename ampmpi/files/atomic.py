@@ -19,9 +19,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import BinaryIO, Self
 
+from ampmpi.errors import DatabaseError, FileError
 from ampmpi.files.folder import OPEN, Folder, Stamp
 from ampmpi.files.owner import Owner
-from ampmpi.files.trouble import database_error
+from ampmpi.files.trouble import told
 
 DAY = 86400.0
 YOUNG = 60.0
@@ -90,6 +91,10 @@ class Temporary:
         MPI rank of the writer.
     file_mode : int, optional
         Other permission bits.
+    by_umask : bool
+        Let the umask decide of the permissions, as of a user's own file.
+    error : class
+        What is raised.
 
     Attributes
     ----------
@@ -109,21 +114,33 @@ class Temporary:
     """
 
     def __init__(
-        self, folder: Folder, purpose: str, rank: int = 0, file_mode: int | None = None
+        self,
+        folder: Folder,
+        purpose: str,
+        rank: int = 0,
+        file_mode: int | None = None,
+        *,
+        by_umask: bool = False,
+        error: type[FileError] = DatabaseError,
     ) -> None:
-        self.folder = folder
+        self.folder, self._error = folder, error
         self.name = temporary_name(purpose, rank)
         self.path = folder.full(self.name)
         self._placed = False
         self.descriptor = -1
         try:
             # The status now, while it is new: after a write NFS asks its server.
-            self.descriptor, self._status = folder.create_file(self.name, file_mode)
+            self.descriptor, self._status = folder.create_file(
+                self.name, file_mode, by_umask=by_umask
+            )
         except FileNotFoundError:
             raise
-        except OSError as error:
+        except OSError as caught:
             self._abandon()  # it may be there: NFS may have lost the answer
-            raise database_error(error, "create a temporary file in", folder.path) from error
+            raise self._told(caught, "create a temporary file in", folder.path) from caught
+
+    def _told(self, error: OSError, doing: str, path: str) -> FileError:
+        return told(self._error, error, doing, path)
 
     def write(self, data: bytes | memoryview) -> None:
         """Write all of `data`, however little the system takes at a time.
@@ -141,14 +158,14 @@ class Temporary:
                     raise OSError(errno.EIO, "nothing was written")
                 rest = rest[written:]
         except OSError as error:
-            raise database_error(error, "write", self.path) from error
+            raise self._told(error, "write", self.path) from error
 
     def sync(self) -> None:
         """Wait until the file is on the disk."""
         try:
             os.fsync(self.descriptor)
         except OSError as error:
-            raise database_error(error, "write", self.path) from error
+            raise self._told(error, "write", self.path) from error
 
     def stamp(self) -> Stamp:
         """Return the stamp of the file as it is now."""
@@ -161,7 +178,7 @@ class Temporary:
             try:
                 os.close(descriptor)
             except OSError as error:
-                raise database_error(error, "write", self.path) from error
+                raise self._told(error, "write", self.path) from error
 
     def replace(self, target: Folder, name: str) -> None:
         """Close the file and give it a name, in place of what has it.
@@ -183,7 +200,7 @@ class Temporary:
             if not self._is_at(target, name):
                 if error.errno == errno.ENOENT:
                     raise
-                raise database_error(error, "write", target.full(name)) from error
+                raise self._told(error, "write", target.full(name)) from error
         self._placed = True
 
     def place(self, target: Folder, name: str, *, small: bool = True) -> bool:
@@ -213,7 +230,7 @@ class Temporary:
                 return False
             if error.errno in _NO_LINKS:
                 return self._place_without_link(target, name, small)
-            raise database_error(error, "write", target.full(name)) from error
+            raise self._told(error, "write", target.full(name)) from error
         return True
 
     def _place_without_link(self, target: Folder, name: str, small: bool) -> bool:
@@ -230,7 +247,7 @@ class Temporary:
         except FileExistsError:
             return self._is_at(target, name)
         except OSError as error:
-            raise database_error(error, "write", target.full(name)) from error
+            raise self._told(error, "write", target.full(name)) from error
 
     def _copy_to(self, target: Folder, name: str) -> bool:
         data, _ = self.folder.read(self.name, 1 << 30)
@@ -271,7 +288,7 @@ class Temporary:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise database_error(error, "write", target.full(name)) from error
+            raise self._told(error, "write", target.full(name)) from error
         return False
 
     def _is_at(self, target: Folder, name: str) -> bool:

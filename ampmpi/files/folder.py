@@ -163,17 +163,20 @@ class Folder:
             raise
         return descriptor, status
 
-    def create_file(self, name: str, mode: int | None = None) -> tuple[int, os.stat_result]:
+    def create_file(
+        self, name: str, mode: int | None = None, *, by_umask: bool = False
+    ) -> tuple[int, os.stat_result]:
         """Make a file that must not exist; return its descriptor and status.
 
-        It gets the folder's permissions, or `mode`, and group, whatever the umask is.
+        It gets the folder's permissions, or `mode`, and group, whatever the umask is;
+        or those that the umask gives it.
 
         Raises
         ------
         OSError
             It exists, or cannot be made.
         """
-        wanted = self.file_mode if mode is None else mode
+        wanted = 0o666 if by_umask else self.file_mode if mode is None else mode
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(name, flags, wanted, dir_fd=self.descriptor)
         try:
@@ -181,6 +184,8 @@ class Folder:
         except BaseException:
             os.close(descriptor)
             raise
+        if by_umask:
+            return descriptor, status
         # A file system without permissions refuses, and one cannot give to another's group.
         with contextlib.suppress(OSError):
             if status.st_gid != self.group:

@@ -12,8 +12,11 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
-from ampmpi.errors import DatabaseError
+from ampmpi.errors import DatabaseError, FileError
+
+E = TypeVar("E", bound=FileError)
 
 _OF_A_PLACE = {
     errno.EIO,
@@ -37,7 +40,7 @@ _OF_A_FILE = _OF_A_PLACE | {
 _SENTENCES = {
     errno.ENOSPC: "the disk is full: free some space and start again",
     errno.EDQUOT: "the disk quota is used up: free some space or files and start again",
-    errno.EROFS: "the file system is read-only: choose another place for the database",
+    errno.EROFS: "the file system is read-only: choose another place",
     errno.EACCES: "permission denied: choose a place that you may write to",
     errno.EPERM: "the operation is not permitted: choose a place that you may write to",
     errno.EIO: "the disk reports an input/output error: check the disk or the network mount",
@@ -97,6 +100,11 @@ def unless_damaged(*others: type[Exception]) -> Iterator[list[str]]:
 
 
 def database_error(error: OSError, doing: str, path: str) -> DatabaseError:
+    """Return the error that says what could not be done to a database, and why."""
+    return told(DatabaseError, error, doing, path)
+
+
+def told(kind: type[E], error: OSError, doing: str, path: str) -> E:
     """Return the error that says in one sentence what could not be done, to what, and why."""
     if doing in ("read", "list") and error.errno in (errno.EACCES, errno.EPERM):
         reason = _DENIED
@@ -104,7 +112,7 @@ def database_error(error: OSError, doing: str, path: str) -> DatabaseError:
         reason = _NO_INODES
     else:
         reason = _SENTENCES.get(error.errno or 0) or error.strerror or str(error)
-    result = DatabaseError(f"cannot {doing} {path}: {reason}")
+    result = kind(f"cannot {doing} {path}: {reason}")
     result.errno = error.errno
     return result
 

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from ampmpi.errors import ModelError
-from ampmpi.model.files import read_whole, write_atomically
+from ampmpi.files.whole import read_whole, write_whole
 
 SECTIONS = ("descriptor", "model")
 
@@ -90,7 +90,7 @@ def write(
         The file cannot be written.
     """
     text = _source({"descriptor": _source(descriptor), "model": _source(model)})
-    write_atomically(path, text.encode())
+    write_whole(path, text.encode())
 
 
 def _source(parameters: Mapping[str, Any]) -> str:

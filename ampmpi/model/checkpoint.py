@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ampmpi.errors import ModelError
-from ampmpi.model.files import open_regular, write_atomically
+from ampmpi.files.whole import open_regular, write_whole
 from ampmpi.model.layers import Array
 
 FORMAT = 2
@@ -75,7 +75,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     text = np.frombuffer(json.dumps(head, default=repr).encode(), dtype=np.uint8)
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, head=text, **dict(checkpoint.arrays))
-    write_atomically(path, stream.getvalue())
+    write_whole(path, stream.getvalue())
 
 
 def load(path: str | os.PathLike[str], *, whole: bool = True) -> Checkpoint | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.model.files import named, write_atomically
+from ampmpi.files.whole import named, write_whole
 from ampmpi.model.settings import LossFunction
 
 
@@ -69,7 +69,7 @@ class Curve:
                 whole = len(values) == len(COLUMNS) and values[0].isdigit()
                 if whole and int(values[0]) <= last:
                     rows.append(row + "\n")
-        write_atomically(self.path, ("# " + " ".join(COLUMNS) + "\n" + "".join(rows)).encode())
+        write_whole(self.path, ("# " + " ".join(COLUMNS) + "\n" + "".join(rows)).encode())
 
     def append(self, step: Step) -> None:
         """Add one row."""

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ampmpi.errors import ModelError, Unfinished
+from ampmpi.files.whole import sweep
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
-from ampmpi.model.files import sweep
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import overfit_term
 from ampmpi.model.optimise import StopOptimisation, make_optimiser
@@ -186,8 +186,7 @@ class Fit:
         ModelError
             The loss is not a number, or the checkpoint cannot be read.
         """
-        for name in ("checkpoint.npz", "checkpoint.amp", "curve.txt", "initial-parameters.amp"):
-            sweep(f"{self.label}-{name}")
+        sweep(self.path)
         known = checkpoints.load(self.path) if goes_on else None
         if known is None:
             self._begin(self.model.vector)

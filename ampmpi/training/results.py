@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ampmpi.descriptor import Gaussian
+from ampmpi.files.whole import write_whole
 from ampmpi.members import Member, committee_file, committee_files, list_of
-from ampmpi.model.files import write_atomically
 from ampmpi.training.curve import Step
 from ampmpi.training.start import STALLED
 
@@ -162,7 +162,7 @@ def save(
             say(f"{name} of an earlier training is removed")
     if len(results) > 1:
         text = table(results, saved)
-        write_atomically(list_of(label), text.encode())
+        write_whole(list_of(label), text.encode())
         say(text.rstrip())
     else:
         list_of(label).unlink(missing_ok=True)
@@ -190,4 +190,4 @@ def _summary(file: str, best: MemberResult) -> list[str]:
 def _copy(result: MemberResult, target: str) -> None:
     assert result.file is not None
     if result.file != target:
-        write_atomically(target, Path(result.file).read_bytes())
+        write_whole(target, Path(result.file).read_bytes())

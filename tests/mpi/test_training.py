@@ -237,13 +237,13 @@ def test_a_killed_training_ends_as_an_undisturbed_one(tmp_path, ranks):
 KILLED_SAVING = """
 import os, signal
 from ampmpi.model import checkpoint
-write, calls = checkpoint.write_atomically, []
+write, calls = checkpoint.write_whole, []
 def killed(path, data):
     calls.append(path)
     if len(calls) == 3:
         os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
     write(path, data)
-checkpoint.write_atomically = killed
+checkpoint.write_whole = killed
 from ampmpi.cli.main import ampmpi
 ampmpi()
 """

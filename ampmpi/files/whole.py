@@ -1,46 +1,40 @@
-"""Files that are there whole or not at all, and files that are read as what they are."""
+"""Files that a user names: written whole or not at all, and read for what they are."""
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
-import secrets
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
+
+from ampmpi.errors import FileError
+from ampmpi.files import atomic
+from ampmpi.files.atomic import Temporary
+from ampmpi.files.folder import Folder
 
 
 def sweep(path: str | os.PathLike[str]) -> None:
-    """Remove what killed processes left of writing a file that no other process writes now."""
-    target = Path(path)
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
+    """Remove what killed processes left of writing files beside this one."""
+    with contextlib.suppress(OSError):
+        atomic.sweep(Folder.open(os.path.dirname(path) or "."))
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file beside its target, flush it to disk and put it in place.
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a user's file: it is flushed to the disk, and there as a whole or not at all.
 
     Raises
     ------
     OSError
         The file cannot be written; what was there before still is.
     """
-    target = Path(path)
-    temporary = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    with named(target):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with open(descriptor, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+    directory, name = os.path.split(path)
+    with named(path):
+        folder = Folder.open(directory or ".")
+        with Temporary(folder, "file", by_umask=True, error=FileError) as temporary:
+            temporary.write(data)
+            temporary.sync()
+            temporary.replace(folder, name)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -56,7 +50,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
