@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def amount(number: int, one: str, many: str | None = None) -> str:
@@ -25,9 +25,8 @@ def plain(text: str, limit: int = 200) -> str:
     """Return text that came out of a file as one line that is safe to print.
 
     Characters that move a terminal's cursor, change its state, reverse the
-    direction of writing or end a line become ``?``: the control characters of
-    ASCII and ISO 8859, U+2028 and U+2029, and the bidirectional controls
-    U+202A to U+202E and U+2066 to U+2069.
+    direction of writing or end a line become ``?``: those of the Unicode
+    categories Cc, Cf, Cs, Zl and Zp.
 
     Parameters
     ----------
@@ -38,4 +37,4 @@ def plain(text: str, limit: int = 200) -> str:
     """
     if len(text) > limit:
         text = text[: limit - 1] + "…"
-    return _CONTROLS.sub("?", text)
+    return "".join("?" if unicodedata.category(c) in _UNSAFE else c for c in text)
