@@ -115,6 +115,11 @@ class NeuralNetwork:
         return self.lossfunction.trains_forces
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the model has everything that it needs in order to predict."""
+        return None not in (self.fprange, self.layers, self.scalings)
+
+    @property
     def network(self) -> Network:
         """Shape of the networks.
 
