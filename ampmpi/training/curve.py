@@ -5,12 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import os
-import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ampmpi.files.whole import named, write_whole
 from ampmpi.model.settings import LossFunction
@@ -66,14 +62,6 @@ class Curve:
         row = " ".join([str(step.step), *values, f"{step.seconds:.3f}"])
         with named(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(row + "\n")
-
-
-def read(path: str | os.PathLike[str]) -> NDArray[np.void]:
-    """Return a curve's table as a structured array with the fields of `Step`."""
-    with warnings.catch_warnings():
-        # a table without rows is no error
-        warnings.simplefilter("ignore", UserWarning)
-        return np.atleast_1d(np.genfromtxt(path, names=True, dtype=float))
 
 
 def opening(lossfunction: LossFunction, n_images: int, validation: bool) -> str:
