@@ -17,7 +17,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ampmpi.descriptor import Gaussian
 from ampmpi.errors import InputError, ModelError, Unfinished
 from ampmpi.model import NeuralNetwork, amp_file
-from ampmpi.parallel.failure import share
+from ampmpi.parallel.failure import abort_on_error, install_excepthook, share
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -249,25 +249,25 @@ class Amp(Calculator):
         from ampmpi.members import Member
         from ampmpi.parallel.comm import as_communicator
         from ampmpi.parallel.launch import stop
-        from ampmpi.training import Settings, train
+        from ampmpi.training import Session, Settings
 
         ranks = as_communicator(comm)
-        label = self.label or "amp"
         settings = _settings(Settings, self.model.checkpoints, options)
         settings = replace(
             settings, overwrite=overwrite, logging=self.logging and self.label is not None
         )
-        with stop.caught():
+        install_excepthook(ranks)
+        with stop.caught(), abort_on_error(ranks):
             try:
-                result = train(
+                result = Session(
                     images,
                     self.descriptor,
                     [Member("the model", self.model)],
-                    label=label,
+                    label=self.label or "amp",
                     dblabel=self.dblabel,
                     settings=settings,
                     comm=ranks,
-                )
+                ).train()
             except Unfinished as error:
                 if ranks.size == 1 and stop.signal_name == "SIGINT":
                     raise KeyboardInterrupt(str(error)) from None

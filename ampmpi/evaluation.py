@@ -5,24 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ampmpi.errors import ImageError, ModelError
 from ampmpi.images import Images
 from ampmpi.model.layers import Array
-
-
-class Calculator(Protocol):
-    """What an evaluation needs of a calculator; `ampmpi.Amp` has it."""
-
-    descriptor: Any
-    model: Any
-    results: dict[str, Any]
-
-    def calculate(self, atoms: Any, properties: list[str]) -> None:
-        """Put energy and forces of atoms into `results`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +50,10 @@ class Evaluation:
         return float(self.energies.mean() - self.energy) / len(self.symbols)
 
     @property
-    def force_errors(self) -> Array | None:
-        """Errors of the mean forces, (n_atoms, 3), eV/Å."""
+    def force_errors(self) -> Array:
+        """Errors of the mean forces, (n_atoms, 3), eV/Å; (0, 3) without a reference."""
         if self.forces is None:
-            return None
+            return np.empty((0, 3))
         errors: Array = self.predicted.mean(axis=0) - self.forces
         return errors
 
@@ -80,7 +69,7 @@ class Evaluation:
 
 
 def evaluate(
-    calculators: Sequence[Calculator],
+    calculators: Sequence[Any],
     images: Images,
     outside: float = 0.05,
     indices: Sequence[int] | None = None,
@@ -89,7 +78,7 @@ def evaluate(
 
     Parameters
     ----------
-    calculators : sequence of calculators
+    calculators : sequence of Amp
         A committee, or one.
     images : Images
         The images.
@@ -111,7 +100,8 @@ def evaluate(
             name = str(images.ref(index))
             if isinstance(atoms, ImageError):
                 raise ImageError(f"{name}: {atoms}")
-            energy, forces = _reference(atoms)
+            carried = getattr(atoms.calc, "results", {})
+            energy, forces = carried.get("energy"), carried.get("forces")
             atoms.constraints = []
             energies, predicted = [], []
             for calculator in calculators:
@@ -125,8 +115,8 @@ def evaluate(
                 Evaluation(
                     name,
                     tuple(atoms.symbols),
-                    energy,
-                    forces,
+                    None if energy is None else float(energy),
+                    None if forces is None else np.array(forces, dtype=np.float64),
                     np.array(energies),
                     np.array(predicted),
                     tuple(warning for one in ranges for warning in _outside(one, atoms, outside)),
@@ -135,20 +125,9 @@ def evaluate(
     return found
 
 
-def _reference(atoms: Any) -> tuple[float | None, Array | None]:
-    """Energy and forces that an image carries."""
-    results = getattr(atoms.calc, "results", {})
-    energy = results.get("energy")
-    forces = results.get("forces")
-    return (
-        None if energy is None else float(energy),
-        None if forces is None else np.array(forces, dtype=np.float64),
-    )
-
-
-def _distinct_ranges(calculators: Sequence[Calculator]) -> list[Calculator]:
+def _distinct_ranges(calculators: Sequence[Any]) -> list[Any]:
     """Return one calculator for each descriptor and trained range; committees share them."""
-    distinct: dict[str, Calculator] = {}
+    distinct: dict[str, Any] = {}
     for calculator in calculators:
         ranges = calculator.model.parameters["fprange"]
         distinct.setdefault(f"{calculator.descriptor.digest} {ranges}", calculator)
@@ -159,7 +138,7 @@ def _distinct_ranges(calculators: Sequence[Calculator]) -> list[Calculator]:
 NARROW = 1e-8
 
 
-def _outside(calculator: Calculator, atoms: Any, part: float) -> Iterator[str]:
+def _outside(calculator: Any, atoms: Any, part: float) -> Iterator[str]:
     """Name atoms and features that the training did not reach, the farthest first."""
     ranges = calculator.model.fprange or {}
     descriptor = calculator.descriptor.resolve(ranges)
@@ -193,22 +172,20 @@ def _named(function: Mapping[str, Any]) -> str:
 
 
 def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
-    """Errors of a set, then of each element's forces, then the committee's disagreement."""
-    with_energy = [item for item in found if item.energy is not None]
-    with_forces = [item for item in found if item.forces is not None]
+    """Return errors of a set, then of each element's forces, then the committee's disagreement."""
     lines = [f"{name}: {len(found)} images"]
-    if with_energy:
-        errors = np.array([item.energy_error for item in with_energy])
+    errors = np.array([item.energy_error for item in found if item.energy is not None])
+    if len(errors):
         lines.append(f"  energy, meV/atom      {_errors(1e3 * errors)}")
-    if with_forces:
-        errors = np.concatenate([force_errors_of(item) for item in with_forces])
-        symbols = np.concatenate([np.array(item.symbols) for item in with_forces])
+    errors = np.concatenate([item.force_errors for item in found])
+    if len(errors):
+        symbols = np.array([s for item in found if item.forces is not None for s in item.symbols])
         lines.append(f"  forces, meV/Å         {_errors(1e3 * errors)}")
         lines += [
             f"  forces on {symbol}, meV/Å".ljust(24) + _errors(1e3 * errors[symbols == symbol])
             for symbol in sorted(set(symbols.tolist()))
         ]
-    if not (with_energy or with_forces):
+    if len(lines) == 1:
         lines.append("  no energies or forces to compare with")
     if len(found[0].energies) > 1:
         most = max(found, key=lambda item: item.force_spread)
@@ -223,13 +200,6 @@ def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
     return lines
 
 
-def force_errors_of(item: Evaluation) -> Array:
-    """Return the force errors of an image that is known to carry forces."""
-    errors = item.force_errors
-    assert errors is not None
-    return errors
-
-
 def _errors(values: Array) -> str:
     return (
         f"rmse {np.sqrt(np.mean(values**2)):.4g}, mean absolute {np.abs(values).mean():.4g}, "
@@ -238,7 +208,7 @@ def _errors(values: Array) -> str:
 
 
 def rows(found: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
-    """Each image's numbers, plain."""
+    """Yield each image's numbers, plain."""
     for item in found:
         errors = item.force_errors
         yield {
@@ -247,13 +217,13 @@ def rows(found: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
             "energy": float(item.energies.mean()),
             "energy_reference": item.energy,
             "energy_spread": item.energy_spread * len(item.symbols),
-            "force_rmse": None if errors is None else float(np.sqrt(np.mean(errors**2))),
+            "force_rmse": float(np.sqrt(np.mean(errors**2))) if len(errors) else None,
             "force_spread": item.force_spread,
             "outside": list(item.warnings),
         }
 
 
-def describe(name: str, calculator: Calculator) -> str:
+def describe(name: str, calculator: Any) -> str:
     """Say what a calculator consists of."""
     model, descriptor = calculator.model, calculator.descriptor
     shapes = [f"{e} {'-'.join(map(str, n))}" for e, n in model.network.nodes.items()]

@@ -74,28 +74,26 @@ def make_members(
     Raises
     ------
     InputError
-        An architecture is given twice, or there is none.
+        An architecture is given twice.
     """
-    if starts < 1 or seats < 1:
-        raise InputError("starts and committee must be at least 1")
     if len(set(hidden)) != len(hidden):
         raise InputError("the same hidden layers are given twice; use starts for several of them")
     lone = len(hidden) * starts * seats == 1
-    members = []
-    for seat in range(seats):
-        draw = int(np.random.SeedSequence([seed, seat]).generate_state(1)[0])
-        for nodes in hidden:
-            for start in range(starts):
-                derived = np.random.SeedSequence([seed, seat, start, *nodes]).generate_state(1)[0]
-                members.append(
-                    Member(
-                        name=f"{'-'.join(map(str, nodes))}_member{seat}_start{start}",
-                        model=make_model(nodes, seed if lone else int(derived)),
-                        seat=seat,
-                        draw=draw if bootstrap else None,
-                    )
-                )
-    return members
+    return [
+        Member(
+            name=f"{'-'.join(map(str, nodes))}_member{seat}_start{start}",
+            model=make_model(nodes, seed if lone else _seed(seed, seat, start, *nodes)),
+            seat=seat,
+            draw=_seed(seed, seat) if bootstrap else None,
+        )
+        for seat in range(seats)
+        for nodes in hidden
+        for start in range(starts)
+    ]
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def group_size(n_ranks: int, n_members: int, groups: int | None = None) -> int:
@@ -128,6 +126,12 @@ def committee_file(label: str, seat: int) -> str:
     return f"{label}-committee-{seat}.amp"
 
 
+def targets(label: str, members: Sequence[Member]) -> list[str]:
+    """Return the files in which a training will save its calculators."""
+    seats = sorted({member.seat for member in members})
+    return [f"{label}.amp"] + [committee_file(label, s) for s in seats if len(seats) > 1]
+
+
 def committee_files(label: str) -> list[str]:
     """Return the files of a label's committee that are there, by seat.
 
@@ -147,31 +151,26 @@ def committee_files(label: str) -> list[str]:
 class Queue:
     """Hands each member to one group.
 
-    Parameters
-    ----------
-    folder : Path or None
-        A folder of this run's own, on a file system that all ranks see; None for one group.
-    members : sequence of Member
-        What there is to do.
+    The folder is this run's own, on a file system that all ranks see; None for one group.
     """
 
     def __init__(self, folder: Path | None, members: Sequence[Member]) -> None:
         self.folder = folder
-        self.waiting = list(members)
+        self.waiting = [member.name for member in members]
 
-    def take(self) -> Member | None:
-        """Return a member that no other group has taken; None at the end, or after `close`."""
+    def take(self) -> str | None:
+        """Return the name of a member that no other group has; None at the end, or if closed."""
         while self.waiting:
             if self.folder is None:
                 return self.waiting.pop(0)
             if (self.folder / STOP).exists():
                 return None
-            member = self.waiting.pop(0)
+            name = self.waiting.pop(0)
             try:
-                (self.folder / member.name).mkdir()
+                (self.folder / name).mkdir()
             except FileExistsError:
                 continue
-            return member
+            return name
         return None
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from ampmpi.errors import InputError
-from ampmpi.evaluation import Evaluation, force_errors_of
-from ampmpi.training.curve import read
+from ampmpi.evaluation import Evaluation
 
 # Curves that a legend names one by one.
 NAMED = 12
@@ -71,9 +71,12 @@ def outcome(path: str) -> str:
 
 
 def read_curve(path: str) -> Any:
-    """Read a learning curve; `InputError` where the file is something else."""
+    """Read a learning curve as an array with the fields of `Step`."""
     try:
-        table = read(path)
+        with warnings.catch_warnings():
+            # a table without rows is no error
+            warnings.simplefilter("ignore", UserWarning)
+            table = np.atleast_1d(np.genfromtxt(path, names=True, dtype=float))
         if table.dtype.names is None or "energy_rmse" not in table.dtype.names:
             raise ValueError("it has no column energy_rmse")
     except (OSError, ValueError) as error:
@@ -85,18 +88,19 @@ def parity_figure(found: Sequence[Evaluation]) -> Any:
     """Draw predicted against reference energies and forces, with histograms of the errors."""
     from matplotlib.figure import Figure
 
-    energies = [item for item in found if item.energy is not None]
-    forces = [item for item in found if item.forces is not None]
-    known = [item.forces.ravel() for item in found if item.forces is not None]
+    energies = [
+        (item.energy / len(item.symbols), item.energy_error)
+        for item in found
+        if item.energy is not None
+    ]
+    forces = [item.forces.ravel() for item in found if item.forces is not None]
     rows = []
     if energies:
-        reference = np.array([(item.energy or 0.0) / len(item.symbols) for item in energies])
-        errors = np.array([item.energy_error for item in energies])
+        reference, errors = np.array(energies).T
         rows.append((reference, errors, "energy", "eV/atom"))
     if forces:
-        reference = np.concatenate(known)
-        errors = np.concatenate([force_errors_of(item).ravel() for item in forces])
-        rows.append((reference, errors, "force", "eV/Å"))
+        errors = np.concatenate([item.force_errors.ravel() for item in found])
+        rows.append((np.concatenate(forces), errors, "force", "eV/Å"))
     if not rows:
         raise InputError("the images carry neither energies nor forces to compare with")
     figure = Figure(figsize=(8, 3.2 * len(rows)), layout="constrained")
@@ -124,7 +128,7 @@ def spread_figure(found: Sequence[Evaluation]) -> Any:
     left.set_xlabel("image")
     left.set_ylabel("energy spread, meV/atom")
     known = [item for item in found if item.forces is not None]
-    errors = [1e3 * float(np.abs(force_errors_of(item)).max()) for item in known]
+    errors = [1e3 * float(np.abs(item.force_errors).max()) for item in known]
     right.plot([1e3 * item.force_spread for item in known], errors, ".")
     right.set_xlabel("largest force spread, meV/Å")
     right.set_ylabel("largest force error, meV/Å")

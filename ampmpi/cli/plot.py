@@ -40,11 +40,10 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
         raise InputError(
             f"there is nothing to draw: no {label}-curve.txt, and no calculator with images"
         )
-    sections, figures = [], {}
     loaded = [Amp.load(name) for name in names]
     about = [evaluation.describe(*both) for both in zip(names, loaded, strict=True)]
     about += [plots.outcome(path) for path in curves]
-    sections.append(plots.Section("Training", "\n".join(about)))
+    sections, figures = [plots.Section("Training", "\n".join(about))], {}
     members = Path(f"{label}-members.txt")
     if members.exists():
         sections.append(plots.Section("Members", members.read_text(encoding="utf-8")))
@@ -91,4 +90,4 @@ def _trained(label: str) -> list[str]:
     from ampmpi.members import committee_files
 
     committee = committee_files(label)
-    return committee or [p for p in [f"{label}.amp"] if Path(p).exists()]
+    return committee or glob.glob(f"{glob.escape(label)}.amp")

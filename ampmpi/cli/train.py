@@ -147,14 +147,13 @@ def command(**options: Any) -> None:
     from ampmpi.parallel.failure import abort_on_error, agree, on_all
     from ampmpi.parallel.launch import stop
     from ampmpi.parallel.log import Log
-    from ampmpi.training import preview, train
+    from ampmpi.training import Session
 
     stop.install()
     comm = world()
     with abort_on_error(comm):
         descriptor = agree(comm, lambda: _descriptor(options))
-        act = preview if options["dry_run"] else train
-        act(
+        session = Session(
             list(options["images"]),
             descriptor,
             on_all(comm, lambda: _members(options)),
@@ -164,6 +163,10 @@ def command(**options: Any) -> None:
             comm=comm,
             terminal=Log(comm.rank),
         )
+        if options["dry_run"]:
+            session.preview()
+        else:
+            session.train()
 
 
 def _members(o: dict[str, Any]) -> list[Member]:

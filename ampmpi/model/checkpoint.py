@@ -79,14 +79,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
 
 
 def load(path: str | os.PathLike[str], *, whole: bool = True) -> Checkpoint | None:
-    """Read a checkpoint; None when there is none.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    whole : bool
-        Whether to read the optimiser's arrays, too, which are most of it.
+    """Read a checkpoint, or all but the optimiser's arrays; None when there is none.
 
     Raises
     ------

@@ -89,19 +89,17 @@ class NeuralNetwork:
             raise InputError(
                 f"NeuralNetwork: unknown activation {activation!r}; use {', '.join(ACTIVATIONS)}"
             )
-        for name, given, kind in (
-            ("regressor", regressor, Regressor),
-            ("lossfunction", lossfunction, LossFunction),
-        ):
-            if given is not None and not isinstance(given, kind):
+        self.regressor = Regressor() if regressor is None else regressor
+        self.lossfunction = LossFunction() if lossfunction is None else lossfunction
+        for name, kind in (("regressor", Regressor), ("lossfunction", LossFunction)):
+            given = getattr(self, name)
+            if not isinstance(given, kind):
                 raise InputError(f"NeuralNetwork: {name} is {given!r}; give a {kind.__name__}(...)")
         self.activation = activation
         self.hiddenlayers = _hidden(hiddenlayers)
         self.fprange = None if fprange is None else _ranges(fprange)
         self.layers = None if weights is None else _layers(weights)
         self.scalings = None if scalings is None else _scalings(scalings)
-        self.regressor = regressor if regressor is not None else Regressor()
-        self.lossfunction = lossfunction if lossfunction is not None else LossFunction()
         self.fortran = fortran
         self.checkpoints = checkpoints
         self.randomseed = randomseed
@@ -113,6 +111,11 @@ class NeuralNetwork:
     def forcetraining(self) -> bool:
         """Whether a training includes forces."""
         return self.lossfunction.trains_forces
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the model has everything that it needs in order to predict."""
+        return None not in (self.fprange, self.layers, self.scalings)
 
     @property
     def network(self) -> Network:

@@ -27,21 +27,7 @@ LEAST_PROGRESS = 1e-12
 class ScipyBlocks:
     """One of scipy's optimisers, or a function that is called as scipy's ``minimize`` is.
 
-    Parameters
-    ----------
-    regressor : Regressor
-        Which optimiser, and its keywords.
-    start : (n_parameters,) float array
-        Where to start.
-    block : int
-        Iterations between fresh starts.
-    state : mapping of str to array, optional
-        What `state` returned in the run to go on with.
-
-    Raises
-    ------
-    ValueError
-        The state is that of another number of parameters, or incomplete.
+    The parameters are those of `ampmpi.model.optimise.make_optimiser`.
     """
 
     def __init__(
@@ -59,7 +45,7 @@ class ScipyBlocks:
         self.losses: list[float] = []
         self.gradients: list[Array] = []
         if state is not None:
-            self._resume(state, len(start))
+            self._resume(state)
 
     def state(self) -> dict[str, Array]:
         """Return where the optimisation stands: the block's start and its journal."""
@@ -71,8 +57,8 @@ class ScipyBlocks:
             "gradients": _rows(self.gradients),
         }
 
-    def _resume(self, state: Mapping[str, Array], n: int) -> None:
-        count = len(state["losses"])
+    def _resume(self, state: Mapping[str, Array]) -> None:
+        n, count = len(self.start), len(state["losses"])
         width = n if self.regressor.lossprime else 0
         fits = (
             state["start"].shape == (n,)
@@ -91,13 +77,8 @@ class ScipyBlocks:
     def run(self, evaluate: Evaluate, observe: Callable[[], None]) -> None:
         """Lower the loss until `observe` raises, or no progress is possible.
 
-        Parameters
-        ----------
-        evaluate : callable
-            Called for each point that the journal does not hold.
-        observe : callable
-            Called after each such point has been entered into the journal, so that `state`
-            can be saved.
+        Both are called for points that the journal does not hold, `observe` after they are
+        entered into it.
         """
         from scipy.optimize import minimize
 

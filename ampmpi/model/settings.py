@@ -89,15 +89,13 @@ class LossFunction:
                     f"LossFunction: unknown convergence criterion {name!r}; use "
                     f"{', '.join(CRITERIA)}"
                 )
-            self.convergence[name] = _positive(f"convergence[{name!r}]", value, none=True)
+            self.convergence[name] = _positive(f"convergence[{name!r}]", value)
         self.energy_coefficient = _not_negative("energy_coefficient", energy_coefficient)
-        self.force_coefficient = (
-            None
-            if force_coefficient is None
-            else _not_negative("force_coefficient", force_coefficient)
-        )
+        self.force_coefficient = force_coefficient
+        if force_coefficient is not None:
+            self.force_coefficient = _not_negative("force_coefficient", force_coefficient)
         self.overfit = _not_negative("overfit", overfit)
-        self.d = _positive("d", d, none=True)
+        self.d = _positive("d", d)
         try:
             self.maxiter = int(maxiter)
         except (TypeError, ValueError, OverflowError):
@@ -219,8 +217,8 @@ def _not_negative(name: str, value: Any) -> float:
     return number
 
 
-def _positive(name: str, value: Any, *, none: bool) -> float | None:
-    if value is None and none:
+def _positive(name: str, value: Any) -> float | None:
+    if value is None:
         return None
     number = _number(name, value)
     if number <= 0:

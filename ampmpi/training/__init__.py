@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ampmpi.training.results import MemberResult, TrainingResult
-from ampmpi.training.session import preview, train
+from ampmpi.training.session import Session
 from ampmpi.training.settings import Schedule, Settings
 
-__all__ = ["MemberResult", "Schedule", "Settings", "TrainingResult", "preview", "train"]
+__all__ = ["MemberResult", "Schedule", "Session", "Settings", "TrainingResult"]

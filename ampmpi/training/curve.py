@@ -5,12 +5,8 @@ from __future__ import annotations
 import datetime
 import math
 import os
-import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ampmpi.files.whole import named, write_whole
 from ampmpi.model.settings import LossFunction
@@ -42,22 +38,11 @@ class Step:
 COLUMNS = tuple(field.name for field in fields(Step))
 
 
-def line(step: Step) -> str:
-    """One row of the table; floats keep all their digits."""
-    values = [repr(float(getattr(step, name))) for name in COLUMNS[1:-1]]
-    return " ".join([str(step.step), *values, f"{step.seconds:.3f}"])
-
-
 class Curve:
     """The table LABEL-curve.txt, which ``numpy.genfromtxt(file, names=True)`` reads.
 
-    Parameters
-    ----------
-    path : path
-        The file.
-    last : int
-        Step of the checkpoint that the training goes on from, 0 for a new one. What the
-        file holds beyond it is done again, and taken out.
+    `last` is the step of the checkpoint that the training goes on from, 0 for a new one. What
+    the file holds beyond it is done again, and taken out.
     """
 
     def __init__(self, path: str | os.PathLike[str], last: int) -> None:
@@ -72,21 +57,19 @@ class Curve:
         write_whole(self.path, ("# " + " ".join(COLUMNS) + "\n" + "".join(rows)).encode())
 
     def append(self, step: Step) -> None:
-        """Add one row."""
+        """Add one row; floats keep all their digits."""
+        values = [repr(float(getattr(step, name))) for name in COLUMNS[1:-1]]
+        row = " ".join([str(step.step), *values, f"{step.seconds:.3f}"])
         with named(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(line(step) + "\n")
+            file.write(row + "\n")
 
 
-def read(path: str | os.PathLike[str]) -> NDArray[np.void]:
-    """Return a curve's table as a structured array with the fields of `Step`."""
-    with warnings.catch_warnings():
-        # a table without rows is no error
-        warnings.simplefilter("ignore", UserWarning)
-        return np.atleast_1d(np.genfromtxt(path, names=True, dtype=float))
+def opening(lossfunction: LossFunction, n_images: int, validation: bool) -> str:
+    """Return what the log says before a fit, in the words by which ``amp.analysis`` finds it.
 
-
-def opening(lossfunction: LossFunction, n_images: int) -> str:
-    """Return what the log says before a fit, in the words by which ``amp.analysis`` finds it."""
+    The table has Amp's columns, and two more with a validation set. Amp's reader counts the
+    words of a row: no space comes before or in those two.
+    """
     settings = lossfunction.parameters
     convergence = settings["convergence"]
     lines = [
@@ -100,38 +83,23 @@ def opening(lossfunction: LossFunction, n_images: int) -> str:
             for name in ("energy_coefficient", "force_coefficient", "overfit", "weight_duplicates")
         ),
     ]
-    return "\n".join(lines)
-
-
-def closing(successful: bool) -> str:
-    """Return what the log says after a fit."""
-    return f"...optimization {'' if successful else 'un'}successful."
-
-
-def header(lossfunction: LossFunction, validation: bool) -> str:
-    """Head of the log's table: Amp's columns, and two more with a validation set.
-
-    Amp's reader counts the words of a row: no space comes before or in those two.
-    """
     names = ["Step", "Time", "Loss (SSD)", "EnergyRMSE", "MaxResid"]
+    more = ["Val. ERMSE"] if validation else []
     if lossfunction.trains_forces:
         names += ["ForceRMSE", "MaxResid"]
-    more = []
-    if validation:
-        more = ["Val. ERMSE"] + (["Val. FRMSE"] if lossfunction.trains_forces else [])
+        more += ["Val. FRMSE"] if validation else []
     widths = [5, 19] + [12] * (len(names) - 2)
     head = " ".join(f"{text:>{width}}" for text, width in zip(names, widths, strict=True))
     rule = " ".join(width * "=" for width in widths)
-    return "\n".join(["|".join([head, *more]), "|".join([rule, *(10 * "=" for _ in more)])])
+    return "\n".join([*lines, "|".join([head, *more]), "|".join([rule, *(10 * "=" for _ in more)])])
 
 
 def log_line(step: Step, lossfunction: LossFunction) -> str:
-    """One row of the log's table, with C where a criterion is met and - where it is not."""
+    """Return a row of the log's table, with C where a criterion is met and - where it is not."""
     now = datetime.datetime.now().isoformat(timespec="seconds")
     text = f"{step.step:5d} {now:>19s} {step.loss:12.4e}"
-    for name in names_of(lossfunction):
-        value, limit = getattr(step, name), lossfunction.convergence[name]
-        text += f" {value:10.4e} {'C' if limit is None or value <= limit else '-'}"
+    for value, limit in _criteria(step, lossfunction):
+        text += f" {value:10.4e} {'C' if value <= limit else '-'}"
     if not math.isnan(step.val_energy_rmse):
         text += f"|{step.val_energy_rmse:.4e}"
         if lossfunction.trains_forces:
@@ -139,16 +107,18 @@ def log_line(step: Step, lossfunction: LossFunction) -> str:
     return text
 
 
-def names_of(lossfunction: LossFunction) -> list[str]:
-    """Names of the errors that count."""
-    names = ["energy_rmse", "energy_maxresid"]
-    return [*names, "force_rmse", "force_maxresid"] if lossfunction.trains_forces else names
-
-
 def converged(step: Step, lossfunction: LossFunction) -> bool:
     """Whether a step meets every criterion."""
-    return all(
-        getattr(step, name) <= limit
-        for name in names_of(lossfunction)
-        if (limit := lossfunction.convergence[name]) is not None
-    )
+    return all(value <= limit for value, limit in _criteria(step, lossfunction))
+
+
+def _criteria(step: Step, lossfunction: LossFunction) -> list[tuple[float, float]]:
+    """Return the errors that count, each with its limit."""
+    names = ["energy_rmse", "energy_maxresid"]
+    if lossfunction.trains_forces:
+        names += ["force_rmse", "force_maxresid"]
+    limits = [lossfunction.convergence[name] for name in names]
+    return [
+        (getattr(step, name), math.inf if limit is None else limit)
+        for name, limit in zip(names, limits, strict=True)
+    ]

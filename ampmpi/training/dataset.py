@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,45 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """What every rank knows of the unique images of a training.
-
-    Attributes
-    ----------
-    pool : Pool
-        The images.
-    indices : (n_images,) int array
-        Index of each unique image; of duplicates the last one counts.
-    keys : (n_images,) bytes array
-        Hashes.
-    copies : (n_images,) int array
-        How often each image was given.
-    energies : (n_images,) float array, eV
-        Reference energies.
-    elements : tuple of str
-        Elements of the set, sorted.
-    composition : (n_images, n_elements) float array
-        Number of atoms of each element.
-    validation : (n_images,) bool array
-        Which images are kept for validation.
-    n_shared : int
-        Images that were given for validation and are left out there, as they are trained on.
-    forces : bool
-        Whether forces are trained.
-    digest, validation_digest : str
-        Change with the images of each set, their energies and their forces.
-    """
+    """What every rank knows of the unique images of a training."""
 
     pool: Pool
-    indices: NDArray[np.int64]
-    keys: NDArray[np.bytes_]
-    copies: NDArray[np.int64]
-    energies: Array
-    elements: tuple[str, ...]
-    composition: Array
-    validation: NDArray[np.bool_]
-    n_shared: int
-    forces: bool
-    digest: str
+    indices: NDArray[np.int64]  # of each unique image; of duplicates the last one counts
+    keys: NDArray[np.bytes_]  # hashes
+    copies: NDArray[np.int64]  # how often each image was given
+    energies: Array  # eV
+    elements: tuple[str, ...]  # sorted
+    composition: Array  # (n_images, n_elements), number of atoms
+    validation: NDArray[np.bool_]  # which images are kept for validation
+    n_shared: int  # images that were given for validation, but are trained on
+    forces: bool  # whether forces are trained
+    digest: str  # changes with the training images, their energies and their forces
     validation_digest: str
 
     @property
@@ -81,29 +55,8 @@ class Dataset:
         """Number of images to validate on."""
         return int(self.validation.sum())
 
-    @property
-    def remark(self) -> str | None:
-        """What the user should know of these images."""
-        if not self.n_shared:
-            return None
-        return (
-            f"{self.n_shared} of the images given for validation are among those to train on: "
-            "they are trained on, and left out of the validation"
-        )
-
     def check_validation(self, known: Iterable[str] = ()) -> None:
-        """Check that the images to train on have all elements of those to validate on.
-
-        Parameters
-        ----------
-        known : iterable of str
-            Elements that the model knows already.
-
-        Raises
-        ------
-        InputError
-            They lack one; every rank raises it.
-        """
+        """Refuse elements that only images to validate on have and the model does not know."""
         trained = self.composition[~self.validation].any(axis=0)
         for column in np.flatnonzero(~trained):
             element = self.elements[column]
@@ -127,36 +80,25 @@ class Dataset:
         mine = self.indices[chosen[owners == comm.rank]]
 
         def take() -> list[Target]:
-            return [
-                replace(
-                    target(atoms, key, name, forces=self.forces),
-                    atoms=atoms if keep_atoms else None,
-                )
-                for key, name, atoms in self.read(mine)
-            ]
+            found = []
+            for key, name, atoms in self.read(mine):
+                seen = target(atoms, key, name, forces=self.forces)
+                found.append(replace(seen, atoms=atoms) if keep_atoms else seen)
+            return found
 
         return on_all(comm, take)
 
     def read(self, indices: NDArray[np.int64]) -> Iterator[tuple[str, str, Atoms]]:
-        """Read images again that were surveyed, as hash, name and atoms, in ascending order.
-
-        Raises
-        ------
-        ImageError
-            An image cannot be read, or is not the one that a rank has surveyed.
-        """
+        """Read images again that were surveyed, as hash, name and atoms, in ascending order."""
+        key_of = dict(zip(self.indices.tolist(), self.keys.tolist(), strict=True))
         for index, key, name, atoms in self.pool.read(sorted(indices.tolist())):
-            if self._key_of[index] != key.encode():
+            if key_of[index] != key.encode():
                 raise ImageError(
                     f"{name} is not the same on every rank, or was changed meanwhile: give all "
                     "ranks the same images, from a file or with a seed for whatever is random in "
                     "them"
                 )
             yield key, name, atoms
-
-    @cached_property
-    def _key_of(self) -> dict[int, bytes]:
-        return dict(zip(self.indices.tolist(), self.keys.tolist(), strict=True))
 
 
 def survey(
@@ -169,25 +111,7 @@ def survey(
 ) -> Dataset:
     """Look at every image once, each rank at its block, and tell all ranks.
 
-    Parameters
-    ----------
-    comm : Communicator
-        All ranks.
-    pool : Pool
-        The images.
-    forces : bool
-        Whether forces are trained.
-    fraction : float
-        Fraction of the images to keep for validation, where none were given for it.
-    seed : int
-        Seed of the choice.
-
-    Raises
-    ------
-    ImageError
-        An image lacks what is to be trained; every rank raises it.
-    InputError
-        There is nothing to train on, or all images to validate on are trained on.
+    `fraction` of the images is chosen with `seed` for validation, where none were given for it.
     """
 
     def look() -> list[tuple[int, Target]]:
@@ -208,25 +132,20 @@ def survey(
             np.array([seen.key for _, seen in found], dtype="S32"),
             np.array([seen.energy for _, seen in found], dtype=float),
             composition,
-            np.frombuffer(b"".join(seen.digest() for _, seen in found), dtype=np.uint64).reshape(
-                -1, 2
-            ),
+            np.array([seen.digest() for _, seen in found], dtype="V16"),
         )
     )
-    indices, keys, energies, composition, digests = (
-        np.concatenate(columns) for columns in zip(*parts, strict=True)
-    )
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    indices, keys = columns[:2]
     given = pool.given_for_validation
-    trained_on = keys[indices < given.start]
-    repeated = (indices >= given.start) & np.isin(keys, trained_on)
+    repeated = (indices >= given.start) & np.isin(keys, keys[indices < given.start])
     n_shared = len(np.unique(keys[repeated]))
-    indices, keys, energies, composition, digests = (
-        column[~repeated] for column in (indices, keys, energies, composition, digests)
-    )
-    first, last, copies = _unique(keys)
-    in_validation = indices[first] >= given.start
+    indices, keys, energies, composition, digests = (column[~repeated] for column in columns)
+    _, first, copies = np.unique(keys, return_index=True, return_counts=True)
+    _, from_end = np.unique(keys[::-1], return_index=True)
     order = np.argsort(first, kind="stable")
-    last, copies, in_validation = last[order], copies[order], in_validation[order]
+    first, last, copies = first[order], (len(keys) - 1 - from_end)[order], copies[order]
+    in_validation = indices[first] >= given.start
     if not given:
         # By hash: whatever the order of the images is, the same ones are chosen.
         in_validation = np.empty(len(last), bool)
@@ -241,11 +160,7 @@ def survey(
                 "are not trained on"
             )
         )
-    rows = digests[last]
-    training, validation = (
-        combine_digests([row.tobytes() for row in rows[which]]).hex()
-        for which in (~in_validation, in_validation)
-    )
+    digests = digests[last]
     return Dataset(
         pool=pool,
         indices=indices[last],
@@ -257,27 +172,15 @@ def survey(
         validation=in_validation,
         n_shared=n_shared,
         forces=forces,
-        digest=training,
-        validation_digest=validation,
+        digest=_combined(digests[~in_validation]),
+        validation_digest=_combined(digests[in_validation]),
     )
 
 
-def _unique(
-    keys: NDArray[np.bytes_],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the first and the last of each distinct key, and how many there are."""
-    _, first, copies = np.unique(keys, return_index=True, return_counts=True)
-    _, from_end = np.unique(keys[::-1], return_index=True)
-    return first, len(keys) - 1 - from_end, copies
-
-
-def combine_digests(digests: Sequence[bytes]) -> bytes:
-    """Combine digests of images to one that does not depend on their order."""
-    total = np.zeros(2, dtype=np.uint64)
-    for digest in digests:
-        with np.errstate(over="ignore"):
-            total += np.frombuffer(digest, dtype=np.uint64)
-    return total.tobytes()
+def _combined(digests: NDArray[Any]) -> str:
+    """Add up digests of 16 bytes to one that does not depend on their order."""
+    total: NDArray[np.uint64] = digests.view(np.uint64).reshape(-1, 2).sum(axis=0, dtype=np.uint64)
+    return total.tobytes().hex()
 
 
 def validation_split(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:

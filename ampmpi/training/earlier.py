@@ -21,48 +21,88 @@ import numpy as np
 
 from ampmpi.descriptor import Gaussian
 from ampmpi.errors import AmpmpiError, InputError, ModelError
-from ampmpi.members import Member, committee_files, prefix_of
-from ampmpi.model import NeuralNetwork, amp_file
+from ampmpi.members import Member, committee_files, prefix_of, targets
+from ampmpi.model import LossFunction, NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
+from ampmpi.model.layers import Array
+from ampmpi.training.curve import Step
 from ampmpi.training.dataset import Dataset
-from ampmpi.training.results import targets
 from ampmpi.training.settings import Schedule
-from ampmpi.training.start import (
-    FPRANGE,
-    STALLED,
-    Start,
-    checkpoint_of,
-    digest_of,
-    ends_of,
-    result_of,
-)
+
+CONVERGED, MAXITER, EARLY, STALLED = "converged", "maxiter", "early stopping", "stalled"
+
+FPRANGE = "fprange."
+
+
+@dataclass(frozen=True, eq=False)
+class FitResult:
+    """End of a fit.
+
+    The parameters are those that converged; else those with the smallest validation loss, or
+    training loss without a validation set.
+    """
+
+    outcome: str  # one of the four above
+    vector: Array  # the parameters
+    best: Step  # errors at these parameters
+    steps: int  # evaluations of the loss
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a fit starts: from a checkpoint of its own, or from given ranges and parameters."""
+
+    settings: dict[str, Any]  # what determines the fit; kept in its checkpoint
+    goes_on: bool = False  # whether there is a checkpoint of this fit to go on from
+    result: FitResult | None = None  # its end, where the checkpoint tells that it is finished
+    fprange: Mapping[str, Array] | None = None
+    vector: Array | None = None
+
+    def apply(self, model: NeuralNetwork) -> None:
+        """Give a model the ranges and parameters."""
+        if self.fprange is not None:
+            model.fprange = dict(self.fprange)
+        if self.vector is not None:
+            model.vector = self.vector
 
 
 @dataclass
 class Earlier:
-    """What was found under a label.
+    """What was found under a label."""
 
-    Attributes
-    ----------
-    starts : list of Start
-        Where each member's fit starts.
-    remarks : list of str
-        What the log says of it.
-    forgotten : list of str
-        Prefixes of the files whose checkpoints are no longer wanted.
-    results : set of str
-        Digests of the parameters that this training has ended with.
-    """
-
-    starts: list[Start] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    forgotten: list[str] = field(default_factory=list)
-    results: set[str] = field(default_factory=set)
+    starts: list[Start] = field(default_factory=list)  # of each member's fit
+    remarks: list[str] = field(default_factory=list)  # what the log says of it
+    forgotten: list[str] = field(default_factory=list)  # prefixes of checkpoints to remove
+    results: set[str] = field(default_factory=set)  # digests of this training's parameters
 
     @property
     def finished(self) -> bool:
         """Whether every fit has ended, so that nothing is to be computed."""
         return all(start.result is not None for start in self.starts)
+
+
+def checkpoint_of(prefix: str) -> str:
+    """Return the name of a fit's checkpoint."""
+    return f"{prefix}-checkpoint.npz"
+
+
+def ends_of(limits: LossFunction, schedule: Schedule) -> dict[str, Any]:
+    """Return what decides when a fit ends; a restart with other values goes on from the end."""
+    return {
+        "convergence": dict(limits.convergence) if limits.raise_ConvergenceOccurred else None,
+        "maxiter": limits.maxiter,
+        "patience": schedule.patience,
+    }
+
+
+def step_of(values: Array) -> Step:
+    """Return a step from its numbers in a checkpoint."""
+    return Step(int(values[0]), *values[1:].tolist())
+
+
+def digest_of(data: bytes) -> str:
+    """Return what tells numbers, such as the parameters of a result, from others."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def refuse_at_once(
@@ -84,46 +124,26 @@ def look(
     overwrite: bool,
     restart: bool,
 ) -> Earlier:
-    """Find where each member's fit starts; nothing is changed yet.
-
-    Parameters
-    ----------
-    label : str
-        Prefix of the training's files.
-    members : sequence of Member
-        What is to be fitted.
-    dataset, descriptor, schedule
-        With the models, what determines the fits.
-    overwrite : bool
-        Replace calculators and checkpoints of other trainings.
-    restart : bool
-        Start over, whatever checkpoints are there.
-
-    Raises
-    ------
-    InputError
-        Something is there that only an option replaces; the message names both.
-    ModelError
-        A checkpoint cannot be read.
-    """
+    """Find where each member's fit starts; nothing is changed yet."""
     found = Earlier()
-    replaces = any(Path(name).exists() for name in targets(label, members))
-    option = "--overwrite" if replaces else "--restart"
     for member in members:
         prefix = prefix_of(label, member, members)
-        settings = settings_of(dataset, descriptor, member, schedule)
+        start = Start(settings_of(dataset, descriptor, member, schedule))
         if restart:
             found.forgotten.append(prefix)
-            found.starts.append(Start(settings))
-        else:
-            start, different = _start(prefix, member.model, settings, schedule, overwrite, found)
+        elif Path(checkpoint_of(prefix)).exists():
+            start, different = _own_start(prefix, member.model, start, schedule, overwrite, found)
             if different and not overwrite:
+                replaces = any(Path(name).exists() for name in targets(label, members))
                 raise InputError(
                     f"{checkpoint_of(prefix)} is of another training ({'; '.join(different)}): go "
-                    f"back to its settings, take another label, or give {option} (overwrite=True "
-                    "in a script) to start over"
+                    "back to its settings, take another label, or give "
+                    f"{'--overwrite' if replaces else '--restart'} (overwrite=True in a script) "
+                    "to start over"
                 )
-            found.starts.append(start)
+        elif Path(f"{prefix}-checkpoint.amp").exists():
+            start = _amp_start(f"{prefix}-checkpoint.amp", member.model, start, found)
+        found.starts.append(start)
     _refuse_targets(label, members, found.results, overwrite=overwrite)
     return found
 
@@ -135,39 +155,29 @@ def forget(found: Earlier) -> None:
         Path(checkpoint_of(prefix)).unlink(missing_ok=True)
 
 
-def _start(
+def _own_start(
     prefix: str,
     model: NeuralNetwork,
-    settings: dict[str, Any],
+    start: Start,
     schedule: Schedule,
     overwrite: bool,
     found: Earlier,
 ) -> tuple[Start, list[str]]:
-    """Find where one member's fit starts, and how its checkpoint differs from what is wanted.
-
-    What comes with it is noted in `found`.
-    """
+    """Start as the checkpoint tells, and say how it differs from what is wanted."""
     path = checkpoint_of(prefix)
     known = checkpoints.load(path, whole=False)
     if known is None:
-        return _start_from_amp(f"{prefix}-checkpoint.amp", model, settings, found), []
-    try:
-        result = result_of(known)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"checkpoint {path} lacks the result that it tells of; remove it to start over"
-        ) from error
+        return start, []
+    result, settings = _result_of(path, known), start.settings
     if result is not None and _holds(model, result.vector):
         # the same call again, with the calculator that the first one has trained
         settings = {**settings, "given parameters": known.settings.get("given parameters")}
     different = checkpoints.differences(known.settings, settings)
-    is_at_end = result is not None and known.state["ends"] == ends_of(model.lossfunction, schedule)
+    if known.state["ends"] != ends_of(model.lossfunction, schedule):
+        result = None  # it goes on from its end
     # without a seed every start is another one
     is_worn = (
-        is_at_end
-        and result is not None
-        and model.randomseed is None
-        and (overwrite or result.outcome == STALLED)
+        result is not None and model.randomseed is None and (overwrite or result.outcome == STALLED)
     )
     if different or is_worn:
         what = "of another training" if different else "of a finished training without a seed"
@@ -175,21 +185,30 @@ def _start(
         found.forgotten.append(prefix)
         return Start(settings), different
     found.results.update(str(digest) for digest in known.state["results"])
-    start = Start(settings, goes_on=True, fprange=known.arrays_of(FPRANGE))
-    if is_at_end and result is not None:
+    if result is not None:
         found.remarks.append(f"{path} says that this fit is finished; nothing to do.")
-        start = replace(start, result=result, vector=result.vector)
-    return start, []
+    vector = None if result is None else result.vector
+    return Start(settings, True, result, known.arrays_of(FPRANGE), vector), []
 
 
-def _start_from_amp(
-    path: str, model: NeuralNetwork, settings: dict[str, Any], found: Earlier
-) -> Start:
-    """Start from the parameters of a checkpoint that Amp left, as Amp does; else from none."""
-    if not Path(path).exists():
-        return Start(settings)
+def _result_of(path: str, known: checkpoints.Checkpoint) -> FitResult | None:
+    """Return the end that a checkpoint tells of; None where the fit is not finished."""
+    state, arrays = known.state, known.arrays
+    if state["outcome"] is None:
+        return None
+    try:
+        end = step_of(arrays["end"])
+        return FitResult(state["outcome"], arrays["end_vector"], end, state["steps"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"checkpoint {path} lacks the result that it tells of; remove it to start over"
+        ) from error
+
+
+def _amp_start(path: str, model: NeuralNetwork, start: Start, found: Earlier) -> Start:
+    """Start from the parameters of a checkpoint that Amp left, as Amp does."""
     left = NeuralNetwork.from_parameters(amp_file.read(path)[1])
-    if left.fprange is None or left.layers is None or left.scalings is None:
+    if not left.is_whole:
         raise ModelError(f"{path} lacks parameters; remove it to start over")
     wanted = model.hiddenlayers
     for element, nodes in left.network.nodes.items():
@@ -200,7 +219,7 @@ def _start_from_amp(
                 f"{element}: train such a one, or remove it to start over"
             )
     found.remarks.append(f"Found {path}; starting from its parameters.")
-    return Start(settings, fprange=left.fprange, vector=left.vector)
+    return replace(start, fprange=left.fprange, vector=left.vector)
 
 
 def _refuse_targets(
@@ -229,14 +248,12 @@ def _is_result(name: str, results: set[str]) -> bool:
         vector = NeuralNetwork.from_parameters(amp_file.read(name)[1]).vector
     except AmpmpiError:
         return False
-    return digest_of(vector) in results
+    return digest_of(vector.tobytes()) in results
 
 
-def _holds(model: NeuralNetwork, vector: np.ndarray[Any, Any]) -> bool:
+def _holds(model: NeuralNetwork, vector: Array) -> bool:
     """Whether a model has these parameters."""
-    if model.fprange is None or model.layers is None or model.scalings is None:
-        return False
-    return np.array_equal(model.vector, vector)
+    return model.is_whole and np.array_equal(model.vector, vector)
 
 
 def drawn_images(dataset: Dataset, draw: int | None) -> Mapping[str, float] | None:
@@ -258,30 +275,23 @@ def settings_of(
     """Collect what determines the way of a fit; a checkpoint belongs to one set of these."""
     model = member.model
     drawn = drawn_images(dataset, member.draw)
-    loss = {
-        k: v
-        for k, v in model.lossfunction.parameters.items()
-        if k not in ("convergence", "maxiter")
-    }
+    loss = dict(model.lossfunction.parameters)
+    del loss["convergence"], loss["maxiter"]
     given = {k: v for k, v in model.parameters.items() if k in ("weights", "scalings", "fprange")}
     copies = dataset.copies[np.argsort(dataset.keys)]
     return {
         "images": dataset.digest,
         "validation images": dataset.validation_digest,
-        "copies": _digest(copies.tobytes()) if loss["weight_duplicates"] else None,
-        "bootstrap": None if drawn is None else _digest(repr(sorted(drawn.items())).encode()),
+        "copies": digest_of(copies.tobytes()) if loss["weight_duplicates"] else None,
+        "bootstrap": None if drawn is None else digest_of(repr(sorted(drawn.items())).encode()),
         "descriptor": descriptor.digest,
         "hiddenlayers": model.hiddenlayers,
         "activation": model.activation,
         "prescale": model.prescale,
         "seed": model.randomseed,
-        "given parameters": _digest(repr(given).encode()) if any(given.values()) else None,
+        "given parameters": digest_of(repr(given).encode()) if any(given.values()) else None,
         "loss": loss,
         "optimiser": model.regressor.parameters,
         "validate_every": schedule.validate_every,
         "block": schedule.block,
     }
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()

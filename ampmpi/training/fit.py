@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,16 +16,13 @@ from ampmpi.files.whole import sweep
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.layers import Array
-from ampmpi.model.loss import overfit_term
+from ampmpi.model.loss import LossSums, overfit_term
 from ampmpi.model.optimise import StopOptimisation, make_optimiser
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all
 from ampmpi.parallel.threads import one_blas_thread
-from ampmpi.training.curve import Curve, Step, closing, converged, header, log_line, opening
-from ampmpi.training.settings import Schedule
-from ampmpi.training.shared_loss import SharedLoss, Totals
-from ampmpi.training.shares import Prepared, scaled
-from ampmpi.training.start import (
+from ampmpi.training.curve import Curve, Step, converged, log_line, opening
+from ampmpi.training.earlier import (
     CONVERGED,
     EARLY,
     FPRANGE,
@@ -39,6 +35,9 @@ from ampmpi.training.start import (
     ends_of,
     step_of,
 )
+from ampmpi.training.settings import Schedule
+from ampmpi.training.shared_loss import SharedLoss
+from ampmpi.training.shares import Prepared, scaled
 
 # Seconds after which a checkpoint is written even if few steps were made.
 CHECKPOINT_SECONDS = 300.0
@@ -56,32 +55,8 @@ def fit(
 ) -> FitResult:
     """Fit a model on a group of ranks, or go on with a fit that was interrupted.
 
-    Parameters
-    ----------
-    comm : Communicator
-        The group; all its ranks call this.
-    prepared : Prepared
-        The images.
-    model : NeuralNetwork
-        The model; gets the parameters found, on every rank, and stays as it was where the
-        fit does not end.
-    label : str
-        Prefix of the files.
-    schedule : Schedule
-        When to validate and to save.
-    log : callable
-        Takes lines for the log.
-    start : Start
-        Where to start.
-    drawn : mapping of str to float, optional
-        How often each training image counts; the others do not. For bootstrapping.
-
-    Raises
-    ------
-    Unfinished
-        A signal asked to stop; every rank raises it.
-    ModelError
-        The images hold an element that the model lacks, or the loss is not a number.
+    The model gets the parameters found, on every rank; it stays as it was where the fit does
+    not end. `drawn`, for bootstrapping, is how often each training image counts.
     """
     with _unchanged_on_error(model):
         start.apply(model)
@@ -89,9 +64,7 @@ def fit(
 
         def run() -> FitResult:
             try:
-                return Fit(loss, model, prepared, label, schedule, start.settings, log).run(
-                    start.goes_on
-                )
+                return Fit(loss, model, prepared, label, schedule, start, log).run()
             finally:
                 loss.finish()
 
@@ -105,14 +78,11 @@ def fit(
 
 @contextmanager
 def _unchanged_on_error(model: NeuralNetwork) -> Iterator[None]:
-    """Leave a model without parameters, or with those it had, where a fit does not end."""
-    names = ("fprange", "layers", "scalings")
-    before = {name: getattr(model, name) for name in names}
+    before = model.fprange, model.layers, model.scalings
     try:
         yield
     except BaseException:
-        for name, value in before.items():
-            setattr(model, name, value)
+        model.fprange, model.layers, model.scalings = before
         raise
 
 
@@ -122,13 +92,7 @@ def initial_loss(
     model: NeuralNetwork,
     drawn: Mapping[str, float] | None = None,
 ) -> SharedLoss:
-    """Give a model what it lacks, and return its loss on the images of a group.
-
-    Raises
-    ------
-    ModelError
-        The images of this rank hold an element that the model lacks.
-    """
+    """Give a model what it lacks, and return its loss on the images of a group."""
     dataset = prepared.dataset
     chosen = ~dataset.validation
     columns = [dataset.elements.index(element) for element in sorted(prepared.fprange)]
@@ -142,19 +106,7 @@ def initial_loss(
 
 
 class Fit:
-    """A fit on rank 0 of its group, while the other ranks serve its loss.
-
-    Parameters
-    ----------
-    loss : SharedLoss
-        The loss over all ranks.
-    model : NeuralNetwork
-        The model at its start, with loss function and optimiser.
-    prepared : Prepared
-        The images.
-    label, schedule, settings, log
-        As for `fit`.
-    """
+    """A fit on rank 0 of its group, while the other ranks serve its loss."""
 
     def __init__(
         self,
@@ -163,47 +115,37 @@ class Fit:
         prepared: Prepared,
         label: str,
         schedule: Schedule,
-        settings: dict[str, Any],
+        start: Start,
         log: Callable[[str], None],
     ) -> None:
         self.loss, self.model, self.descriptor = loss, model, prepared.descriptor
         self.limits, self.regressor = model.lossfunction, model.regressor
-        self.n_images, self.n_validation = (
-            prepared.dataset.n_training,
-            prepared.dataset.n_validation,
-        )
-        self.schedule, self.settings, self.log = schedule, settings, log
+        self.n_images = prepared.dataset.n_training
+        self.n_validation = prepared.dataset.n_validation
         self.label, self.path = label, checkpoint_of(label)
-        self.ends = ends_of(self.limits, schedule)
+        self.schedule, self.start, self.log = schedule, start, log
+        self.began = self.saved = time.monotonic()
 
-    def run(self, goes_on: bool) -> FitResult:
-        """Make steps until there is a reason to end.
-
-        Raises
-        ------
-        Unfinished
-            A signal asked to stop; the checkpoint is saved.
-        ModelError
-            The loss is not a number, or the checkpoint cannot be read.
-        """
+    def run(self) -> FitResult:
+        """Make steps until there is a reason to end."""
         sweep(self.path)
-        known = checkpoints.load(self.path) if goes_on else None
+        known = checkpoints.load(self.path) if self.start.goes_on else None
         if known is None:
             self._begin(self.model.vector)
         else:
             self._resume(known)
         self.curve = Curve(f"{self.label}-curve.txt", self.steps)
         if self.limits.log_losses:
-            self.log(opening(self.limits, self.n_images))
-            self.log(header(self.limits, bool(self.n_validation)))
+            self.log(opening(self.limits, self.n_images, bool(self.n_validation)))
         outcome = self._optimised()
         end, vector = self.best, self.best_vector
         if outcome == CONVERGED or math.isinf(self.best_value):
             end, vector = self._validated(self.current), self.latest
-        self._save(outcome, end, vector)
+        result = FitResult(outcome, vector, end, self.steps)
+        self._save(result)
         if self.limits.log_losses:
-            self.log(closing(successful=outcome != STALLED))
-        return FitResult(outcome, vector, end, self.steps)
+            self.log(f"...optimization {'un' if outcome == STALLED else ''}successful.")
+        return result
 
     def _optimised(self) -> str:
         """Make steps until there is a reason to end, and return it."""
@@ -216,7 +158,6 @@ class Fit:
         return STALLED
 
     def _begin(self, start: Array) -> None:
-        self.began = self.saved = time.monotonic()
         self.optimiser = make_optimiser(self.regressor, start, self.schedule.block)
         self.steps, self.seconds = 0, 0.0
         self.results: list[str] = []
@@ -226,7 +167,6 @@ class Fit:
         self._save_amp(f"{self.label}-initial-parameters.amp", start)
 
     def _resume(self, known: checkpoints.Checkpoint) -> None:
-        self.began = self.saved = time.monotonic()
         arrays, n = known.arrays, self.loss.network.n_parameters
         try:
             self.best_vector, self.latest = arrays["best_vector"], arrays["latest"]
@@ -269,7 +209,6 @@ class Fit:
             seconds=self.seconds + time.monotonic() - self.began,
         )
         self.latest = vector
-        self.stop_requested = totals.stop_requested
         if not with_gradient:
             return value, np.zeros(0)
         gradient = totals.gradient if d is None else self._numerical_gradient(vector, d)
@@ -294,9 +233,10 @@ class Fit:
         if is_validated and patience is not None and step.step - self.best.step >= patience:
             raise StopOptimisation(EARLY)
         due = step.step % self.schedule.checkpoint_every == 0
-        if due or self.stop_requested or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
-            self._save(None)
-        if self.stop_requested:
+        stops = self.loss.stop_requested
+        if due or stops or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+            self._save()
+        if stops:
             raise Unfinished(
                 f"asked to stop after step {step.step} of the training; start it again to go on"
             )
@@ -316,12 +256,12 @@ class Fit:
             val_force_maxresid=force_max,
         )
 
-    def _weighted(self, totals: Totals) -> float:
+    def _weighted(self, totals: LossSums) -> float:
         coefficients = self.loss.coefficients
         return coefficients.energy * totals.energy + (coefficients.force or 0.0) * totals.force
 
-    def _errors(self, totals: Totals, n_images: int) -> tuple[float, float, float, float]:
-        """Energy rmse and largest residual, then those of the forces."""
+    def _errors(self, totals: LossSums, n_images: int) -> tuple[float, float, float, float]:
+        """Return energy rmse and largest residual, then those of the forces."""
         energy = math.sqrt(totals.energy / n_images)
         if self.loss.coefficients.force is None:
             return energy, totals.energy_maxresid, math.nan, math.nan
@@ -343,42 +283,38 @@ class Fit:
         copy.vector = vector
         amp_file.write(name, self.descriptor.parameters, copy.parameters)
 
-    def _save(
-        self, outcome: str | None, end: Step | None = None, end_vector: Array | None = None
-    ) -> None:
+    def _save(self, result: FitResult | None = None) -> None:
         """Write the checkpoint, and Amp's beside it while the fit goes on.
 
-        `end` and its parameters are the result of a fit that ended. It may be another
-        step than the best one, from which a fit with other limits goes on.
-
-        What is kept comes first, as a restart begins after the checkpoint; Amp's last, as
-        it stands in for a checkpoint that is not there.
+        The end of a fit may be another step than the best one, from which a fit with other
+        limits goes on. What is kept comes first, as a restart begins after the checkpoint;
+        Amp's last, as it stands in for a checkpoint that is not there.
         """
-        if outcome is None and self.schedule.keep_checkpoints:
+        if result is None and self.schedule.keep_checkpoints:
             folder = Path(f"{self.label}-checkpoints")
             folder.mkdir(exist_ok=True)
             self._save_amp(str(folder / f"{self.steps}.amp"), self.latest)
         arrays = {
             "best_value": np.array(self.best_value),
             "best_vector": self.best_vector,
-            "best": np.array(astuple(self.best), dtype=float),
+            "best": np.array(astuple(self.best)),
             "latest": self.latest,
         }
         for element, fprange in (self.model.fprange or {}).items():
             arrays[FPRANGE + element] = fprange
         for name, array in self.optimiser.state().items():
             arrays[checkpoints.OPTIMISER + name] = array
-        if end is not None and end_vector is not None:
-            arrays |= {"end": np.array(astuple(end), dtype=float), "end_vector": end_vector}
-            self.results.append(digest_of(end_vector))
+        if result is not None:
+            arrays |= {"end": np.array(astuple(result.best)), "end_vector": result.vector}
+            self.results.append(digest_of(result.vector.tobytes()))
         state = {
             "steps": self.steps,
             "seconds": self.seconds + time.monotonic() - self.began,
-            "outcome": outcome,
-            "ends": self.ends,
+            "outcome": None if result is None else result.outcome,
+            "ends": ends_of(self.limits, self.schedule),
             "results": self.results,
         }
-        checkpoints.save(self.path, checkpoints.Checkpoint(self.settings, state, arrays))
+        checkpoints.save(self.path, checkpoints.Checkpoint(self.start.settings, state, arrays))
         self.saved = time.monotonic()
-        if outcome is None:
+        if result is None:
             self._save_amp(f"{self.label}-checkpoint.amp", self.latest)

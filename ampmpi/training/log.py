@@ -27,15 +27,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class Voice:
-    """What a training says on rank 0: to its log, and to the terminal where it has one.
-
-    Parameters
-    ----------
-    log : Log
-        The training's log.
-    terminal : Log or None
-        Where the user reads along; None: only warnings are shown.
-    """
+    """What a training says on rank 0: to its log, and to the terminal where it has one."""
 
     def __init__(self, log: Log, terminal: Log | None, rank: int) -> None:
         self.log = log
@@ -55,13 +47,7 @@ class Voice:
 
 
 def open_log(stack: ExitStack, comm: Communicator, label: str, *, quiet: bool = False) -> Log:
-    """Open LABEL-log.txt for rank 0 to append to, and claim the label; quiet: no log.
-
-    Raises
-    ------
-    LockedError
-        Another training with the label is running; every rank raises it.
-    """
+    """Open LABEL-log.txt for rank 0 to append to, and claim the label; quiet: no log."""
     if quiet:
         return Log(comm.rank, quiet=True)
     path = Path(f"{label}-log.txt")

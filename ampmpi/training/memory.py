@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ampmpi.database import FingerprintDatabase
 from ampmpi.descriptor import Gaussian
 from ampmpi.model.batch import BATCH_ATOMS
 from ampmpi.parallel.comm import Communicator
@@ -28,28 +28,15 @@ USABLE = 0.8
 class MemoryPlan:
     """What a training will take.
 
-    Attributes
-    ----------
-    rank_bytes : float
-        Expected peak of a rank that holds its share.
-    limit : float
-        What a rank may take, bytes.
-    resident : bool
-        Whether the arrays are held in memory.
-    recompute : bool or None
-        Where they are not: whether to compute derivatives anew in each pass rather than
-        read them, because that was measured to be faster. None: reading was not measured.
+    Where the arrays are not held in memory, `recompute` says whether to compute derivatives
+    anew in each pass, because that was measured to be faster than to read them; None: reading
+    was not measured.
     """
 
-    rank_bytes: float
-    limit: float
-    resident: bool
+    rank_bytes: float  # expected peak of a rank that holds its share
+    limit: float  # bytes that a rank may take
+    resident: bool  # whether the arrays are held in memory
     recompute: bool | None
-
-    @property
-    def computes_anew(self) -> bool:
-        """Whether each pass computes the derivatives."""
-        return bool(self.recompute) and not self.resident
 
     def line(self) -> str:
         """Return the plan in words."""
@@ -72,22 +59,10 @@ def plan_memory(
     source: Source | None,
     limit: float | None = None,
 ) -> MemoryPlan:
-    """Predict the memory of each rank from a sample of the images.
+    """Predict from a sample of images what a rank takes where `group_size` ranks share them.
 
-    Parameters
-    ----------
-    comm : Communicator
-        All ranks.
-    group_size : int
-        Ranks that share one copy of the images.
-    dataset : Dataset
-        The images.
-    descriptor : Gaussian
-        The descriptor, with its elements.
-    source : Source or None
-        Where the entries are, if they are there: reading them is timed.
-    limit : float, optional
-        Bytes that a rank may take; what the node has left by default.
+    Reading the entries of `source` is timed, if they are there already. `limit` is how many
+    bytes a rank may take; what the node has left by default.
     """
     indices = dataset.indices
     mine = block(len(indices), comm.rank, comm.size)
@@ -101,11 +76,11 @@ def plan_memory(
         pairs.append((expected_pairs(len(atoms)), len(primes.pairs)))
         if source is not None and source.primes is not None:
             start = time.perf_counter()
-            entries_of(source.primes, [key])
+            entries_of(FingerprintDatabase(source.primes), [key])
             reading += time.perf_counter() - start
     parts = comm.allgather((pairs, computing, reading))
     expected, found = np.array([row for part in parts for row in part[0]]).sum(axis=0)
-    seconds_computing, seconds_reading = np.array([part[1:] for part in parts]).sum(axis=0)
+    computing, reading = np.array([part[1:] for part in parts]).sum(axis=0)
     ratio = found / max(expected, 1.0)
     width = max(descriptor.n_features.values())
     atoms_total = float(dataset.n_atoms.sum())
@@ -119,28 +94,25 @@ def plan_memory(
         rank_bytes=need,
         limit=allowed,
         resident=need <= allowed or not dataset.forces,
-        recompute=None if source is None else bool(seconds_computing < seconds_reading),
+        recompute=None if source is None else bool(computing < reading),
     )
 
 
 def _free_per_rank(comm: Communicator) -> float:
-    """Bytes that each rank of this node may take; the smallest of all nodes."""
+    """Return the bytes that a rank may take, the fewest of all nodes."""
     node = comm.split_nodes()
     return min(comm.allgather(USABLE * available_memory() / node.size + BASE_BYTES))
 
 
-def available_memory(
-    meminfo: str = "/proc/meminfo", cgroups: Sequence[str] = ("/sys/fs/cgroup",)
-) -> float:
+def available_memory() -> float:
     """Return the bytes that are free on this node, or in this job's control group."""
     free = np.inf
-    for line in _lines(meminfo):
+    for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             free = float(line.split()[1]) * 1024
-    for folder in cgroups:
-        limit, used = _lines(f"{folder}/memory.max"), _lines(f"{folder}/memory.current")
-        if limit and used and limit[0].isdigit() and used[0].isdigit():
-            free = min(free, float(limit[0]) - float(used[0]))
+    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    if limit and used and limit[0].isdigit() and used[0].isdigit():
+        free = min(free, float(limit[0]) - float(used[0]))
     return max(free, 0.0)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ampmpi.errors import ImageError
-from ampmpi.images import Images, ImageSet, digest_image, open_images
+from ampmpi.images import Images, digest_image, open_images
 from ampmpi.images.imageset import file_names
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
@@ -24,27 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What one image is to teach.
+    """What one image is to teach."""
 
-    Attributes
-    ----------
-    key : str
-        Hash of the image.
-    symbols : tuple of str
-        Its atoms.
-    energy : float, eV
-        Reference energy.
-    forces : (n_atoms, 3) float array, eV/Å, or None
-        Reference forces, where they are trained.
-    atoms : ase.Atoms or None
-        The image, where its derivatives are computed anew in each pass.
-    """
-
-    key: str
+    key: str  # hash of the image
     symbols: tuple[str, ...]
-    energy: float
-    forces: Array | None
-    atoms: Any = None
+    energy: float  # eV
+    forces: Array | None  # (n_atoms, 3), eV/Å, where they are trained
+    atoms: Any = None  # the image, where its derivatives are computed anew in each pass
 
     def digest(self) -> bytes:
         """Return 16 bytes that change with anything that the training sees."""
@@ -54,13 +40,7 @@ class Target:
 
 
 def target(atoms: Any, key: str, name: str, *, forces: bool) -> Target:
-    """Take an image's energy and forces, without its constraints, as Amp does.
-
-    Raises
-    ------
-    ImageError
-        They are missing or not finite.
-    """
+    """Take an image's energy and forces, without its constraints, as Amp does."""
     from ase.calculators.calculator import PropertyNotImplementedError
 
     reference = None
@@ -85,42 +65,23 @@ def target(atoms: Any, key: str, name: str, *, forces: bool) -> Target:
     return Target(key, tuple(atoms.get_chemical_symbols()), energy, reference)
 
 
-@dataclass(frozen=True, eq=False)
 class Pool:
-    """Images to train on and images given for validation, in one numbering.
+    """Images to train on and, where they were given, images for validation, in one numbering."""
 
-    Attributes
-    ----------
-    parts : sequence of Images
-        The training images, and the validation images where they were given.
-    """
-
-    parts: Sequence[Images]
+    def __init__(self, parts: Sequence[Images]) -> None:
+        self.parts = parts
+        self.given_for_validation = range(len(parts[0]), len(self))
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
-    @property
-    def given_for_validation(self) -> range:
-        """Indices of the images that were given for validation."""
-        return range(len(self.parts[0]), len(self))
-
     def name(self, index: int) -> str:
         """Return what an image is called in messages."""
-        for part in self.parts:
-            if index < len(part):
-                return str(part.ref(index))
-            index -= len(part)
-        raise IndexError("there is no such image")
+        first = len(self.parts[0])
+        return str(self.parts[0].ref(index) if index < first else self.parts[1].ref(index - first))
 
     def read(self, indices: Sequence[int]) -> Iterator[tuple[int, str, str, Atoms]]:
-        """Read images in ascending order, as index, hash, name and atoms; then close the files.
-
-        Raises
-        ------
-        ImageError
-            An image cannot be read.
-        """
+        """Read images in ascending order, as index, hash, name and atoms; then close the files."""
         start = 0
         for part in self.parts:
             inside = [index - start for index in indices if 0 <= index - start < len(part)]
@@ -129,8 +90,7 @@ class Pool:
                 if isinstance(atoms, ImageError):
                     raise ImageError(f"{name}: {atoms}")
                 yield start + index, digest_image(atoms).hex(), name, atoms
-            if isinstance(part, ImageSet):
-                part.close()
+            part.close()
             start += len(part)
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from ampmpi.descriptor import Gaussian
 from ampmpi.files.whole import write_whole
-from ampmpi.members import Member, committee_file, committee_files, list_of
+from ampmpi.members import committee_file, committee_files, list_of
 from ampmpi.training.curve import Step
-from ampmpi.training.start import STALLED
+from ampmpi.training.earlier import STALLED
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +23,10 @@ class MemberResult:
 
     Attributes
     ----------
-    member : Member
-        Whose.
+    name : str
+        The member's name.
+    seat : int
+        Place in the committee that it competes for.
     outcome : str
         That of the fit, or what went wrong.
     steps : int
@@ -35,15 +37,12 @@ class MemberResult:
         The .amp file with the parameters.
     """
 
-    member: Member
+    name: str
+    seat: int
     outcome: str
     steps: int
     best: Step | None
     file: str | None
-
-    def without_member(self) -> tuple[str, str, int, Step | None, str | None]:
-        """Return the member's name and the rest, to be sent to other ranks."""
-        return self.member.name, self.outcome, self.steps, self.best, self.file
 
     @property
     def score(self) -> float:
@@ -80,61 +79,31 @@ class TrainingResult:
     descriptor: Gaussian
     members: tuple[MemberResult, ...]
 
-    @property
-    def stalled(self) -> list[MemberResult]:
-        """The fits whose optimiser found no lower loss before it reached the criteria."""
-        return [one for one in self.members if one.outcome == STALLED]
-
 
 def best_of(results: Sequence[MemberResult]) -> MemberResult | None:
     """Return the result with the smallest score; None when every fit failed."""
     good = [result for result in results if result.file is not None]
-    return min(good, key=lambda result: result.score) if good else None
-
-
-def committee_of(results: Sequence[MemberResult]) -> list[MemberResult]:
-    """Return the best member for each seat."""
-    seats = sorted({result.member.seat for result in results})
-    chosen = (best_of([r for r in results if r.member.seat == seat]) for seat in seats)
-    return [result for result in chosen if result is not None]
+    return min(good, key=lambda result: result.score, default=None)
 
 
 COLUMNS = ("loss", "energy_rmse", "force_rmse", "val_loss", "val_energy_rmse", "val_force_rmse")
 
 
-def table(results: Sequence[MemberResult], files: Sequence[str] = ()) -> str:
-    """Return how every member ended, one line each, the best first.
-
-    `files` are the committee's, in the order of `committee_of`: the last column has them.
-    """
-    names = {
-        result.member.name: Path(file).name
-        for result, file in zip(committee_of(results), files, strict=False)
-    }
+def _table(results: Sequence[MemberResult], files: dict[str, str]) -> str:
+    """Return how every member ended, one line each, the best first; `files` by member's name."""
     rows: list[list[Any]] = [["member", "outcome", "steps", *COLUMNS, "committee"]]
     for result in sorted(results, key=lambda r: r.score):
         values = [getattr(result.best, name, np.nan) for name in COLUMNS]
-        rows.append(
-            [
-                result.member.name,
-                result.outcome.replace(" ", "-") if result.best else "failed",
-                result.steps,
-                *(f"{value:.6g}" for value in values),
-                names.get(result.member.name, "-"),
-            ]
-        )
-    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]))]
+        outcome = result.outcome.replace(" ", "-") if result.best else "failed"
+        numbers = [f"{value:.6g}" for value in values]
+        file = Path(files.get(result.name, "-")).name
+        rows.append([result.name, outcome, str(result.steps), *numbers, file])
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return "".join(
-        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         + "\n"
         for row in rows
     )
-
-
-def targets(label: str, members: Sequence[Member]) -> list[str]:
-    """Return the files in which a training will save its calculators."""
-    seats = sorted({member.seat for member in members})
-    return [f"{label}.amp"] + [committee_file(label, s) for s in seats if len(seats) > 1]
 
 
 def save(
@@ -151,40 +120,43 @@ def save(
     everything_stalled = all(result.outcome == STALLED for result in results if result.best)
     file = f"{label}-untrained-parameters.amp" if everything_stalled else f"{label}.amp"
     before = committee_files(label)
-    chosen = committee_of(results)
-    saved = [committee_file(label, i) for i in range(len(chosen))] if len(chosen) > 1 else []
-    for result, name in zip(chosen, saved, strict=False):
-        _copy(result, name)
+    seats = sorted({result.seat for result in results})
+    seated = [best_of([one for one in results if one.seat == seat]) for seat in seats]
+    chosen = [one for one in seated if one is not None]
+    saved = {}
+    if len(chosen) > 1:
+        saved = {one.name: committee_file(label, i) for i, one in enumerate(chosen)}
+        for one in chosen:
+            _copy(one, saved[one.name])
     _copy(best, file)
     for name in before:
-        if name not in saved:
+        if name not in saved.values():
             Path(name).unlink()
             say(f"{name} of an earlier training is removed")
     if len(results) > 1:
-        text = table(results, saved)
+        text = _table(results, saved)
         write_whole(list_of(label), text.encode())
         say(text.rstrip())
     else:
         list_of(label).unlink(missing_ok=True)
     if saved:
-        say(f"Committee: {saved[0]} to {saved[-1]}")
-    for line in _summary(file, best):
-        say(line)
+        first, *_, last = saved.values()
+        say(f"Committee: {first} to {last}")
+    say(f"{file}: {best.outcome} after {best.steps} steps, {_errors(best.best)}")
     return file
 
 
-def _summary(file: str, best: MemberResult) -> list[str]:
-    errors = best.best
-    assert errors is not None
-    kinds = [("training", errors.energy_rmse, errors.force_rmse)]
-    if not math.isnan(errors.val_energy_rmse):
-        kinds.append(("validation", errors.val_energy_rmse, errors.val_force_rmse))
+def _errors(best: Step | None) -> str:
+    assert best is not None
     lines = []
-    for kind, energy, force in kinds:
+    for kind, energy, force in (
+        ("training", best.energy_rmse, best.force_rmse),
+        ("validation", best.val_energy_rmse, best.val_force_rmse),
+    ):
         forces = "" if math.isnan(force) else f", {1e3 * force:.3g} meV/Å"
-        lines.append(f"{kind} rmse {1e3 * energy:.3g} meV/atom{forces}")
-    lines[0] = f"{file}: {best.outcome} after {best.steps} steps, {lines[0]}"
-    return lines
+        if not math.isnan(energy):
+            lines.append(f"{kind} rmse {1e3 * energy:.3g} meV/atom{forces}")
+    return "\n".join(lines)
 
 
 def _copy(result: MemberResult, target: str) -> None:

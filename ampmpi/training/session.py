@@ -7,8 +7,9 @@ and compresses the databases. A lone training has one member and one group.
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,38 +20,40 @@ from ampmpi.descriptor import Gaussian
 from ampmpi.errors import (
     ImageError,
     InputError,
+    LockedError,
+    ModelError,
     TrainingConvergenceError,
+    Unfinished,
 )
 from ampmpi.fingerprinting import fingerprint
 from ampmpi.fingerprinting.finalize import compress_all
-from ampmpi.members import Member, group_size, prefix_of
-from ampmpi.parallel.comm import Communicator, as_communicator
-from ampmpi.parallel.failure import abort_on_error, agree, install_excepthook, on_all, share
+from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
+from ampmpi.model import amp_file
+from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.failure import agree, on_all, share
 from ampmpi.parallel.launch import batch_job
 from ampmpi.parallel.log import Log
 from ampmpi.training.dataset import Dataset, survey
-from ampmpi.training.earlier import Earlier, forget, look, refuse_at_once
-from ampmpi.training.groups import fit_members, save_member
+from ampmpi.training.earlier import (
+    STALLED,
+    Earlier,
+    Start,
+    drawn_images,
+    forget,
+    look,
+    refuse_at_once,
+)
+from ampmpi.training.fit import fit
 from ampmpi.training.log import Voice, head, open_log
-from ampmpi.training.memory import plan_memory
+from ampmpi.training.memory import MemoryPlan, plan_memory
 from ampmpi.training.pool import open_pool, reusable
 from ampmpi.training.results import MemberResult, TrainingResult, best_of, save
 from ampmpi.training.settings import Settings
-from ampmpi.training.shares import Source, load
+from ampmpi.training.shares import Prepared, Source, load
 
 
-def train(
-    images: Any,
-    descriptor: Gaussian,
-    members: Sequence[Member],
-    *,
-    label: str,
-    dblabel: str | None = None,
-    settings: Settings | None = None,
-    comm: Any = None,
-    terminal: Log | None = None,
-) -> TrainingResult:
-    """Fit models to images, on all ranks that call this.
+class Session:
+    """One training, done or previewed by all ranks that make it.
 
     Parameters
     ----------
@@ -64,69 +67,30 @@ def train(
         Prefix of the training's files.
     dblabel : str, optional
         Prefix of the databases, where several trainings share them.
-    settings : Settings, optional
+    settings : Settings
         How it is done.
-    comm : communicator, optional
-        All ranks of the job by default.
+    comm : Communicator
+        The ranks. What makes a session is to be inside `abort_on_error`.
     terminal : Log, optional
         Where the user reads along; by default only warnings are shown.
 
     Raises
     ------
-    TrainingConvergenceError
-        An optimiser could not reach the criteria, or every fit of several failed; what was
-        found is saved.
-    Unfinished
-        A signal asked to stop; the same call goes on.
-    LockedError
-        Another training with the label is running.
-    InputError, ImageError, DatabaseError, ModelError
-        Something that was given, or is there already, cannot be used.
+    InputError
+        Something that was given is wrong, or differs from rank to rank.
     """
-    ranks = as_communicator(comm)
-    settings = settings or Settings()
-    install_excepthook(ranks)
-    with ExitStack() as stack:
-        stack.enter_context(abort_on_error(ranks))
-        return _Session(ranks, images, descriptor, members, label, dblabel, settings).run(
-            stack, terminal
-        )
-
-
-def preview(
-    images: Any,
-    descriptor: Gaussian,
-    members: Sequence[Member],
-    *,
-    label: str,
-    dblabel: str | None = None,
-    settings: Settings | None = None,
-    comm: Any = None,
-    terminal: Log,
-) -> None:
-    """Say what `train` would do and take, or refuse what it would refuse; nothing is written.
-
-    The parameters are those of `train`.
-    """
-    ranks = as_communicator(comm)
-    settings = settings or Settings()
-    with abort_on_error(ranks):
-        session = _Session(ranks, images, descriptor, members, label, dblabel, settings)
-        session.preview(terminal)
-
-
-class _Session:
-    """One training; its steps share the ranks, the images and the members."""
 
     def __init__(
         self,
-        comm: Communicator,
         images: Any,
         descriptor: Gaussian,
         members: Sequence[Member],
+        *,
         label: str,
         dblabel: str | None,
         settings: Settings,
+        comm: Communicator,
+        terminal: Log | None = None,
     ) -> None:
         on_all(comm, settings.check)
         labels = sorted(set(comm.allgather(label)))
@@ -148,37 +112,65 @@ class _Session:
         self.fingerprints = f"{prefix}-fingerprints.ampdb"
         self.primes = f"{prefix}-fingerprint-primes.ampdb" if self.forces else None
         self.restart = settings.restart and not batch_job()[1]
+        self.voice = Voice(Log(comm.rank, quiet=True), terminal, comm.rank)
 
-    def run(self, stack: ExitStack, terminal: Log | None) -> TrainingResult:
-        """Do everything."""
+    def train(self) -> TrainingResult:
+        """Fit the models.
+
+        Raises
+        ------
+        TrainingConvergenceError
+            An optimiser could not reach the criteria, or every fit of several failed; what was
+            found is saved.
+        Unfinished
+            A signal asked to stop; the same call goes on.
+        LockedError
+            Another training with the label is running.
+        InputError, ImageError, DatabaseError, ModelError
+            Something that was given, or is there already, cannot be used.
+        """
         comm, label = self.comm, self.label
         agree(comm, lambda: Path(label).parent.mkdir(parents=True, exist_ok=True))
-        log = open_log(stack, comm, label, quiet=not self.settings.logging)
-        voice = Voice(log, terminal, comm.rank)
-        log(head(comm.size, self.descriptor, label))
-        dataset, earlier = self.survey(voice)
-        if earlier.finished:
-            voice.say("This training is finished already; there is nothing to compute.")
-            results = self.results_of(earlier)
-        else:
-            self.compute_fingerprints(voice)
-            results = self.fit(dataset, earlier, voice, stack)
-        best = best_of(results)
-        if best is None or best.best is None:
-            raise share(
-                TrainingConvergenceError(f"no fit succeeded; the first: {results[0].outcome}")
-            )
-        file = agree(comm, lambda: save(label, results, best, voice.say))
-        if self.settings.compress and self.dblabel is None:
-            self.compress(voice)
+        with ExitStack() as logs:
+            self.voice.log = open_log(logs, comm, label, quiet=not self.settings.logging)
+            self.voice.log(head(comm.size, self.descriptor, label))
+            dataset, earlier = self._survey()
+            group, prepared = comm, None
+            if earlier.finished:
+                self.voice.say("This training is finished already; there is nothing to compute.")
+            else:
+                self._fingerprint()
+                group, prepared = self._load(dataset)
+                agree(comm, lambda: forget(earlier))
+            results = self._fit(group, prepared, earlier, logs)
+            best = best_of(results)
+            if best is None or best.best is None:
+                raise share(
+                    TrainingConvergenceError(f"no fit succeeded; the first: {results[0].outcome}")
+                )
+            file = agree(comm, lambda: save(label, results, best, self.voice.say))
+            if self.settings.compress and self.dblabel is None:
+                self._compress()
         result = TrainingResult(
             best.outcome, file, best.best, best.steps, self.descriptor, tuple(results)
         )
-        if result.stalled:
+        if any(one.outcome == STALLED for one in results):
             raise share(TrainingConvergenceError(_complaint(result)))
         return result
 
-    def survey(self, voice: Voice) -> tuple[Dataset, Earlier]:
+    def preview(self) -> None:
+        """Say what `train` would do and take, or refuse what it would; nothing is written."""
+        say = self.voice.say
+        dataset, earlier = self._survey()
+        for line in earlier.remarks:
+            say(line)
+        self._fingerprint(dry_run=True)
+        say(self._plan(dataset, None).line())
+        say(f"{len(self.members)} to fit, with {self._groups()}:")
+        for member in self.members:
+            say(f"  {member.name}, seed {member.model.randomseed}")
+
+    def _survey(self) -> tuple[Dataset, Earlier]:
         """Look at the images, and at what earlier trainings have left."""
         comm, settings = self.comm, self.settings
         options = {"overwrite": settings.overwrite, "restart": self.restart}
@@ -191,19 +183,22 @@ class _Session:
             seed=settings.seed,
         )
         dataset.check_validation(self.model.fprange or ())
-        if dataset.remark:
-            voice.warn(dataset.remark)
-        self.descriptor = agree(comm, lambda: self.resolve(dataset.elements))
+        if dataset.n_shared:
+            self.voice.warn(
+                f"{dataset.n_shared} of the images given for validation are among those to train "
+                "on: they are trained on, and left out of the validation"
+            )
+        self.descriptor = agree(comm, lambda: self._resolved(dataset.elements))
         schedule = settings.schedule
         earlier = agree(
             comm,
             lambda: look(self.label, self.members, dataset, self.descriptor, schedule, **options),
         )
         for line in earlier.remarks:
-            voice.log(line)
+            self.voice.log(line)
         return dataset, earlier
 
-    def resolve(self, elements: Sequence[str]) -> Gaussian:
+    def _resolved(self, elements: Sequence[str]) -> Gaussian:
         """Fill in the descriptor's elements: the images', or the database's where it has more."""
         resolved = self.descriptor.resolve(elements)
         manifest = FingerprintDatabase(self.fingerprints).manifest()
@@ -215,21 +210,7 @@ class _Session:
                     return other
         return resolved
 
-    def results_of(self, earlier: Earlier) -> list[MemberResult]:
-        """Return the results of a training that is finished."""
-        results = []
-        for member, start in zip(self.members, earlier.starts, strict=True):
-            assert start.result is not None
-            prefix = prefix_of(self.label, member, self.members)
-            lone = len(self.members) == 1
-            results.append(
-                save_member(
-                    self.comm, self.descriptor, member, start, start.result, prefix, lone=lone
-                )
-            )
-        return results
-
-    def compute_fingerprints(self, voice: Voice, *, dry_run: bool = False) -> None:
+    def _fingerprint(self, *, dry_run: bool = False) -> None:
         """See that the database has all fingerprints."""
         started = time.monotonic()
         for images in (self.images, self.validation):
@@ -246,9 +227,9 @@ class _Session:
                 dry_run=dry_run,
             )
             for line in summary.remarks():
-                voice.warn(line)
+                self.voice.warn(line)
             for line in summary.lines():
-                (voice.say if dry_run else voice.log)(line)
+                (self.voice.say if dry_run else self.voice.log)(line)
             if summary.failed:
                 raise share(
                     ImageError(
@@ -256,86 +237,129 @@ class _Session:
                         f"{str(summary.failed[0]).rstrip('.')}; take them out of the set"
                     )
                 )
-        voice.log(f"Fingerprints are there after {time.monotonic() - started:.1f} s.")
+        self.voice.log(f"Fingerprints are there after {time.monotonic() - started:.1f} s.")
 
-    def fit(
-        self, dataset: Dataset, earlier: Earlier, voice: Voice, stack: ExitStack
-    ) -> list[MemberResult]:
-        """Read the shares and let groups of ranks fit the members."""
-        comm, members, size = self.comm, self.members, self.size
+    def _plan(self, dataset: Dataset, source: Source | None) -> MemoryPlan:
+        return plan_memory(
+            self.comm, self.size, dataset, self.descriptor, source, self.settings.memory
+        )
+
+    def _groups(self) -> str:
+        """Say how many groups there are, and of how many ranks."""
+        n, size = self.comm.size // self.size, self.size
+        return f"{n} group{'s' if n > 1 else ''} of {size} rank{'s' if size > 1 else ''}"
+
+    def _load(self, dataset: Dataset) -> tuple[Communicator, Prepared]:
+        """Split the ranks into groups, and read this rank's share of its group's images."""
+        comm, size, n = self.comm, self.size, len(self.members)
         group = comm if size == comm.size else comm.split(comm.rank // size, comm.rank)
         source = Source(self.fingerprints, self.primes, self.descriptor)
-        plan = plan_memory(comm, size, dataset, self.descriptor, source, self.settings.memory)
-        voice.say(plan.line())
-        source = replace(source, recompute=plan.computes_anew)
+        plan = self._plan(dataset, source)
+        self.voice.say(plan.line())
+        source = replace(source, recompute=bool(plan.recompute) and not plan.resident)
         prepared = load(group, dataset, source, self.model.lossfunction, resident=plan.resident)
-        voice.say(
-            f"Training {len(members)} model{'s' if len(members) > 1 else ''} on "
-            f"{dataset.n_training} images, validating on {dataset.n_validation}, with "
-            f"{groups_of(comm.size, size)}"
+        self.voice.say(
+            f"Training {n} model{'s' if n > 1 else ''} on {dataset.n_training} images, "
+            f"validating on {dataset.n_validation}, with {self._groups()}"
+        )
+        return group, prepared
+
+    def _fit(
+        self, group: Communicator, prepared: Prepared | None, earlier: Earlier, logs: ExitStack
+    ) -> list[MemberResult]:
+        """Let groups of ranks fit the members, and return how each ended, on every rank.
+
+        Of several members, those that cannot be fitted do not keep the others from it.
+        `prepared` is None where all are finished already.
+        """
+        comm, members = self.comm, self.members
+        lone = len(members) == 1
+        say = Log(group.rank, quiet=lone or prepared is None)
+        starts = {
+            one.name: (one, start) for one, start in zip(members, earlier.starts, strict=True)
+        }
+        folder = agree(comm, lambda: make_queue(self.label)) if group.size < comm.size else None
+        queue = Queue(folder, members)
+        done: list[MemberResult] = []
+        interrupted: Unfinished | None = None
+        while (name := agree(group, queue.take)) is not None:
+            member, start = starts[name]
+            try:
+                ended = self._fit_one(group, prepared, member, start, logs)
+            except Unfinished as error:
+                interrupted = error
+                queue.close()
+                break
+            except (ModelError, LockedError) as error:
+                if lone:
+                    raise
+                ended = MemberResult(name, member.seat, f"failed: {error}", 0, None, None)
+            done.append(ended)
+            say(f"{name}: {ended.outcome} after {ended.steps} steps, loss {ended.score:.4g}")
+        parts = comm.allgather(done if group.rank == 0 else [])
+        if folder is not None:
+            agree(comm, lambda: shutil.rmtree(folder, ignore_errors=True))
+        results = {one.name: one for part in parts for one in part}
+        if len(results) < len(members):
+            if interrupted is None or not lone:
+                interrupted = Unfinished(
+                    f"asked to stop with {len(results)} of {len(members)} members done; start it "
+                    "again to go on"
+                )
+            raise share(interrupted)
+        return [results[member.name] for member in members]
+
+    def _fit_one(
+        self,
+        group: Communicator,
+        prepared: Prepared | None,
+        member: Member,
+        start: Start,
+        logs: ExitStack,
+    ) -> MemberResult:
+        """Fit one member, or take its result from its checkpoint, and save its .amp file.
+
+        Alone, a fit that stalled gets the file name that Amp gives it.
+        """
+        model, lone, result = member.model, len(self.members) == 1, start.result
+        prefix = prefix_of(self.label, member, self.members)
+        if result is not None:
+            start.apply(model)
+        else:
+            assert prepared is not None
+            log, schedule = self.voice.log, self.settings.schedule
+            if not lone:
+                log = open_log(logs, group, prefix, quiet=not self.settings.logging)
+            drawn = drawn_images(prepared.dataset, member.draw)
+            result = fit(group, prepared, model, prefix, schedule, log, start, drawn)
+        end = "-untrained-parameters.amp" if lone and result.outcome == STALLED else ".amp"
+        file = prefix + end
+        agree(group, lambda: amp_file.write(file, self.descriptor.parameters, model.parameters))
+        return MemberResult(
+            member.name, member.seat, result.outcome, result.steps, result.best, file
         )
 
-        def open_member_log(member: Member) -> Callable[[str], None]:
-            if len(members) == 1:
-                return voice.log
-            prefix = prefix_of(self.label, member, members)
-            return open_log(stack, group, prefix, quiet=not self.settings.logging)
-
-        agree(comm, lambda: forget(earlier))
-        return fit_members(
-            comm,
-            group,
-            prepared,
-            members,
-            earlier.starts,
-            self.label,
-            self.settings.schedule,
-            open_member_log,
-            Log(group.rank),
-        )
-
-    def compress(self, voice: Voice) -> None:
+    def _compress(self) -> None:
         """Compress the databases, and say what was damaged in them."""
         paths = [path for path in (self.fingerprints, self.primes) if path is not None]
         databases = [FingerprintDatabase(path, self.comm.rank) for path in paths]
         for report in compress_all(databases, self.comm):
             if report.added:
-                voice.log(f"{report.path}: {report.added} entries archived.")
+                self.voice.log(f"{report.path}: {report.added} entries archived.")
             for line in report.remarks():
-                voice.warn(line)
-
-    def preview(self, terminal: Log) -> None:
-        """Say what `run` would do."""
-        voice = Voice(Log(self.comm.rank, quiet=True), terminal, self.comm.rank)
-        dataset, earlier = self.survey(voice)
-        for line in earlier.remarks:
-            terminal(line)
-        self.compute_fingerprints(voice, dry_run=True)
-        plan = plan_memory(
-            self.comm, self.size, dataset, self.descriptor, None, self.settings.memory
-        )
-        terminal(plan.line())
-        terminal(f"{len(self.members)} to fit, with {groups_of(self.comm.size, self.size)}:")
-        for member in self.members:
-            terminal(f"  {member.name}, seed {member.model.randomseed}")
-
-
-def groups_of(ranks: int, size: int) -> str:
-    """Say how many groups there are, and of how many ranks."""
-    groups = ranks // size
-    return f"{groups} group{'s' if groups > 1 else ''} of {size} rank{'s' if size > 1 else ''}"
+                self.voice.warn(line)
 
 
 def _complaint(result: TrainingResult) -> str:
     """Say which fits have not reached their criteria."""
-    stalled, members = result.stalled, result.members
-    if len(members) == 1:
+    if len(result.members) == 1:
         return (
             f"the training did not reach its criteria in {result.steps} steps (energy rmse "
             f"{result.best.energy_rmse:.3g} eV per atom, force rmse "
             f"{result.best.force_rmse:.3g} eV/Å); its parameters are in {result.file}"
         )
+    stalled = [one.name for one in result.members if one.outcome == STALLED]
     return (
-        f"{len(stalled)} of {len(members)} fits did not reach their criteria, the first: "
-        f"{stalled[0].member.name}; their parameters are saved"
+        f"{len(stalled)} of {len(result.members)} fits did not reach their criteria, the first: "
+        f"{stalled[0]}; their parameters are saved"
     )

@@ -7,12 +7,11 @@ So no rank's rounding can lead it elsewhere than the others.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 
 from ampmpi.model.layers import Array
-from ampmpi.model.loss import Coefficients, ScaledBatch, loss_sums
+from ampmpi.model.loss import Coefficients, LossSums, ScaledBatch, loss_sums
 from ampmpi.model.network import Network
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.launch import stop
@@ -22,31 +21,11 @@ from ampmpi.parallel.launch import stop
 HEAD = 3
 
 
-@dataclass(frozen=True, eq=False)
-class Totals:
-    """Sums over all ranks; see `ampmpi.model.loss.LossSums`."""
-
-    energy: float
-    force: float
-    energy_maxresid: float
-    force_maxresid: float
-    gradient: Array
-    stop_requested: bool
-
-
 class SharedLoss:
     """Loss of a model on the training and validation images of a group of ranks.
 
-    Parameters
-    ----------
-    comm : Communicator
-        The group.
-    network : Network
-        Shape of the model.
-    coefficients : Coefficients
-        Weights of the loss's terms.
-    training, validation : iterable of ScaledBatch
-        This rank's images; iterated over anew for each evaluation.
+    `training` and `validation` are this rank's images, and iterated over in each evaluation.
+    `stop_requested` tells whether any rank was asked to stop before the last one.
     """
 
     def __init__(
@@ -61,8 +40,9 @@ class SharedLoss:
         self.network = network
         self.coefficients = coefficients
         self.sets = {"training": training, "validation": validation}
+        self.stop_requested = False
 
-    def evaluate(self, vector: Array, which: str = "training", gradient: bool = True) -> Totals:
+    def evaluate(self, vector: Array, which: str = "training", gradient: bool = True) -> LossSums:
         """Return the sums over all ranks; on rank 0, while the others `serve`."""
         self.comm.bcast((which, gradient, vector))
         return self._add(vector, which, gradient)
@@ -77,7 +57,7 @@ class SharedLoss:
             which, gradient, vector = order
             self._add(vector, which, gradient)
 
-    def _add(self, vector: Array, which: str, gradient: bool) -> Totals:
+    def _add(self, vector: Array, which: str, gradient: bool) -> LossSums:
         rank, size = self.comm.rank, self.comm.size
         sums = loss_sums(
             self.network, vector, self.sets[which], self.coefficients, gradient=gradient
@@ -89,11 +69,11 @@ class SharedLoss:
         if gradient:
             message[HEAD + 2 * size :] = sums.gradient
         total = self.comm.allreduce(message)
-        return Totals(
+        self.stop_requested = bool(total[2] > 0)
+        return LossSums(
             energy=float(total[0]),
             force=float(total[1]),
             energy_maxresid=float(total[HEAD : HEAD + size].max()),
             force_maxresid=float(total[HEAD + size : HEAD + 2 * size].max()),
             gradient=total[HEAD + 2 * size :],
-            stop_requested=total[2] > 0,
         )

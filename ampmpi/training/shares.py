@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.descriptor import Gaussian
@@ -25,51 +26,35 @@ from ampmpi.parallel.kernels import warm_up
 from ampmpi.training.dataset import Dataset
 from ampmpi.training.pool import Target
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Where a rank's share of fingerprints comes from.
+    """Where a rank's share of fingerprints comes from."""
 
-    Attributes
-    ----------
-    fingerprints : str
-        Path of the database of fingerprints.
-    primes : str or None
-        Path of the database of derivatives, where forces are trained.
-    descriptor : Gaussian
-        Whose fingerprints they are.
-    recompute : bool
-        Compute the derivatives of images that are at hand, instead of reading them.
-    """
-
-    fingerprints: str
-    primes: str | None
+    fingerprints: str  # path of the database of fingerprints
+    primes: str | None  # that of the derivatives, where forces are trained
     descriptor: Gaussian
-    recompute: bool = False
+    recompute: bool = False  # compute the derivatives anew instead of reading them
 
     def samples(
         self, targets: Sequence[Target], only_atoms: Mapping[str, int], weights: Mapping[str, float]
     ) -> Iterator[Sample]:
-        """Read the entries of `targets`, in their order, a few hundred at a time.
-
-        Raises
-        ------
-        DatabaseError
-            An entry is missing or does not fit its image.
-        """
+        """Read the entries of `targets`, in their order, a few hundred at a time."""
         features = self._open(self.fingerprints)
+        computed = self.primes is not None and self.recompute
         derivatives = None
         if self.primes is not None and not self.recompute:
             derivatives = self._open(self.primes)
         width = max(self.descriptor.n_features.values())
         for some in _portions(targets, width if derivatives is not None else 0):
             keys = [t.key for t in some]
-            found = _entries(features, keys)
-            primes = None if derivatives is None else _entries(derivatives, keys)
+            found = entries_of(features, keys)
+            primes = {} if derivatives is None else entries_of(derivatives, keys)
             for t in some:
-                first = found[t.key]
-                second = None if primes is None else primes[t.key]
-                if self.recompute and self.primes is not None:
+                first, second = found[t.key], primes.get(t.key)
+                if computed:
                     second = self.descriptor.fingerprint_primes(t.atoms)
                 if not isinstance(first, Fingerprint) or first.symbols != t.symbols:
                     raise CorruptEntryError(
@@ -94,8 +79,7 @@ class Source:
     def _open(self, path: str) -> FingerprintDatabase:
         """Open a database, and see that it is the descriptor's: another may have its name now."""
         database = FingerprintDatabase(path)
-        manifest = database.manifest()
-        if manifest is not None:
+        if database.manifest() is not None:
             database.claim(self.descriptor.parameters, self.descriptor.digest)
         return database
 
@@ -124,12 +108,8 @@ def _portions(targets: Sequence[Target], width: int) -> Iterator[list[Target]]:
         yield portion
 
 
-def entries_of(path: str, keys: Sequence[str]) -> dict[str, Any]:
-    """Read entries of one database by key; `DatabaseError` where one is missing."""
-    return _entries(FingerprintDatabase(path), keys)
-
-
-def _entries(database: FingerprintDatabase, keys: Sequence[str]) -> dict[str, Any]:
+def entries_of(database: FingerprintDatabase, keys: Sequence[str]) -> dict[str, Any]:
+    """Read entries by key; `DatabaseError` where one is missing."""
     found = dict(database.get_many(keys))
     lacking = [key for key in keys if key not in found]
     if lacking:
@@ -140,36 +120,17 @@ def _entries(database: FingerprintDatabase, keys: Sequence[str]) -> dict[str, An
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class StreamedShare:
-    """A rank's images whose arrays do not fit: read from the database in each pass."""
+class Passes(Generic[T]):
+    """What does not fit into memory, and is made anew whenever it is iterated over."""
 
-    source: Source
-    targets: Sequence[Target]
-    only_atoms: Mapping[str, int]
-    weights: Mapping[str, float]
+    def __init__(self, begin: Callable[[], Iterator[T]]) -> None:
+        self.begin = begin
 
-    def __iter__(self) -> Iterator[Batch]:
-        return make_batches(self.source.samples(self.targets, self.only_atoms, self.weights))
+    def __iter__(self) -> Iterator[T]:
+        return self.begin()
 
 
-Share = list[Batch] | StreamedShare
-
-
-@dataclass(frozen=True, eq=False)
-class ScaledShare:
-    """A streamed share with the features scaled for one model, and its images weighted for it."""
-
-    share: Iterable[Batch]
-    fpranges: Mapping[str, Array]
-    weights: Mapping[str, float] | None
-
-    def __iter__(self) -> Iterator[ScaledBatch]:
-        for batch in self.share:
-            if self.weights is not None:
-                drawn = np.array([self.weights.get(key, 0.0) for key in batch.keys])
-                batch = batch.reweighted(batch.weights * drawn)
-            yield scale_batch(batch, self.fpranges)
+Share = list[Batch] | Passes[Batch]
 
 
 def scaled(
@@ -177,40 +138,29 @@ def scaled(
 ) -> Iterable[ScaledBatch]:
     """Scale a share's features for one model, once where the arrays are held in memory.
 
-    Parameters
-    ----------
-    share : Share
-        The images.
-    fpranges : mapping of str to (n_features, 2) float array
-        Ranges that the model scales by.
-    weights : mapping of str to float, optional
-        How often each image counts; the others do not.
+    `fpranges` are the (n_features, 2) ranges that the model scales by; `weights`, where they
+    are given, how often each image counts.
     """
-    batches = ScaledShare(share, fpranges, weights)
-    return list(batches) if isinstance(share, list) else batches
+
+    def scale() -> Iterator[ScaledBatch]:
+        for batch in share:
+            if weights is not None:
+                drawn = np.array([weights.get(key, 0.0) for key in batch.keys])
+                batch = batch.reweighted(batch.weights * drawn)
+            yield scale_batch(batch, fpranges)
+
+    return list(scale()) if isinstance(share, list) else Passes(scale)
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A group's images, ready to be trained on.
-
-    Attributes
-    ----------
-    dataset : Dataset
-        What is known of all images.
-    descriptor : Gaussian
-        The descriptor, with its elements.
-    training, validation : Share
-        This rank's share of both sets.
-    fprange : mapping of str to (n_features, 2) float array
-        Ranges of the features over the training images of all ranks.
-    """
+    """A group's images, ready to be trained on."""
 
     dataset: Dataset
-    descriptor: Gaussian
-    training: Share
+    descriptor: Gaussian  # with its elements
+    training: Share  # this rank's
     validation: Share
-    fprange: Mapping[str, Array]
+    fprange: Mapping[str, Array]  # (n_features, 2), over the training images of all ranks
 
 
 def load(
@@ -223,48 +173,47 @@ def load(
 ) -> Prepared:
     """Read this rank's share of a group's images from the database.
 
-    Parameters
-    ----------
-    comm : Communicator
-        The group.
-    dataset, source
-        The images and where their fingerprints are.
-    lossfunction : LossFunction
-        Says which images train a single force and how duplicates count.
-    resident : bool
-        Hold the arrays in memory; else they are read in every pass.
-
-    Raises
-    ------
-    InputError
-        ``nft_ids`` names an image or atom that is not there; every rank raises it.
+    The loss function says which images train a single force and how duplicates count.
+    `resident` arrays are held in memory, others read in every pass.
     """
     keep_freed_memory()
     warm_up(comm, "ampmpi.model")
-    only_atoms = dict(lossfunction.nft_ids or ())
+    keys = [key.decode() for key in dataset.keys]
     weights: dict[str, float] = {}
     if lossfunction.weight_duplicates:
-        weights = {
-            key.decode(): float(n)
-            for key, n in zip(dataset.keys, dataset.copies, strict=True)
-            if n > 1
-        }
-    unknown = sorted(set(only_atoms) - {key.decode() for key in dataset.keys})
+        weights = dict(zip(keys, dataset.copies.astype(float).tolist(), strict=True))
+    only_atoms = dict(lossfunction.nft_ids or ())
+    unknown = sorted(set(only_atoms) - set(keys))
     if unknown:
         raise share(
             InputError(f"nft_ids names the image {unknown[0]}, which is not among the images")
         )
-    shares: list[Share] = []
-    for which in (~dataset.validation, dataset.validation):
-        targets = dataset.targets(comm, which, keep_atoms=source.recompute and not resident)
-        on_all(comm, partial(_check_atoms, targets, only_atoms))
-        if resident:
-            shares.append(list(make_batches(source.samples(targets, only_atoms, weights))))
-        else:
-            shares.append(StreamedShare(source, targets, only_atoms, weights))
-    ranges = merge_ranges([batch.fprange() for batch in shares[0]])
+    training, validation = (
+        _share(comm, dataset, source, which, only_atoms, weights, resident=resident)
+        for which in (~dataset.validation, dataset.validation)
+    )
+    ranges = merge_ranges([batch.fprange() for batch in training])
     fprange = merge_ranges(comm.allgather(ranges))
-    return Prepared(dataset, source.descriptor, shares[0], shares[1], fprange)
+    return Prepared(dataset, source.descriptor, training, validation, fprange)
+
+
+def _share(
+    comm: Communicator,
+    dataset: Dataset,
+    source: Source,
+    which: NDArray[np.bool_],
+    only_atoms: Mapping[str, int],
+    weights: Mapping[str, float],
+    *,
+    resident: bool,
+) -> Share:
+    targets = dataset.targets(comm, which, keep_atoms=source.recompute and not resident)
+    on_all(comm, partial(_check_atoms, targets, only_atoms))
+
+    def batches() -> Iterator[Batch]:
+        return make_batches(source.samples(targets, only_atoms, weights))
+
+    return list(batches()) if resident else Passes(batches)
 
 
 def _check_atoms(targets: Sequence[Target], only_atoms: Mapping[str, int]) -> None:

@@ -256,7 +256,7 @@ def test_a_training_killed_while_it_saves_keeps_every_checkpoint_and_nothing_els
     command += ["--checkpoint-every", "20", "--keep-checkpoints"]
     killed = finish(start(["-c", KILLED_SAVING, *command], 0, tmp_path))
     assert killed.code == -signal.SIGKILL
-    assert len(list(tmp_path.glob(".t-checkpoint.npz.*.tmp"))) == 1
+    assert len(list(tmp_path.glob("*.tmp"))) == 1
     with open(tmp_path / "t-curve.txt", "a") as file:
         file.write("1")  # as a full disk may leave it
     result = run(command, 0, tmp_path)

@@ -196,7 +196,7 @@ def test_training_members_and_calculator_make_no_circle():
         for name in names:
             assert "calculator" not in parts_used(name), name
             if part != "training":
-                assert part == "plots" or "training" not in parts_used(name), name
+                assert "training" not in parts_used(name), name
     at_start = {
         full
         for node in MODULES["calculator"].body

@@ -137,9 +137,9 @@ def test_a_checkpoint_that_would_unpack_to_much_is_refused(saved):
 def test_what_is_no_file_is_not_waited_for(tmp_path, kind):
     for name in ("t-checkpoint.npz", "t.amp"):
         (os.mkfifo if kind == "fifo" else os.mkdir)(tmp_path / name)
-    with pytest.raises(ModelError, match="is no regular file"):
+    with pytest.raises(ModelError, match="is not a regular file"):
         checkpoint.load(tmp_path / "t-checkpoint.npz")
-    with pytest.raises(ModelError, match="is no regular file"):
+    with pytest.raises(ModelError, match="is not a regular file"):
         amp_file.read(tmp_path / "t.amp")
 
 
