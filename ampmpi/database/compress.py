@@ -283,7 +283,7 @@ class _Run:
             loose = LooseEntries(home, self.workers) if self.what.take_loose else None
             left_over = [
                 source
-                for name in _left_over(home)
+                for name in abandoned(home)
                 if (source := self._open(stack, TEMPORARIES, name)) is not None
             ]
             report.bytes_before = report.bytes_after = old.archive.stamp.size if old else 0
@@ -471,20 +471,19 @@ class _Run:
 
 def is_compressed(home: Home) -> bool:
     """Whether a compress would find nothing to move; looks without writing anything."""
-    return not len(digests(home)) and not _left_over(home)
+    return not len(digests(home)) and not abandoned(home)
 
 
-def _left_over(home: Home) -> list[str]:
-    """Names of archives that killed compressions left: one may hold entries that are nowhere else.
+def abandoned(home: Home, purpose: str = "archive") -> list[str]:
+    """Names of abandoned temporaries of one purpose; of all for ``""``.
 
-    That is when it was killed between putting its own archive in place and giving back
-    the one that another process had put there meanwhile.
+    An archive that a killed compress left may hold entries that are nowhere else: when it
+    was killed between putting its own archive in place and giving back the one that
+    another process had put there meanwhile.
     """
     folder = home.inner(TEMPORARIES)
-    if folder is None:
-        return []
     return [
         name
         for name in temporaries(folder)
-        if purpose_of(name) == "archive" and is_abandoned(folder, name)
+        if folder and purpose in ("", purpose_of(name)) and is_abandoned(folder, name)
     ]
