@@ -19,16 +19,16 @@ from ampmpi.database import loose, manifest
 from ampmpi.database.archive.deflate import MEMBER_HEADER, combine
 from ampmpi.database.archive.index import read_exactly
 from ampmpi.database.archive.reader import Archive, IndexedArchive, StreamedArchive
-from ampmpi.database.archive.tar import BLOCK, END
-from ampmpi.database.compress import Progress, Rewriting, rewrite
-from ampmpi.database.layout import ARCHIVE, LOOSE, MANIFEST, TEMPORARIES, Home
+from ampmpi.database.archive.tar import END
+from ampmpi.database.compress import Progress, Rewriting, abandoned, rewrite
+from ampmpi.database.layout import ARCHIVE, LOOSE, MANIFEST, Home
 from ampmpi.database.lock import Lock, read_holder
 from ampmpi.database.manifest import DamagedManifestError, Manifest
 from ampmpi.database.sound import salvageable
 from ampmpi.entries import Entry, codec
 from ampmpi.entries.checksum import crc32
 from ampmpi.errors import CorruptEntryError, DatabaseError, LockedError
-from ampmpi.files.atomic import is_abandoned, is_young, purpose_of, set_aside, temporaries
+from ampmpi.files.atomic import is_young, set_aside
 from ampmpi.files.folder import Folder, Stamp
 from ampmpi.files.trouble import unless_damaged
 from ampmpi.keys import is_key, to_hex
@@ -173,13 +173,7 @@ class _Check:
             self._progress(self._done, max(total, self._done))
 
     def _judge(self, where: str, key: str, data: bytes) -> bool:
-        """Check all that can be known of an entry; whether it fits the manifest is said alone.
-
-        Raises
-        ------
-        CorruptEntryError
-            It is damaged.
-        """
+        """Check all that can be known of an entry; whether it fits the manifest is said alone."""
         kind = self.home.kind
         if kind == "other" and data and codec.MAGIC not in data[-64:]:
             return True
@@ -269,9 +263,8 @@ class _Check:
             try:
                 if isinstance(raw, CorruptEntryError):
                     raise raw
-                record = records.verify(number, raw)
+                data = records.entry(number, raw)
                 if key is not None:
-                    data = record[BLOCK : BLOCK + int(record[124:135], 8)]
                     self.report.sound += self._judge("archived", key, data)
             except CorruptEntryError as error:
                 bad = True
@@ -345,25 +338,19 @@ class _Check:
                 others = sum(not loose.is_entry(item) for item in found)
             if others:
                 notes.append(f"loose: {others} names in loose/ are no entries: they are left alone")
-        self._look_at_temporaries(home.inner(TEMPORARIES))
-        if holder := read_holder(home):
-            notes.append(f"lock: held by {holder}")
-
-    def _look_at_temporaries(self, folder: Folder | None) -> None:
-        if folder is None:
-            return
-        left = [name for name in temporaries(folder) if is_abandoned(folder, name)]
-        archives = sum(purpose_of(name) == "archive" for name in left)
+        archives = len(abandoned(home))
         if archives:
-            self.report.notes.append(
+            notes.append(
                 f"tmp: {archives} archives that killed compressions left: the next one takes over "
                 "what only they hold"
             )
-        if len(left) > archives:
-            self.report.notes.append(
-                f"tmp: {len(left) - archives} temporaries of killed processes: a compression "
-                "removes them"
+        others = len(abandoned(home, "")) - archives
+        if others:
+            notes.append(
+                f"tmp: {others} temporaries of killed processes: a compression removes them"
             )
+        if holder := read_holder(home):
+            notes.append(f"lock: held by {holder}")
 
     def repair(self, lock: Lock) -> list[str]:
         """Do what can be done about the problems, and report it; return what could not be done."""

@@ -28,7 +28,6 @@ from ampmpi.database.sound import (
     ArchiveChangedError,
     ArchivedEntries,
     LooseEntries,
-    LooseFiles,
     Source,
     checksum_of,
     remove_taken,
@@ -69,8 +68,8 @@ class CompressReport:
         The database.
     added : int
         Number of entries that went into the archive.
-    given : tuple of int
-        How many of these each further source gave; see `Rewriting.more`.
+    given : dict of str to int
+        How many entries further sources gave (see `Rewriting.more`), by their database's path.
     removed : int
         Number of deleted entries that were taken out of the archive.
     entries : int
@@ -97,7 +96,7 @@ class CompressReport:
 
     path: str
     added: int = 0
-    given: tuple[int, ...] = ()
+    given: dict[str, int] = field(default_factory=dict)
     removed: int = 0
     entries: int = 0
     bytes_before: int = 0
@@ -218,16 +217,14 @@ def rewrite(
 
     Parameters
     ----------
-    home : Home
-        The database.
-    lock : Lock
-        Its lock, which is taken here.
+    home, lock : Home, Lock
+        The database, and its lock, which is taken here.
     workers : Workers, optional
         Who deflates and reads back; this process by default.
     what : Rewriting, optional
-        What is to be done; to move loose entries by default.
+        To move loose entries by default.
     progress : callable, optional
-        Called now and then with the steps done and the steps in all.
+        As for `compress`.
 
     Raises
     ------
@@ -282,16 +279,17 @@ class _Run:
         home, report = self.home, self.report
         with contextlib.ExitStack() as stack:
             old = self._open(stack, None, ARCHIVE)
+            mode = None if old is None else os.fstat(old.archive.descriptor).st_mode & 0o777
             loose = LooseEntries(home, self.workers) if self.what.take_loose else None
             left_over = [
                 source
-                for name in _left_over(home)
+                for name in abandoned(home)
                 if (source := self._open(stack, TEMPORARIES, name)) is not None
             ]
             report.bytes_before = report.bytes_after = old.archive.stamp.size if old else 0
             n_old = len(old.digests()) if old else 0
             self._steps = 2 * (n_old + (len(loose.digests()) if loose else 0))
-            temporary = stack.enter_context(self._temporary(old))
+            temporary = stack.enter_context(Temporary(home.temporaries, "archive", file_mode=mode))
             writer = ArchiveWriter(temporary)
             if loose is not None:
                 report.added += self._add(writer, loose)
@@ -301,9 +299,10 @@ class _Run:
                 if old is not None:
                     report.removed = int(member_of(old.digests(), self.what.without).sum())
                     self._add(writer, old)
-                report.given = tuple([self._add(writer, other) for other in more])
-                report.added += sum(report.given)
-                report.given = report.given[len(left_over) :]
+                for other in more:
+                    number = self._add(writer, other)
+                    report.given[other.home.path] = report.given.get(other.home.path, 0) + number
+                    report.added += number
                 report.lost = {} if old is None else self._not_given(old.lost)
                 self._finish(temporary, writer, old)
                 report.files_freed -= old is None
@@ -328,11 +327,6 @@ class _Run:
             return None
         return stack.enter_context(source)
 
-    def _temporary(self, old: ArchivedEntries | None) -> Temporary:
-        """Return a new archive, with the permissions of the one whose place it takes."""
-        mode = None if old is None else os.fstat(old.archive.descriptor).st_mode & 0o777
-        return Temporary(self.home.temporaries, "archive", file_mode=mode)
-
     def _add(self, writer: ArchiveWriter, source: Source) -> int:
         """Write what a source has and no earlier one gave; return how many entries."""
         added = [self._taken]
@@ -346,15 +340,15 @@ class _Run:
 
     def _not_given(self, lost: dict[str, str]) -> dict[str, str]:
         """Return what is lost in the old archive and did not come from elsewhere, either."""
-        keys = sorted(filter(is_key, lost))
-        saved = member_of(digests_of(keys), self._taken).tolist()
-        given = {key for key, is_saved in zip(keys, saved, strict=True) if is_saved}
+        keys = digests_of(filter(is_key, lost))
+        given = set(to_hex(keys[member_of(keys, self._taken)]))
         return {key: reason for key, reason in lost.items() if key not in given}
 
     def _judge(self, loose: LooseEntries) -> None:
         """Set damaged loose entries aside, unless they may still be in the making."""
         report = self.report
-        for key, (reason, stamp) in loose.unsound.items():
+        for key, reason in loose.lost.items():
+            stamp = loose.damaged.get(key)
             if stamp is None:
                 report.stuck[key] = reason
             elif is_young(stamp):
@@ -413,21 +407,19 @@ class _Run:
         check = partial(checksum_of, self.home, TEMPORARIES, temporary.name)
         pieces = [(offset, size) for offset, size, _ in writer.written]
         results = self.workers.map(check, pieces)
+        unreadable = DatabaseError(
+            f"{temporary.path} reads back otherwise than it was written: the disk or its cable "
+            "may be failing; the database is as it was"
+        )
         per_piece = writer.entries / len(pieces)
         for (_, _, wanted), found in zip(writer.written, results, strict=True):
             if found != wanted:
-                raise self._unreadable(temporary)
+                raise unreadable
             self._step(per_piece)
         with Archive.open(self.home.temporaries, temporary.name) as new:
             whole = isinstance(new, IndexedArchive) and new.damage is None
             if not whole or len(new) != writer.entries:
-                raise self._unreadable(temporary)
-
-    def _unreadable(self, temporary: Temporary) -> DatabaseError:
-        return DatabaseError(
-            f"{temporary.path} reads back otherwise than it was written: the disk or its cable "
-            "may be failing; the database is as it was"
-        )
+                raise unreadable
 
     def _keep_damaged(self, old: ArchivedEntries | None) -> None:
         """Keep a second name of an archive that is not taken over whole."""
@@ -442,17 +434,21 @@ class _Run:
                 f"there is no whole copy of the damaged {old.archive.path}: {reason_of(error)}"
             )
 
-    def _remove(self, taken: Sequence[LooseFiles]) -> None:
+    def _remove(self, several: Sequence[NDArray[np.void]]) -> None:
         """Remove the loose entries that are in the archive now."""
-        if taken and not self.lock.is_held():
+        if not several:
+            return
+        if not self.lock.is_held():
             self.report.warnings.append(
                 "somebody took the lock away meanwhile: loose files stay where they are, "
                 "and the next compression removes those that are in the archive"
             )
             return
         failed, reason = 0, ""
-        removing = self.workers.map(partial(remove_taken, self.home), self._portions(taken))
-        for removed, stayed in removing:
+        taken = np.concatenate(several)
+        self.report.bytes_before += int(taken["size"].sum())
+        tasks = self.workers.cut(taken)  # equally many, whatever their sizes are
+        for removed, stayed in self.workers.map(partial(remove_taken, self.home), tasks):
             self.report.files_freed += removed
             for key, size, why in stayed:
                 if why is None:
@@ -466,14 +462,6 @@ class _Run:
                 f"({reason}): the next compression tries again"
             )
 
-    def _portions(self, taken: Sequence[LooseFiles]) -> Iterator[LooseFiles]:
-        """Put files together into tasks for the workers, whatever their sizes were."""
-        if taken:
-            digests = np.concatenate([some.digests for some in taken])
-            stamps = np.concatenate([some.stamps for some in taken])
-            self.report.bytes_before += int(stamps["size"].sum())
-            yield from map(LooseFiles, self.workers.cut(digests), self.workers.cut(stamps))
-
     def _step(self, count: float = 1) -> None:
         self._done += count
         if self._progress is not None:
@@ -483,20 +471,19 @@ class _Run:
 
 def is_compressed(home: Home) -> bool:
     """Whether a compress would find nothing to move; looks without writing anything."""
-    return not len(digests(home)) and not _left_over(home)
+    return not len(digests(home)) and not abandoned(home)
 
 
-def _left_over(home: Home) -> list[str]:
-    """Names of archives that killed compressions left: one may hold entries that are nowhere else.
+def abandoned(home: Home, purpose: str = "archive") -> list[str]:
+    """Names of abandoned temporaries of one purpose; of all for ``""``.
 
-    That is when it was killed between putting its own archive in place and giving back
-    the one that another process had put there meanwhile.
+    An archive that a killed compress left may hold entries that are nowhere else: when it
+    was killed between putting its own archive in place and giving back the one that
+    another process had put there meanwhile.
     """
     folder = home.inner(TEMPORARIES)
-    if folder is None:
-        return []
     return [
         name
         for name in temporaries(folder)
-        if purpose_of(name) == "archive" and is_abandoned(folder, name)
+        if folder and purpose in ("", purpose_of(name)) and is_abandoned(folder, name)
     ]

@@ -95,13 +95,7 @@ class FingerprintDatabase(Store, MutableMapping[str, Entry]):
         return len(chosen)
 
     def __delitem__(self, key: str) -> None:
-        """Remove an entry; see `delete`, which removes many at once.
-
-        Raises
-        ------
-        KeyError
-            There is none.
-        """
+        """Remove an entry; see `delete`, which removes many at once."""
         if not self.delete([key]):
             raise KeyError(key)
 

@@ -21,7 +21,8 @@ import contextlib
 import errno
 import os
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from ampmpi.entries import Kind
@@ -36,6 +37,8 @@ TEMPORARIES = "tmp"
 DAMAGED = "damaged"
 MANIFEST = "descriptor.json"
 LOCK = "lock"
+
+T = TypeVar("T")
 
 _PATIENCE = 60.0
 """Seconds in which a directory that one host has made must show itself to the others."""
@@ -139,13 +142,7 @@ class Home:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str]) -> Home:
-        """Open a database and make what is missing of it; many processes may do it at once.
-
-        Raises
-        ------
-        DatabaseError
-            A directory cannot be made or opened.
-        """
+        """Open a database and make what is missing of it; many processes may do it at once."""
         name = database_path(path)
         try:
             os.mkdir(name)
@@ -161,29 +158,24 @@ class Home:
         return _again, (self.path, self.root.inode)
 
     def complete(self) -> None:
-        """Make the folders that are missing.
-
-        Raises
-        ------
-        DatabaseError
-            They cannot be made, as when the database was removed.
-        """
+        """Make the folders that are missing; raises where all of the database was removed."""
         for name in (LOOSE, TEMPORARIES):
-            if self._inner.pop(name, None) is None or not self.root.has(name):
-                self._make(name)
+            self._inner.pop(name, None)
+            self.needed(name)
 
-    def _make(self, name: str) -> None:
+    def write(self, write: Callable[[], T]) -> T:
+        """Write a file here, once more where somebody has removed the folders meanwhile."""
         try:
-            self.root.make(name)
+            try:
+                return write()
+            except FileNotFoundError:
+                self.complete()
+                return write()
         except FileNotFoundError as error:
             raise self.removed() from error
-        except OSError as error:
-            if isinstance(error, DatabaseError):
-                raise
-            raise self._refused(name, error) from error
 
     def removed(self) -> DatabaseError:
-        """Return the error that the directory is gone."""
+        """Return the error that says that the directory is gone."""
         error = DatabaseError(
             f"the database {self.path} was removed while it was in use: start again"
         )
@@ -199,13 +191,7 @@ class Home:
         return database_error(error, "use the database", self.root.full(name))
 
     def inner(self, name: str) -> Folder | None:
-        """Return a folder of the database, opened once; None if there is none.
-
-        Raises
-        ------
-        DatabaseError
-            It is a link or no directory, or cannot be opened.
-        """
+        """Return a folder of the database, opened once; None if there is none."""
         folder = self._inner.get(name)
         if folder is None:
             try:
@@ -217,10 +203,15 @@ class Home:
         return folder
 
     def needed(self, name: str) -> Folder:
-        """Return a folder of the database, made where it is missing; raises as `inner` does."""
+        """Return a folder of the database, made where it is missing."""
         folder = self.inner(name)
         if folder is None:
-            self._make(name)
+            try:
+                self.root.make(name)
+            except FileNotFoundError as error:
+                raise self.removed() from error
+            except OSError as error:
+                raise self._refused(name, error) from error
             folder = self.inner(name)
         if folder is None:
             raise self.removed()
@@ -258,17 +249,17 @@ def _again(path: str, inode: int) -> Home:
             os.listdir(os.path.dirname(path) or ".")
         try:
             home = Home.open(path)
-            break
         except DatabaseError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
-    if home.root.inode != inode:
-        raise DatabaseError(
-            f"another directory has taken the name of the database {path}: nothing was changed "
-            "there; start again"
-        )
-    return home
+            continue
+        if home.root.inode != inode:
+            raise DatabaseError(
+                f"another directory has taken the name of the database {path}: nothing was changed "
+                "there; start again"
+            )
+        return home
 
 
 def check_place(path: str | os.PathLike[str]) -> None:

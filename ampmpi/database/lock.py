@@ -16,7 +16,7 @@ import secrets
 import threading
 import time
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 from ampmpi.database.layout import LOCK, Home
 from ampmpi.errors import LockedError
@@ -38,16 +38,9 @@ _MAX_SIZE = 4096
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lock, as far as the lock can be read.
+    """Who holds a lock, for which batch job and since when (seconds since 1970).
 
-    Attributes
-    ----------
-    owner : Owner or None
-        The process; None if the lock cannot be read.
-    job : str or None
-        Id of its batch job.
-    since : float or None
-        When it took the lock, seconds since 1970 by its own clock.
+    All is None in a lock that cannot be read.
     """
 
     owner: Owner | None = None
@@ -78,48 +71,39 @@ def read_holder(home: Home) -> Holder | None:
     return None if found is None else _parse(found.content)
 
 
-@dataclass(frozen=True)
-class _Seen:
+class _Seen(NamedTuple):
     content: bytes
-    inode: int
-    mtime_ns: int
+    stamp: Stamp | None
 
     def is_same(self, other: _Seen) -> bool:
         """Whether it is the same lock, which may have been touched unless it cannot be read."""
         if self.content and other.content:
             return self.content == other.content
-        return (self.inode, self.mtime_ns) == (other.inode, other.mtime_ns)
+        return self.stamp == other.stamp
 
 
 def _look(folder: Folder, name: str) -> _Seen | None:
     """Read a lock anew from the server; None if there is none."""
     try:
-        content, stamp = folder.read(name, _MAX_SIZE)
-        return _Seen(content, stamp.inode, stamp.mtime_ns)
+        return _Seen(*folder.read(name, _MAX_SIZE))
     except FileNotFoundError:
         return None
     except OSError:
         pass
     # What cannot be read, as a link or a directory, still shows whether it is touched.
     try:
-        stamp = Stamp.of(folder.status(name))
+        return _Seen(b"", Stamp.of(folder.status(name)))
     except FileNotFoundError:
         return None
     except OSError:
-        return _Seen(b"", 0, 0)
-    return _Seen(b"", stamp.inode, stamp.mtime_ns)
+        return _Seen(b"", None)
 
 
 def _parse(content: bytes) -> Holder:
     try:
         fields = json.loads(content)
-        owner = Owner(
-            str(fields["host"]),
-            str(fields["boot"]),
-            int(fields["namespace"]),
-            int(fields["pid"]),
-            int(fields["start"]),
-        )
+        numbers = [int(fields[name]) for name in ("namespace", "pid", "start")]
+        owner = Owner(str(fields["host"]), str(fields["boot"]), *numbers)
         job, since = fields.get("job"), float(fields["since"])
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError, AttributeError):
         return Holder()
@@ -189,13 +173,7 @@ class Lock:
         return seen is not None and seen.content == self._content
 
     def require(self) -> None:
-        """Check that the lock is still held.
-
-        Raises
-        ------
-        LockedError
-            Somebody broke it.
-        """
+        """Raise LockedError if somebody broke the lock."""
         if not self.is_held():
             raise LockedError(
                 f"the lock of {self._home.path} was taken away by somebody else "

@@ -27,26 +27,11 @@ _TAKEN = (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST)
 
 
 def put(home: Home, key: str, data: bytes, rank: int = 0) -> None:
-    """Write an entry, whole or not at all, in place of the one that is there.
-
-    What has the entry's name and is no entry makes way for it, unless it is a
-    directory.
-
-    Raises
-    ------
-    DatabaseError
-        It cannot be written; what was there before is still there.
-    """
+    """Write an entry, whole or not at all, in place of what has its name, unless a directory."""
     if not is_key(key):
         raise DatabaseError(f"{key!r} is no key: it must be 32 of the digits 0-9 and a-f")
     try:
-        try:
-            write_file(home.temporaries, home.needed(LOOSE), key, data, "put", rank)
-        except FileNotFoundError:
-            home.complete()  # which says so where all of the database is gone
-            write_file(home.temporaries, home.needed(LOOSE), key, data, "put", rank)
-    except FileNotFoundError as error:
-        raise home.removed() from error
+        home.write(lambda: write_file(home.temporaries, home.needed(LOOSE), key, data, "put", rank))
     except DatabaseError as error:
         if error.errno in _TAKEN and not home.needed(LOOSE).is_regular(key):
             raise DatabaseError(
@@ -63,8 +48,6 @@ def read(home: Home, key: str) -> tuple[bytes, Stamp] | None:
     ------
     CorruptEntryError
         It is there and cannot be read; others can.
-    DatabaseError
-        Loose entries cannot be read.
     OSError
         The file was replaced on its server while it was read (ESTALE).
     """
@@ -119,20 +102,11 @@ def is_entry(found: os.DirEntry[str]) -> bool:
 
 
 def digests(home: Home) -> NDArray[np.bytes_]:
-    """Return the keys of all loose entries as 16-byte strings, sorted.
-
-    Raises
-    ------
-    DatabaseError
-        The directory cannot be listed.
-    OSError
-        It was replaced on its server meanwhile (ESTALE).
-    """
+    """Return the keys of all loose entries as 16-byte strings, sorted; raises ESTALE as `read`."""
     found = bytearray()
+    if (folder := home.loose) is None:
+        return digests_of([])
     try:
-        folder = home.loose
-        if folder is None:
-            return digests_of([])
         with folder.scan() as entries:
             names = (entry.name for entry in entries if is_entry(entry))
             while some := "".join(islice(names, _NAMES)):
@@ -140,7 +114,7 @@ def digests(home: Home) -> NDArray[np.bytes_]:
     except FileNotFoundError:
         return digests_of([])
     except OSError as error:
-        if error.errno == errno.ESTALE or isinstance(error, DatabaseError):
+        if error.errno == errno.ESTALE:
             raise
         raise database_error(error, "list", home.full(LOOSE)) from error
     result = np.frombuffer(found, DIGEST)
@@ -149,13 +123,7 @@ def digests(home: Home) -> NDArray[np.bytes_]:
 
 
 def remove(home: Home, key: str) -> bool:
-    """Remove a loose entry; return whether there was one.
-
-    Raises
-    ------
-    DatabaseError
-        It is there and cannot be removed.
-    """
+    """Remove a loose entry; return whether there was one."""
     folder = home.loose
     try:
         if folder is None or not folder.is_regular(key):

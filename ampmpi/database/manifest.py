@@ -64,13 +64,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
-        """Read the file's content.
-
-        Raises
-        ------
-        ValueError
-            It is damaged, or of a later version.
-        """
+        """Read the file's content; raises ValueError if it is damaged, or of a later version."""
         try:
             content = json.loads(data.decode("ascii"))
         except (ValueError, RecursionError):
@@ -84,11 +78,10 @@ class Manifest:
             raise _UnknownError("it describes no descriptor")
         if content.get("version") != VERSION:
             raise _UnknownError(f"its version is not {VERSION}: a later ampmpi wrote it")
-        if set(content) != {"format", "version", "digest", "parameters"}:
-            raise _UnknownError("its keys are none that ampmpi writes")
-        if not isinstance(content["parameters"], dict):
-            raise _UnknownError("its parameters are no parameters")
-        return cls(content["parameters"], str(content["digest"]))
+        parameters, digest = content.get("parameters"), content.get("digest")
+        if len(content) != 4 or not isinstance(parameters, dict) or not isinstance(digest, str):
+            raise _UnknownError("it has other keys than ampmpi writes")
+        return cls(parameters, digest)
 
 
 def _checksum(content: Mapping[str, Any]) -> int:
@@ -149,11 +142,7 @@ def claim(home: Home, manifest: Manifest) -> None:
     found = read(home)
     if found is None:
         data = manifest.to_json()
-        try:
-            write_new_file(home.temporaries, home.root, MANIFEST, data, "manifest")
-        except FileNotFoundError:
-            home.complete()  # which says so where all of the database is gone
-            write_new_file(home.temporaries, home.root, MANIFEST, data, "manifest")
+        home.write(lambda: write_new_file(home.temporaries, home.root, MANIFEST, data, "manifest"))
         found = read(home)
     if found is None:
         raise home.removed()
@@ -161,13 +150,7 @@ def claim(home: Home, manifest: Manifest) -> None:
 
 
 def require_same(home: Home, found: Manifest, manifest: Manifest) -> None:
-    """Check that a database's manifest is of the descriptor that is asked for.
-
-    Raises
-    ------
-    DescriptorMismatchError
-        It is of another one.
-    """
+    """Raise DescriptorMismatchError if a database's manifest is of another descriptor."""
     if found.digest != manifest.digest:
         raise DescriptorMismatchError(
             f"the database {home.path} holds the fingerprints of another descriptor "
@@ -187,13 +170,7 @@ def _is_empty(home: Home) -> bool:
 
 
 def difference(database: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """Say in words where two sets of parameters differ.
-
-    Parameters
-    ----------
-    database, asked : mapping
-        What the database was made with, and what is asked for now.
-    """
+    """Say in words where a database's parameters differ from those that are asked for."""
     found = list(_differences("", database, asked))
     if len(found) > _SHOWN:
         found[_SHOWN:] = [f"and {len(found) - _SHOWN} more differences"]
@@ -210,7 +187,7 @@ def _differences(name: str, database: Any, asked: Any) -> Iterator[str]:
                 yield f"{inner} not in the database"
             else:
                 yield from _differences(inner, database[key], asked[key])
-    elif _is_list_of_mappings(database) and _is_list_of_mappings(asked):
+    elif isinstance(database, list) and isinstance(asked, list):
         gone = [item for item in database if item not in asked]
         new = [item for item in asked if item not in database]
         for item in gone:
@@ -223,12 +200,10 @@ def _differences(name: str, database: Any, asked: Any) -> Iterator[str]:
         yield f"{name} is {database!r} in the database, {asked!r} here"
 
 
-def _is_list_of_mappings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
-
-
-def _brief(function: Mapping[str, Any]) -> str:
-    """Return a symmetry function in few words."""
+def _brief(function: Any) -> str:
+    """Return a symmetry function in few words; anything else as it is."""
+    if not isinstance(function, Mapping):
+        return str(function)
     return " ".join(
         str(value) if key == "type" else f"{key}={value}" for key, value in function.items()
     )

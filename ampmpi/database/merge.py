@@ -87,34 +87,23 @@ def merge(
     if owner is not None:
         manifest.claim(target_home, owner)
     with contextlib.ExitStack() as stack:
-        giving = [_sources_of(home, stack) for home in homes]
+        more: list[LooseEntries | ArchivedEntries] = []
+        for home in homes:  # what counts first comes first
+            more.append(LooseEntries(home, Workers()))
+            with contextlib.suppress(FileNotFoundError):
+                archived = ArchivedEntries(home, None, ARCHIVE, Workers())
+                more.append(stack.enter_context(archived))
         lock = Lock(target_home, wait=wait, break_lock=break_lock, job=job)
-        more = tuple(source for some in giving for source in some)
         done = rewrite(target_home, lock, what=Rewriting(more=more))
-        counts = iter(done.given)
-        added = {
-            home.path: sum(next(counts, 0) for _ in some)
-            for home, some in zip(homes, giving, strict=True)
-        }
-        unsound: dict[str, str] = {}
-        damaged: dict[str, str] = {}
-        for source in more:
-            if isinstance(source, LooseEntries):
-                unsound |= {key: reason for key, (reason, _) in source.unsound.items()}
-            else:
-                unsound = source.lost | unsound
-                if source.archive.damage is not None:
-                    damaged[source.home.path] = source.archive.damage
-    corrupt = {key: reason for key, reason in unsound.items() if key not in into}
+    added = {home.path: done.given.get(home.path, 0) for home in homes}
+    corrupt: dict[str, str] = {}
+    damaged: dict[str, str] = {}
+    for source in more:
+        corrupt = source.lost | corrupt
+        if isinstance(source, ArchivedEntries) and source.archive.damage is not None:
+            damaged[source.home.path] = source.archive.damage
+    corrupt = {key: reason for key, reason in corrupt.items() if key not in into}
     return MergeReport(added, corrupt, damaged, done)
-
-
-def _sources_of(home: Home, stack: contextlib.ExitStack) -> list[LooseEntries | ArchivedEntries]:
-    """Return what gives a database's entries, those that count first."""
-    found: list[LooseEntries | ArchivedEntries] = [LooseEntries(home, Workers())]
-    with contextlib.suppress(FileNotFoundError):
-        found.append(stack.enter_context(ArchivedEntries(home, None, ARCHIVE, Workers())))
-    return found
 
 
 def _is_same(one: Home, other: Home) -> bool:

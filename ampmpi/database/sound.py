@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -31,14 +31,22 @@ from ampmpi.files.folder import Folder, Stamp
 from ampmpi.files.trouble import unless_damaged
 from ampmpi.keys import DIGEST, digests_of, member_of, to_hex
 
-STAMPS = np.dtype([("inode", "u8"), ("size", "i8"), ("mtime_ns", "i8")])
+_STAMP = [("inode", "u8"), ("size", "i8"), ("mtime_ns", "i8")]
+STAMPS = np.dtype(_STAMP)
 """The fields of a `Stamp`, for arrays of them."""
 
-_PARCEL = 1 << 21
-"""Bytes of deflated records after which a parcel ends."""
+TAKEN = np.dtype([("digest", DIGEST), *_STAMP])
+"""A loose entry that was read: its key, and what tells whether it is written again later."""
 
-_BATCH = 1 << 18
-"""Bytes of entries that are read before they are deflated."""
+_PARCEL = 1 << 21
+"""Bytes of deflated records that are read at once."""
+
+_BATCH = 1 << 22
+"""Bytes of entries after which a parcel ends."""
+
+_Member = tuple[str | None, bytes]
+_Copy = tuple[str | None, bytes, str | None]
+"""Key of an entry, or None, what it holds, and why it cannot be believed, if so."""
 
 
 class ArchiveChangedError(OSError):
@@ -46,7 +54,10 @@ class ArchiveChangedError(OSError):
 
 
 class Source(Protocol):
-    """Where entries come from."""
+    """Where entries come from; `lost` says which it cannot give, and why."""
+
+    home: Home
+    lost: dict[str, str]
 
     def digests(self) -> NDArray[np.bytes_]:
         """Keys, as 16-byte strings, that the source may be able to give; sorted."""
@@ -56,33 +67,13 @@ class Source(Protocol):
 
 
 def judge(data: bytes, kind: Kind) -> None:
-    """Check that an entry is whole.
+    """Raise CorruptEntryError unless an entry is whole.
 
     In databases of other kinds, only what says that it is one of this package's
     entries is judged.
-
-    Raises
-    ------
-    CorruptEntryError
-        It is damaged.
     """
     if kind != "other" or not data or codec.MAGIC in data[-64:]:
         codec.verify(data)
-
-
-class LooseFiles(NamedTuple):
-    """Loose entries that were read.
-
-    Attributes
-    ----------
-    digests : (n,) array of 16-byte strings
-        Their keys, as bytes.
-    stamps : (n,) array of STAMPS
-        What tells whether they are written again later.
-    """
-
-    digests: NDArray[np.bytes_]
-    stamps: NDArray[np.void]
 
 
 class LooseEntries:
@@ -90,18 +81,20 @@ class LooseEntries:
 
     Attributes
     ----------
-    taken : list of LooseFiles
+    taken : list of arrays of TAKEN
         What was given.
-    unsound : dict of str to (str, Stamp or None)
-        Keys of entries that could not be given, with what is wrong and, for one
-        that was read and is damaged, its stamp.
+    lost : dict of str to str
+        Keys of entries that could not be given, with what is wrong.
+    damaged : dict of str to Stamp
+        Stamps of those that were read and are damaged.
     """
 
     def __init__(self, home: Home, workers: Workers) -> None:
-        self._home, self._workers = home, workers
+        self.home, self._workers = home, workers
         self._listed = loose.digests(home)
-        self.taken: list[LooseFiles] = []
-        self.unsound: dict[str, tuple[str, Stamp | None]] = {}
+        self.taken: list[NDArray[np.void]] = []
+        self.lost: dict[str, str] = {}
+        self.damaged: dict[str, Stamp] = {}
 
     def digests(self) -> NDArray[np.bytes_]:
         """Keys of all loose entries when they were listed."""
@@ -111,128 +104,90 @@ class LooseEntries:
         """Give the sound entries; see `Source`."""
         wanted = self._listed[~member_of(self._listed, without)]
         tasks = deque(self._workers.cut(wanted)) if len(wanted) else deque()
+        doubtful: list[str] = []
 
         def next_tasks() -> Iterator[NDArray[np.bytes_]]:
             while tasks:
                 yield tasks.popleft()
 
         while tasks:
-            for packed in self._workers.map(partial(_pack_some, self._home), next_tasks()):
-                if len(packed.files.digests):
-                    self.taken.append(packed.files)
+            for packed in self._workers.map(partial(_pack_some, self.home), next_tasks()):
+                doubtful += packed.doubtful
+                if len(packed.taken):
+                    self.taken.append(packed.taken)
                     yield packed.parcel
                 if len(packed.left):
                     tasks.append(packed.left)
-        given = np.sort(np.concatenate([some.digests for some in (*self.taken, _NO_FILES)]))
-        for key in to_hex(wanted[~member_of(wanted, given)]):
-            yield from self._doubtful(key)
+        for key in doubtful:
+            yield from self._once_more(key)
 
-    def _doubtful(self, key: str) -> Iterator[Parcel]:
+    def _once_more(self, key: str) -> Iterator[Parcel]:
         """Give an entry that could not be read, or was found to be damaged, if it can be now."""
-        stamp: Stamp | None = None
         try:
-            found = loose.read(self._home, key)
+            found = loose.read(self.home, key)
             if found is None:
                 return
-            data, stamp = found
-            judge(data, self._home.kind)
+            data, self.damaged[key] = found
+            judge(data, self.home.kind)
         except CorruptEntryError as error:
-            self.unsound[key] = str(error), stamp
+            self.lost[key] = str(error)
             return
-        parcel = pack([(key, data)])
-        self.taken.append(LooseFiles(parcel.digests, np.array([stamp], STAMPS)))
-        yield parcel
-
-
-_NO_FILES = LooseFiles(np.empty(0, DIGEST), np.empty(0, STAMPS))
+        self.taken.append(_taken([key], [self.damaged.pop(key)]))
+        yield pack([(key, data)])
 
 
 class _Packed(NamedTuple):
     parcel: Parcel
-    files: LooseFiles
+    taken: NDArray[np.void]
+    doubtful: list[str]
     left: NDArray[np.bytes_]
 
 
 def _pack_some(home: Home, digests: NDArray[np.bytes_]) -> _Packed:
-    """Deflate loose entries until they have `_PARCEL` bytes; the others are left.
-
-    Entries that are missing, damaged or unreadable are passed over.
-    """
-    keys = iter(to_hex(digests))
-    parcels: list[Parcel] = []
+    """Deflate loose entries, `_BATCH` bytes of them; others are left, or doubtful."""
+    sound: list[tuple[str, bytes]] = []
     stamps: list[Stamp] = []
+    doubtful: list[str] = []
     size = 0
     folder = home.loose
-    while folder is not None and size < _PARCEL and (batch := _read_batch(folder, keys)):
-        sound = [found for found in batch if _is_sound(found[1], home.kind)]
-        parcels.append(pack([(key, data) for key, data, _ in sound]))
-        stamps += [stamp for _, _, stamp in sound]
-        size += len(parcels[-1].raw)
-    parcel = _joined(parcels)
-    files = LooseFiles(parcel.digests, np.array(stamps, STAMPS))
-    return _Packed(parcel, files, digests[len(digests) - len(list(keys)) :])
-
-
-def _joined(parcels: Sequence[Parcel]) -> Parcel:
-    """Return parcels as one."""
-    raw = b"".join([parcel.raw for parcel in parcels])
-    if len(parcels) == 1:
-        return parcels[0]
-    empty = (np.empty(0, DIGEST), np.empty(0, bool), b"", _NONE, _NONE, np.empty(0, np.uint32), 0)
-    digests, is_entry, _, packed, length, crc, _ = zip(empty, *parcels, strict=True)
-    return Parcel(
-        np.concatenate(digests),
-        np.concatenate(is_entry),
-        raw,
-        np.concatenate(packed),
-        np.concatenate(length),
-        np.concatenate(crc),
-        crc32(raw),
-    )
-
-
-_NONE = np.empty(0, np.uint64)
-
-
-def _read_batch(folder: Folder, keys: Iterator[str]) -> list[tuple[str, bytes, Stamp]]:
-    """Read loose entries until they have `_BATCH` bytes."""
-    batch = []
-    size = 0
-    for key in keys:
+    if folder is None:  # it was removed meanwhile
+        return _Packed(pack([]), _taken([], []), [], digests[:0])
+    for key in to_hex(digests):
         try:
             data, stamp = folder.read(key, MAX_ENTRY_SIZE)
+            judge(data, home.kind)
         except OSError:
+            doubtful.append(key)
             continue
-        batch.append((key, data, stamp))
+        sound.append((key, data))
+        stamps.append(stamp)
         size += len(data)
         if size >= _BATCH:
             break
-    return batch
+    taken = _taken([key for key, _ in sound], stamps)
+    return _Packed(pack(sound), taken, doubtful, digests[len(sound) + len(doubtful) :])
 
 
-def _is_sound(data: bytes, kind: Kind) -> bool:
-    try:
-        judge(data, kind)
-    except CorruptEntryError:
-        return False
-    return True
+def _taken(keys: list[str], stamps: list[Stamp]) -> NDArray[np.void]:
+    taken = np.empty(len(keys), TAKEN)
+    taken["digest"] = digests_of(keys)
+    taken[list(Stamp._fields)] = np.array(stamps, STAMPS)
+    return taken
 
 
-def remove_taken(home: Home, files: LooseFiles) -> tuple[int, list[tuple[str, int, str | None]]]:
+def remove_taken(
+    home: Home, taken: NDArray[np.void]
+) -> tuple[int, list[tuple[str, int, str | None]]]:
     """Remove loose entries that are in the archive now, if they are still what was read.
 
-    Returns
-    -------
-    removed : int
-        How many were removed.
-    stayed : list of (str, int, str or None)
-        Key and size of each one that was not, and why; None: it was written again.
+    Returns how many were removed, and key and size of each one that was not,
+    and why; None: it was written again.
     """
     stayed: list[tuple[str, int, str | None]] = []
     gone = 0
     folder = home.needed(LOOSE)
-    stamps = map(Stamp._make, files.stamps.tolist())
-    for key, stamp in zip(to_hex(files.digests), stamps, strict=True):
+    stamps = map(Stamp._make, taken[list(Stamp._fields)].tolist())
+    for key, stamp in zip(to_hex(taken["digest"]), stamps, strict=True):
         try:
             if not folder.remove_as_read(key, stamp):
                 stayed.append((key, stamp.size, None))
@@ -240,38 +195,13 @@ def remove_taken(home: Home, files: LooseFiles) -> tuple[int, list[tuple[str, in
             gone += 1
         except OSError as error:
             stayed.append((key, stamp.size, error.strerror or str(error)))
-    return len(files.digests) - len(stayed) - gone, stayed
+    return len(taken) - len(stayed) - gone, stayed
 
 
 class ArchivedEntries:
-    """The entries of an archive, and its members that are not entries.
+    """The entries of an archive in a database's folder and, if wanted, its other members.
 
-    Parameters
-    ----------
-    home : Home
-        Its database; kept as an attribute.
-    folder : str or None
-        The folder there that it lies in; None: the database's own.
-    name : str
-        Its name.
-    workers : Workers
-        Who verifies it.
-    others : bool
-        Whether to give members that are no entries, too.
-
-    Attributes
-    ----------
-    archive : Archive
-        It, open.
-    lost : dict of str to str
-        What could not be given, and why.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such archive.
-    DatabaseError
-        It cannot be read.
+    Raises FileNotFoundError if there is no such archive.
     """
 
     def __init__(
@@ -325,9 +255,8 @@ class ArchivedEntries:
                 # Once more, one by one: a network mount may have been away for a moment.
                 yield from self._one_by_one(Records(archive.path, archive.descriptor, run))
         if self.lost:
-            given = _Given(self.home.kind, set(to_hex(archive.digests())) - self.lost.keys())
-            yield from given.rescued(archive)
-            self.lost = {key: why for key, why in self.lost.items() if key not in given.keys}
+            given = {*to_hex(without), *to_hex(archive.digests())} - self.lost.keys()
+            yield from _packed(self._sound(_rescued(archive), given))
 
     def _one_by_one(self, records: Records) -> Iterator[Parcel]:
         for number in range(len(records.part.offset)):
@@ -344,61 +273,55 @@ class ArchivedEntries:
 
     def _streamed(self, archive: StreamedArchive, without: NDArray[np.bytes_]) -> Iterator[Parcel]:
         """Give the entries of an archive without an index, and what lies behind its damage."""
-        given = _Given(self.home.kind, set(to_hex(without)))
-        for key, headers, data in archive.walk(others=self._others):
-            if key is None:
-                no_key, no = np.zeros(1, DIGEST), np.zeros(1, bool)
-                yield pack_records(no_key, no, [headers + data])
-            else:
-                yield from given.parcel(key, data, archive.doubt(key, headers, data))
+        given = set(to_hex(without))
+        walked = (
+            (key, data, archive.doubt(key, headers, data)) if key else (None, headers + data, None)
+            for key, headers, data in archive.walk(others=self._others)
+        )
+        yield from _packed(self._sound(walked, given))
         if archive.damage is not None:
-            yield from given.rescued(archive)
-            known = set(to_hex(archive.digests())) | set(to_hex(archive.expected))
-            for key in sorted(known - given.keys):
-                given.lost.setdefault(key, archive.damage)
-        yield from given.rest()
-        self.lost.update(given.lost)
+            yield from _packed(self._sound(_rescued(archive), given))
+            known = {*to_hex(archive.digests()), *to_hex(archive.expected)}
+            for key in sorted(known - given):
+                self.lost.setdefault(key, archive.damage)
+
+    def _sound(self, copies: Iterable[_Copy], given: set[str]) -> Iterator[_Member]:
+        """Pass on members that are no entries, and sound entries that are not given yet."""
+        for key, data, doubt in copies:
+            if key in given:
+                continue
+            if key is not None:
+                try:
+                    if doubt is not None:
+                        raise CorruptEntryError(doubt)
+                    judge(data, self.home.kind)
+                except CorruptEntryError as error:
+                    self.lost[key] = str(error)
+                    continue
+                self.lost.pop(key, None)
+                given.add(key)
+            yield key, data
 
 
-class _Given:
-    """Entries of an archive without an index on their way into a parcel, each once."""
+def _rescued(archive: Archive) -> Iterator[_Copy]:
+    return ((key, data, None) for key, data in rescue(archive.descriptor))
 
-    def __init__(self, kind: Kind, without: set[str]) -> None:
-        self.kind = kind
-        self.keys = without
-        self.lost: dict[str, str] = {}
-        self._waiting: list[tuple[str, bytes]] = []
-        self._size = 0
 
-    def parcel(self, key: str, data: bytes, doubt: str | None = None) -> Iterator[Parcel]:
-        """Take an entry, if it is sound and not there yet; give a parcel when there are enough."""
-        if key in self.keys:
-            return
-        try:
-            if doubt is not None:
-                raise CorruptEntryError(doubt)
-            judge(data, self.kind)
-        except CorruptEntryError as error:
-            self.lost[key] = str(error)
-            return
-        self.lost.pop(key, None)
-        self.keys.add(key)
-        self._waiting.append((key, data))
-        self._size += len(data)
-        if self._size >= _PARCEL:
-            yield from self.rest()
-
-    def rescued(self, archive: Archive) -> Iterator[Parcel]:
-        """Take what is sound anywhere in a damaged archive."""
-        for key, data in rescue(archive.descriptor):
-            yield from self.parcel(key, data)
-        yield from self.rest()
-
-    def rest(self) -> Iterator[Parcel]:
-        """Give what has not been given yet."""
-        if self._waiting:
-            yield pack(self._waiting)
-            self._waiting, self._size = [], 0
+def _packed(found: Iterable[_Member]) -> Iterator[Parcel]:
+    """Put entries together into parcels; of a member that is no entry the record is given."""
+    waiting: list[tuple[str, bytes]] = []
+    size = 0
+    for key, data in found:
+        if key is None:
+            yield pack_records(np.zeros(1, DIGEST), np.zeros(1, bool), [data])
+            continue
+        waiting.append((key, data))
+        size += len(data)
+        if size >= _BATCH:
+            yield pack(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield pack(waiting)
 
 
 def salvageable(archive: Archive, kind: Kind) -> set[str]:
@@ -431,13 +354,7 @@ def _runs(part: Part) -> Iterator[Part]:
 
 
 def _verify_run(home: Home, folder: str | None, name: str, stamp: Stamp, run: Part) -> int | None:
-    """Verify records without gaps; return the CRC-32 of their deflated bytes, None if any is bad.
-
-    Raises
-    ------
-    ArchiveChangedError
-        It is no longer the archive that was asked for.
-    """
+    """Verify records without gaps; return the CRC-32 of what was read, None if one is bad."""
     descriptor, status = _folder_of(home, folder).open_file(name)
     try:
         if Stamp.of(status) != stamp:

@@ -100,21 +100,7 @@ class Listing(NamedTuple):
 
 
 class Store:
-    """The entries of one database; see `ampmpi.FingerprintDatabase`.
-
-    Parameters
-    ----------
-    path : path
-        The directory; ``.ampdb`` is appended where it is missing, as in Amp.
-        It is made when something is first written.
-    rank : int
-        MPI rank of this process, for the names of temporaries.
-
-    Raises
-    ------
-    DatabaseError
-        There is something else of that name.
-    """
+    """The entries of one database; see `ampmpi.FingerprintDatabase`."""
 
     def __init__(self, path: str | os.PathLike[str], rank: int = 0) -> None:
         self._home = Home.find(path)
@@ -169,54 +155,35 @@ class Store:
         return f"{type(self).__name__}({self.path!r})"
 
     def __getitem__(self, key: str) -> Entry:
-        """Return an entry.
-
-        Raises
-        ------
-        KeyError
-            There is none.
-        CorruptEntryError
-            All of its copies are damaged.
-        """
+        """Return an entry; raises CorruptEntryError if all of its copies are damaged."""
         return self._get(key, lambda _, data: decode(data, kind=self.kind))
 
     def get_bytes(self, key: str) -> bytes:
-        """Return an entry as it is stored, whatever it holds.
-
-        Raises
-        ------
-        KeyError
-            There is none.
-        CorruptEntryError
-            No copy can be read.
-        """
+        """Return an entry as it is stored, whatever it holds."""
         return self._get(key, lambda _, data: data)
 
     def _get(self, key: str, parse: Callable[[str, bytes], T]) -> T:
         reasons: dict[str, str] = {}
-        found: list[T] = []
 
-        def look() -> bool:
+        def look() -> tuple[bool, T | None]:
             for place, read in ((_LOOSE, self._from_loose), (_ARCHIVED, self._from_archive)):
                 value = _parse(key, place, read(key), parse, reasons)
                 if value is not None:
-                    found.append(value)
-                    return True
-            return key in reasons
+                    return True, value
+            return key in reasons, None
 
-        if isinstance(key, str) and is_key(key):
-            self._settle(look)
+        value = self._settle(look) if is_key(key) else None
         self.corrupt.update(reasons)
-        if found:
-            return found[0]
+        if value is not None:
+            return value
         if key in reasons:
             raise CorruptEntryError(
                 f"entry {key} of {self.path} is damaged ({reasons[key]}): compute it again"
             )
         raise KeyError(key)
 
-    def _settle(self, look: Callable[[], bool]) -> None:
-        """Look until what is looked for is found, or nothing has moved since the last look.
+    def _settle(self, look: Callable[[], tuple[bool, T]]) -> T:
+        """Look until it is known to be found, or nothing has moved since the last look.
 
         Another process may move entries from one place to the other, and back, at any
         time, so that a key is absent only if it was in no place while all of them
@@ -226,19 +193,17 @@ class Store:
             # Not at the first look: it costs a request, and most often finds the entry.
             before = self._state() if attempt else None
             try:
-                if look():
-                    return
+                settled, found = look()
             except OSError as error:
-                if error.errno != errno.ESTALE:
+                if error.errno != errno.ESTALE or attempt == _TRIES:
                     if isinstance(error, DatabaseError):
                         raise
                     raise database_error(error, "read", self.path) from error
-                if attempt == _TRIES:
-                    raise database_error(error, "read", self.path) from error
                 self.close()
-                continue
-            if attempt and self._state() == before:
-                return
+            else:
+                if settled or attempt == _TRIES or (attempt and self._state() == before):
+                    return found
+        raise AssertionError("unreachable")
 
     def _state(self) -> tuple[Stamp | None, int]:
         """Which file the archive is now and, if there is none, when names here last changed.
@@ -249,12 +214,7 @@ class Store:
         if home is None:
             return None, 0
         stamp = self._archive_stamp(home)
-        if stamp is not None:
-            return stamp, 0
-        try:
-            return None, os.fstat(home.root.descriptor).st_mtime_ns
-        except OSError:
-            return None, 0
+        return stamp, 0 if stamp else os.fstat(home.root.descriptor).st_mtime_ns
 
     def _archive_stamp(self, home: Home) -> Stamp | None:
         try:
@@ -321,55 +281,32 @@ class Store:
     def __contains__(self, key: object) -> bool:
         if not isinstance(key, str) or not is_key(key):
             return False
-        found = False
 
-        def look() -> bool:
-            nonlocal found
-            if (home := self.home) is not None and loose.exists(home, key):
-                found = True
-            else:
-                archive = self._current_archive()
-                found = archive is not None and key in archive
-            return found
+        def look() -> tuple[bool, bool]:
+            home = self.home
+            found = home is not None and loose.exists(home, key)
+            found = found or ((archive := self._current_archive()) is not None and key in archive)
+            return found, found
 
-        self._settle(look)
-        return found
+        return self._settle(look)
 
     def digests(self) -> NDArray[np.bytes_]:
-        """Return all keys as 16-byte strings, sorted: takes a tenth of the memory of a list.
-
-        Raises
-        ------
-        DatabaseError
-            The database cannot be read.
-        """
+        """Return all keys as 16-byte strings, sorted: takes a tenth of the memory of a list."""
         return self.listing().everywhere
 
     def listing(self) -> Listing:
         """List the database once; see `digests`."""
-        found = Listing(digests_of([]), digests_of([]))
 
-        def look() -> bool:
-            nonlocal found
+        def look() -> tuple[bool, Listing]:
             before = self._state()
-            in_loose = everywhere = self.loose_digests()
+            home = self.home
+            in_loose = everywhere = digests_of([]) if home is None else loose.digests(home)
             archive = self._current_archive()
             if archive is not None:
-                everywhere = archive.digests()
-                if len(in_loose):
-                    both = np.concatenate((in_loose, everywhere))
-                    both.sort()
-                    everywhere = distinct(both)
-            found = Listing(everywhere, in_loose)
-            return self._state() == before
+                everywhere = _united(in_loose, archive.digests())
+            return self._state() == before, Listing(everywhere, in_loose)
 
-        self._settle(look)
-        return found
-
-    def loose_digests(self) -> NDArray[np.bytes_]:
-        """Return the keys of the loose entries as 16-byte strings, sorted."""
-        home = self.home
-        return digests_of([]) if home is None else loose.digests(home)
+        return self._settle(look)
 
     def __iter__(self) -> Iterator[str]:
         return iter(to_hex(self.digests()))
@@ -390,7 +327,7 @@ class Store:
         """
         wanted = set(keys)
         if check:
-            return wanted - {key for key, _ in self.scan(wanted, self._verified)}
+            return wanted - {key for key, _ in self._scan(wanted, self._verified)}
         return wanted.difference(self)
 
     def _verified(self, key: str, data: bytes) -> bool:
@@ -424,13 +361,10 @@ class Store:
         def parse(key: str, data: bytes) -> Entry:
             return decode(data, numbers.get(key), self.kind)
 
-        return self.scan(set(self if keys is None else keys), parse)
+        return self._scan(set(self if keys is None else keys), parse)
 
-    def scan(self, keys: set[str], parse: Callable[[str, bytes], T]) -> Iterator[tuple[str, T]]:
-        """Go through what `parse` makes of entries' bytes; as `get_many` otherwise.
-
-        `parse` raises CorruptEntryError for a damaged one.
-        """
+    def _scan(self, keys: set[str], parse: Callable[[str, bytes], T]) -> Iterator[tuple[str, T]]:
+        """Go through what `parse` makes of entries' bytes; as `get_many` otherwise."""
         rest = set(filter(is_key, keys))
         reasons: dict[str, str] = {}
         for place, copies in (
@@ -476,19 +410,8 @@ class Store:
                 raise database_error(error, "read", archive.path) from error
             self.close()  # it was replaced on its server: the rest is looked for one by one
 
-    def archive_damage(self) -> str | None:
-        """Say what is wrong with the archive as a whole, so that entries may be missing."""
-        archive = self._current_archive()
-        return None if archive is None else archive.damage
-
     def manifest(self) -> Manifest | None:
-        """Whose fingerprints these are; None if the database does not say.
-
-        Raises
-        ------
-        DatabaseError
-            The manifest cannot be read, or is damaged.
-        """
+        """Whose fingerprints these are; None if the database does not say."""
         home = self.home
         return None if home is None else manifest.read(home)
 
@@ -529,13 +452,7 @@ class Store:
         return True
 
     def info(self) -> DatabaseInfo:
-        """Return what the database holds, and what lies in its directory.
-
-        Raises
-        ------
-        DatabaseError
-            There is none, or it cannot be read.
-        """
+        """Return what the database holds, and what lies in its directory."""
         home = self.home or Home.open(self.path)
         loose_keys, sizes, others = [], 0, 0
         folder = home.loose
@@ -553,12 +470,11 @@ class Store:
             raise database_error(error, "list", home.full(LOOSE)) from error
         archive = self._current_archive()
         archived = digests_of([]) if archive is None else archive.digests()
-        both = np.concatenate((digests_of(sorted(set(loose_keys))), archived))
-        both.sort()
+        aside = home.inner(DAMAGED)
         return DatabaseInfo(
             path=self.path,
             kind=self.kind,
-            entries=len(distinct(both)),
+            entries=len(_united(digests_of(loose_keys), archived)),
             loose=len(loose_keys),
             archived=len(archived),
             bytes_loose=sizes,
@@ -566,16 +482,20 @@ class Store:
             files=sum(len(folders) + len(files) for _, folders, files in os.walk(self.path)) + 1,
             others=others,
             temporaries=len(temporaries(home.inner(TEMPORARIES))),
-            damaged=_count(home, DAMAGED),
+            damaged=0 if aside is None else len(aside.names()),
             locked=home.root.has(LOCK),
             manifest=self.manifest(),
             damage=None if archive is None else archive.damage,
         )
 
 
-def _count(home: Home, name: str) -> int:
-    folder = home.inner(name)
-    return 0 if folder is None else len(folder.names())
+def _united(keys: NDArray[np.bytes_], others: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+    """Return keys of either array, sorted, each once; the others are sorted already."""
+    if not len(keys):
+        return others
+    both = np.concatenate((keys, others))
+    both.sort()
+    return distinct(both)
 
 
 def _parse(

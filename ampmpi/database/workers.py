@@ -38,7 +38,7 @@ class Workers:
     Attributes
     ----------
     executor : Executor or None
-        They; None: this process does everything itself.
+        None: this process does everything itself.
     count : int
         How many there are.
     apart : bool
@@ -52,17 +52,7 @@ class Workers:
     def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
         """Return the results of tasks, in their order; no more than a few wait to be taken.
 
-        Parameters
-        ----------
-        function : callable
-            A module's function of one task.
-        tasks : iterable
-            They and their results are sent between processes.
-
-        Raises
-        ------
-        DatabaseError
-            A worker died.
+        The function is one of a module; tasks and results are sent between processes.
         """
         if self.executor is None:
             yield from map(function, tasks)

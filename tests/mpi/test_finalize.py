@@ -47,7 +47,7 @@ def portion(request, monkeypatch):
 @pytest.mark.parametrize("parcel", [2000, 1 << 21])
 def test_every_entry_arrives(comm, database, portion, monkeypatch, parcel):
     monkeypatch.setattr(sound, "_PARCEL", parcel)
-    monkeypatch.setattr(sound, "_BATCH", parcel // 4)
+    monkeypatch.setattr(sound, "_BATCH", 2 * parcel)
     report = finalize.compress_together(database, comm)
     assert (report.added, report.entries, report.files_freed) == (61, 61, 60)
     assert dict(database.get_many()) == {key: entry(n) for n, key in enumerate(KEYS)}
@@ -83,6 +83,7 @@ def test_all_ranks_share_every_step(comm, database, monkeypatch, name):
 
     monkeypatch.setattr(workers, "_PORTION", 1)
     monkeypatch.setattr(sound, "_PARCEL", 1)
+    monkeypatch.setattr(sound, "_BATCH", 1)
     if name == "_verify_run":  # records of an archive that is there
         finalize.compress_together(database, comm)
         if comm.rank == 0:

@@ -562,8 +562,8 @@ def test_loose_entries_give_what_is_there_and_sound(database):
     without = digests_of([make_key(1)])
     given = [key for parcel in source.parcels(without) for key in to_hex(parcel.digests)]
     assert given == [make_key(0)]
-    assert source.unsound.keys() == {make_key(7)}
-    assert [key for files in source.taken for key in to_hex(files.digests)] == given
+    assert source.lost.keys() == {make_key(7)}
+    assert [key for taken in source.taken for key in to_hex(taken["digest"])] == given
 
 
 def test_what_cannot_be_removed_is_a_warning(database, monkeypatch):

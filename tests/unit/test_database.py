@@ -111,7 +111,7 @@ def archive_path(database):
 
 
 def loose_keys(database):
-    return set(to_hex(database.loose_digests()))
+    return set(to_hex(loose.digests(database.make())))
 
 
 def without(*keys):

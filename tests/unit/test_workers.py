@@ -17,11 +17,10 @@ from ampmpi.database import compress as compress_module
 from ampmpi.database import sound, workers
 from ampmpi.database.compress import compress
 from ampmpi.database.layout import Home
-from ampmpi.database.sound import STAMPS, LooseFiles, remove_taken
+from ampmpi.database.sound import TAKEN, remove_taken
 from ampmpi.database.workers import Workers, forked
 from ampmpi.errors import DatabaseError
 from ampmpi.files.folder import Stamp
-from ampmpi.keys import digests_of
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def small_tasks(monkeypatch):
     """Make every task one of a few entries."""
     monkeypatch.setattr(workers, "_PORTION", 7)
     monkeypatch.setattr(sound, "_PARCEL", 1500)
-    monkeypatch.setattr(sound, "_BATCH", 500)
+    monkeypatch.setattr(sound, "_BATCH", 3000)
 
 
 @pytest.mark.parametrize("processes", [2, 3])
@@ -149,8 +148,8 @@ def test_of_what_was_taken_only_what_is_the_same_is_removed(database):
     stamps = [Stamp.of(os.stat(database / "loose" / key)) for key in keys]
     os.unlink(database / "loose" / keys[1])
     put(database, {keys[2]: b"written again"}, age=0)
-    files = LooseFiles(digests_of(keys), np.array(stamps, STAMPS))
-    removed, stayed = remove_taken(Home.open(database), files)
+    rows = [(bytes.fromhex(key), *stamp) for key, stamp in zip(keys, stamps, strict=True)]
+    removed, stayed = remove_taken(Home.open(database), np.array(rows, TAKEN))
     assert removed == 2
     assert stayed == [(keys[2], stamps[2].size, None)]
     assert set(names(database, "loose")) == {*make_data(30)} - {keys[0], keys[1], keys[3]}
