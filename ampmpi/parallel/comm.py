@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -44,11 +44,6 @@ class Communicator(Protocol):
 
     def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
         """Return every rank's array joined along the first axis on `root`, None elsewhere."""
-
-    def scatter_rows(
-        self, rows: NDArray[Any] | None, counts: Sequence[int] | None, root: int = 0
-    ) -> NDArray[Any]:
-        """Return this rank's ``counts[rank]`` rows of `root`'s array."""
 
     def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
         """Return this rank's object, made by ``part(rank)`` on `root`, one after the other.
@@ -109,12 +104,6 @@ class SerialCommunicator:
         return [obj]
 
     def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
-        return rows
-
-    def scatter_rows(
-        self, rows: NDArray[Any] | None, counts: Sequence[int] | None, root: int = 0
-    ) -> NDArray[Any]:
-        assert rows is not None
         return rows
 
     def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
@@ -181,9 +170,12 @@ class MPICommunicator:
         return self.mpi.allgather(obj)  # type: ignore[no-any-return]
 
     def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
+        from mpi4py import MPI
+
         rows = np.ascontiguousarray(rows)
         counts = self.mpi.gather(len(rows), root)
-        row = self._row_type(rows)
+        width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
+        row = MPI.BYTE.Create_contiguous(width).Commit()  # counts of bytes could exceed 2^31
         try:
             if self.rank != root:
                 self.mpi.Gatherv([rows, len(rows), row], None, root)
@@ -194,31 +186,6 @@ class MPICommunicator:
             return joined
         finally:
             row.Free()
-
-    def scatter_rows(
-        self, rows: NDArray[Any] | None, counts: Sequence[int] | None, root: int = 0
-    ) -> NDArray[Any]:
-        if self.rank == root:
-            assert rows is not None
-            assert counts is not None
-            rows = np.ascontiguousarray(rows)
-            like = rows[:0]
-        else:
-            like = None
-        like = self.mpi.bcast(like, root)
-        count = self.mpi.scatter(counts, root)
-        mine = np.empty((count, *like.shape[1:]), dtype=like.dtype)
-        row = self._row_type(like)
-        try:
-            message = None
-            if self.rank == root:
-                assert counts is not None
-                starts = np.cumsum([0, *counts[:-1]])
-                message = [rows, (counts, starts), row]
-            self.mpi.Scatterv(message, [mine, count, row], root)
-        finally:
-            row.Free()
-        return mine
 
     def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
         if self.rank != root:
@@ -279,13 +246,6 @@ class MPICommunicator:
         sys.stderr.flush()
         time.sleep(0.2)  # launchers drop what they have not read when a job is aborted
         self.mpi.Abort(code)
-
-    @staticmethod
-    def _row_type(rows: NDArray[Any]) -> Any:
-        from mpi4py import MPI
-
-        width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
-        return MPI.BYTE.Create_contiguous(width).Commit()
 
 
 def rest_until(condition: Callable[[], bool], longest: float) -> None:

@@ -22,6 +22,7 @@ from ampmpi.errors import (
     TrainingConvergenceError,
 )
 from ampmpi.fingerprinting import fingerprint
+from ampmpi.fingerprinting.adopt import resolve
 from ampmpi.fingerprinting.finalize import compress_all
 from ampmpi.members import Member, group_size, prefix_of
 from ampmpi.parallel.comm import Communicator, as_communicator
@@ -193,7 +194,8 @@ class _Session:
         dataset.check_validation(self.model.fprange or ())
         if dataset.remark:
             voice.warn(dataset.remark)
-        self.descriptor = agree(comm, lambda: self.resolve(dataset.elements))
+        database = FingerprintDatabase(self.fingerprints)
+        self.descriptor = agree(comm, lambda: resolve(self.descriptor, dataset.elements, database))
         schedule = settings.schedule
         earlier = agree(
             comm,
@@ -202,18 +204,6 @@ class _Session:
         for line in earlier.remarks:
             voice.log(line)
         return dataset, earlier
-
-    def resolve(self, elements: Sequence[str]) -> Gaussian:
-        """Fill in the descriptor's elements: the images', or the database's where it has more."""
-        resolved = self.descriptor.resolve(elements)
-        manifest = FingerprintDatabase(self.fingerprints).manifest()
-        if resolved is not self.descriptor and manifest is not None:
-            known = manifest.parameters.get("elements") or ()
-            if set(elements) < set(known):
-                other = self.descriptor.resolve(known)
-                if other.digest == manifest.digest:
-                    return other
-        return resolved
 
     def results_of(self, earlier: Earlier) -> list[MemberResult]:
         """Return the results of a training that is finished."""
