@@ -7,8 +7,8 @@ import pytest
 
 from ampmpi.errors import ImageFileError, Unfinished
 from ampmpi.parallel.failure import agree, agree_alone, is_shared, raise_first
+from ampmpi.parallel.kernels import in_turns
 from ampmpi.parallel.launch import StopRequest
-from ampmpi.parallel.nodes import in_turns
 from ampmpi.parallel.stopping import Stopping
 
 pytestmark = pytest.mark.mpi
