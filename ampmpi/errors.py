@@ -7,7 +7,7 @@ what is wrong, and what to do.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class AmpmpiError(Exception):
@@ -44,6 +44,10 @@ class ImageError(AmpmpiError, ValueError):
 
 class FileError(AmpmpiError, OSError):
     """A file cannot be written."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep the error number on the way to other ranks, where OSError would lose it."""
+        return type(self), self.args, {**self.__dict__, "errno": self.errno}
 
 
 class DatabaseError(FileError):

@@ -135,21 +135,13 @@ def _show(report: CheckReport, limit: int | None) -> None:
 
 
 def _sample(report: CheckReport, number: int, images: Images, seed: int) -> None:
-    """Compute some entries again, and compare.
-
-    Raises
-    ------
-    DatabaseError
-        Nobody knows of which descriptor the database is.
-    InputError
-        It has none of the images.
-    """
+    """Compute some entries again, and compare."""
     with FingerprintDatabase(report.path) as database:
         manifest = database.manifest()
         if manifest is None or database.kind == "other":
             raise DatabaseError(
-                f"{report.path} does not say which descriptor made it: "
-                f"nothing can be computed again"
+                f"{report.path} does not say which descriptor made it: nothing can be computed "
+                "again"
             )
         descriptor = Gaussian.from_parameters(manifest.parameters)
         is_fingerprints = database.kind == "fingerprints"
@@ -187,35 +179,22 @@ def _sample(report: CheckReport, number: int, images: Images, seed: int) -> None
 def _choose(
     database: FingerprintDatabase, number: int, images: Images, seed: int
 ) -> tuple[dict[str, Atoms], int]:
-    """Choose at random among the images that have an entry.
+    """Choose images that have an entry, at random; return them by key, and how many were read.
 
-    Few are read at first: where most have one, that is enough.
-
-    Returns
-    -------
-    chosen : dict of str to Atoms
-        Keys and images, at most `number`.
-    looked : int
-        How many images were read.
+    Few are read at first: where most have an entry, that is enough.
     """
     from ampmpi.images import hash_image
 
-    order = list(range(len(images)))
-    random.Random(seed).shuffle(order)
+    generator = random.Random(seed)
+    order = generator.sample(range(len(images)), len(images))
     chosen: dict[str, Atoms] = {}
     start, size = 0, 2 * number
     while start < len(order) and len(chosen) < number:
-        place = {index: at for at, index in enumerate(order[start : start + size])}
-        found: dict[str, tuple[int, Atoms]] = {}
-        for index, image in images.read_many(sorted(place)):
-            if isinstance(image, ImageError):
-                continue
-            key = hash_image(image)
-            if key in chosen or key not in database:
-                continue
-            found[key] = place[index], image
-            if len(chosen) + len(found) > number:
-                del found[max(found, key=lambda key: found[key][0])]
-        chosen |= {key: image for key, (_, image) in found.items()}
+        found: dict[str, Atoms] = {}
+        for _, image in images.read_many(sorted(order[start : start + size])):
+            if not isinstance(image, ImageError) and (key := hash_image(image)) in database:
+                found[key] = image
+        wanted = min(number - len(chosen), len(found))
+        chosen.update(generator.sample(list(found.items()), wanted))
         start, size = start + size, 2 * size
     return chosen, min(start, len(order))

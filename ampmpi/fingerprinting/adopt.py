@@ -1,14 +1,12 @@
-"""Trusting a database of which nothing says whose it is: some entries are recomputed first."""
+"""Whose a database is; where nothing says it, some of its entries are computed again first."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.database.manifest import Manifest, require_same
@@ -16,10 +14,9 @@ from ampmpi.entries.compare import disagreement
 from ampmpi.errors import CorruptEntryError, DatabaseError, DescriptorMismatchError, ImageError
 from ampmpi.fingerprinting.inventory import Inventory
 from ampmpi.fingerprinting.work import entries_of
-from ampmpi.images import Images
-from ampmpi.keys import member_of
+from ampmpi.keys import member_of, to_hex
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.failure import agree, agree_alone, on_all, share
+from ampmpi.parallel.failure import agree
 from ampmpi.parallel.kernels import warm_up
 
 if TYPE_CHECKING:
@@ -27,6 +24,34 @@ if TYPE_CHECKING:
 
 NEEDED = 10
 """So many entries have to agree, or all if there are fewer, and one with each element."""
+
+
+def resolve(
+    descriptor: Gaussian, symbols: Iterable[str], database: FingerprintDatabase
+) -> Gaussian:
+    """Fill in elements and functions that were left out.
+
+    They are those of the images, or of the database, where it was made with the same
+    settings for more elements.
+
+    Parameters
+    ----------
+    descriptor : Gaussian
+        The descriptor as it was given.
+    symbols : iterable of str
+        Elements of the images.
+    database : FingerprintDatabase
+        The fingerprints; it need not exist.
+    """
+    resolved = descriptor.resolve(symbols)
+    manifest = database.manifest()
+    if resolved is not descriptor and manifest is not None:
+        elements = manifest.parameters.get("elements") or ()
+        if set(symbols) < set(elements):
+            other = descriptor.resolve(elements)
+            if other.digest == manifest.digest:
+                return other
+    return resolved
 
 
 def settle_owner(
@@ -55,27 +80,27 @@ def settle_owner(
     notes = []
     for kind, database in databases.items():
         if dry_run:
-            agree(comm, partial(_check_owner, database, descriptor))
-            continue
-        claim = partial(database.claim, descriptor.parameters, descriptor.digest)
-        if agree(comm, partial(_claimed, claim, database, adopt)):
-            continue
-        candidates = comm.bcast(agree_alone(comm, partial(_candidates, database, inventory)))
-        assert candidates is not None
-        warm_up(comm, "ampmpi.descriptor")
-        agreeing = compare(candidates, inventory.images, descriptor, database, kind, comm)
-        agree(comm, partial(_claimed, claim, database, True))
-        notes.append(
-            f"{database.path} does not say which descriptor made it: {agreeing} of its entries "
-            "were computed again and agree, so it is used"
-        )
+            agree(comm, partial(_check, database, descriptor))
+        elif not agree(comm, partial(_claim, database, descriptor, adopt)):
+            warm_up(comm, "ampmpi.descriptor")
+            agreeing = agree(comm, partial(_adopt, kind, database, inventory, descriptor))
+            notes.append(
+                f"{database.path} does not say which descriptor made it: {agreeing} of its entries "
+                "were computed again and agree, so it is used"
+            )
     return notes
 
 
-def _claimed(claim: partial[bool], database: FingerprintDatabase, adopt: bool) -> bool:
+def _check(database: FingerprintDatabase, descriptor: Gaussian) -> None:
+    found, home = database.manifest(), database.home
+    if found is not None and home is not None:
+        require_same(home, found, Manifest(descriptor.parameters, descriptor.digest))
+
+
+def _claim(database: FingerprintDatabase, descriptor: Gaussian, adopt: bool) -> bool:
     """Claim a database; where it may only be read, its owner's jobs will do so."""
     try:
-        return claim(adopt=adopt)
+        return database.claim(descriptor.parameters, descriptor.digest, adopt=adopt)
     except DescriptorMismatchError:
         raise
     except DatabaseError:
@@ -84,107 +109,63 @@ def _claimed(claim: partial[bool], database: FingerprintDatabase, adopt: bool) -
         return True
 
 
-def _check_owner(database: FingerprintDatabase, descriptor: Gaussian) -> None:
-    found, home = database.manifest(), database.home
-    if found is not None and home is not None:
-        require_same(home, found, Manifest(descriptor.parameters, descriptor.digest))
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Images whose entries are in the database, in ascending order.
-
-    Attributes
-    ----------
-    indices : (n,) int array
-        The images.
-    digests : (n,) array of 16 bytes
-        Their hashes.
-    locators : (n,) int64 array or None
-        Where each is in its file.
-    n_entries : int
-        How many entries the database has.
-    """
-
-    indices: NDArray[np.integer]
-    digests: NDArray[np.bytes_]
-    locators: NDArray[np.int64] | None
-    n_entries: int
-
-
-def _candidates(database: FingerprintDatabase, inventory: Inventory) -> Candidates:
-    """List the images that are in a database."""
-    keys = database.digests()
-    there = member_of(inventory.digests, keys)
-    where = None if inventory.locators is None else inventory.locators[there]
-    return Candidates(inventory.numbers[there], inventory.digests[there], where, len(keys))
-
-
-@dataclass
-class _Comparison:
-    """What was compared, and entries that are damaged: these are never believed."""
-
-    compared: set[str] = field(default_factory=set)
-    damaged: set[str] = field(default_factory=set)
-    elements: set[str] = field(default_factory=set)
-
-    def shared(self, comm: Communicator) -> _Comparison:
-        """Return what all ranks have compared."""
-        everyone = comm.allgather(self)
-        return _Comparison(
-            set().union(*(one.compared for one in everyone)),
-            set().union(*(one.damaged for one in everyone)),
-            set().union(*(one.elements for one in everyone)),
-        )
-
-
-def compare(
-    candidates: Candidates,
-    images: Images,
-    descriptor: Gaussian,
-    database: FingerprintDatabase,
-    what: int,
-    comm: Communicator,
+def _adopt(
+    kind: int, database: FingerprintDatabase, inventory: Inventory, descriptor: Gaussian
 ) -> int:
-    """Recompute entries, each rank some, and compare; return how many agree.
+    """Claim a database after entries of it were computed again; return how many agree.
 
-    `NEEDED` of them, evenly spread over the images, then the others until there are so
-    many, and one with each of the descriptor's elements.
-
-    Raises
-    ------
-    DescriptorMismatchError
-        An entry differs: the database is another descriptor's.
-    DatabaseError
-        Too few of the job's images are in the database, or none with some element.
+    `NEEDED` of them, evenly spread over the images, then others until there are so many
+    that are not damaged, and one with each of the descriptor's elements.
     """
-    total = len(candidates.indices)
-    first = np.unique(np.linspace(0, total - 1, min(NEEDED, total)).astype(np.int64))
-    rest = np.setdiff1d(np.arange(total), first)
-    known, state = _Comparison(), _Comparison()
-    for chosen in (first, rest):
-        mine = chosen[comm.rank :: comm.size]
-        on_all(
-            comm,
-            partial(
-                _compare_some, mine, known, candidates, images, descriptor, database, what, state
-            ),
+    keys = database.digests()
+    there = np.flatnonzero(member_of(inventory.digests, keys))
+    spread = np.linspace(0, len(there) - 1, min(NEEDED, len(there))).astype(np.int64)
+    elements = set(descriptor.elements or ())
+    compared, seen, n_damaged = set[str](), set[str](), 0
+    for places in (there[spread], np.delete(there, spread)):
+        where = None if inventory.locators is None else inventory.locators[places].tolist()
+        read = inventory.images.read_many(inventory.numbers[places].tolist(), where)
+        for place, (index, image) in zip(places.tolist(), read, strict=True):
+            enough = len(compared) >= min(NEEDED, len(keys))
+            if enough and seen >= elements:
+                break
+            if isinstance(image, ImageError) or (enough and seen.issuperset(image.symbols)):
+                continue
+            (key,) = to_hex(inventory.digests[place : place + 1])
+            try:
+                stored = database[key]
+                ((_, ours),) = entries_of(image, descriptor, kind)
+            except (KeyError, CorruptEntryError):
+                n_damaged += 1
+                continue
+            except ImageError:
+                continue
+            if (reason := disagreement(stored, ours)) is not None:
+                raise DescriptorMismatchError(
+                    f"the database {database.path} holds the fingerprints of another descriptor: "
+                    f"of its entry for {inventory.images.ref(index)} ({key}), {reason}; choose "
+                    "another label or dblabel, or the descriptor that it was made with"
+                )
+            compared.add(key)
+            seen.update(image.symbols)
+    needed = max(min(NEEDED, len(keys) - n_damaged), 1)
+    if len(compared) < needed:
+        raise _unknown_owner(
+            database,
+            f"only {len(compared)} of the job's images can be compared with it, where {needed} "
+            "are needed",
+            "add images that it was made from",
         )
-        known = state.shared(comm)
-    needed = min(NEEDED, candidates.n_entries - len(known.damaged))
-    if len(known.compared) < max(needed, 1):
-        raise share(
-            _unknown_owner(
-                database,
-                f"only {len(known.compared)} of the job's images can be compared with it, where "
-                f"{max(needed, 1)} are needed",
-                "add images that it was made from",
-            )
-        )
-    unseen = set(descriptor.elements or ()) - known.elements
-    if unseen:
-        agree(comm, lambda: _check_unseen(database, known.compared, unseen))
-    return len(known.compared)
+    if unseen := elements - seen:
+        for key, entry in database.get_many(set(database) - compared):
+            if found := sorted(unseen.intersection(entry.symbols)):
+                raise _unknown_owner(
+                    database,
+                    f"its entry {key} holds {found[0]}, which no image compared with it does",
+                    "add images with that element that it was made from",
+                )
+    _claim(database, descriptor, adopt=True)
+    return len(compared)
 
 
 def _unknown_owner(database: FingerprintDatabase, why: str, remedy: str) -> DatabaseError:
@@ -192,55 +173,3 @@ def _unknown_owner(database: FingerprintDatabase, why: str, remedy: str) -> Data
         f"{database.path} does not say which descriptor made it, and {why}: {remedy} or, if you "
         "are sure of it, adopt it with 'ampmpi fingerprint --adopt' and start again"
     )
-
-
-def _check_unseen(database: FingerprintDatabase, compared: set[str], unseen: set[str]) -> None:
-    """Check that no other entry has an element whose functions were not compared."""
-    for key, entry in database.get_many(set(database) - compared):
-        if found := sorted(unseen.intersection(entry.symbols)):
-            raise _unknown_owner(
-                database,
-                f"its entry {key} holds {found[0]}, which no image compared with it does",
-                "add images with that element that it was made from",
-            )
-
-
-def _compare_some(
-    chosen: NDArray[np.int64],
-    known: _Comparison,
-    candidates: Candidates,
-    images: Images,
-    descriptor: Gaussian,
-    database: FingerprintDatabase,
-    what: int,
-    state: _Comparison,
-) -> None:
-    """Compare the chosen candidates, as long as entries or elements are lacking."""
-    elements = set(descriptor.elements or ())
-    enough = min(NEEDED, candidates.n_entries)
-    where = None if candidates.locators is None else candidates.locators[chosen].tolist()
-    read = images.read_many(candidates.indices[chosen].tolist(), where)
-    for position, (index, image) in zip(chosen.tolist(), read, strict=True):
-        covered = known.elements | state.elements
-        few = len(known.compared | state.compared) < enough
-        if not few and covered >= elements:
-            return
-        if isinstance(image, ImageError) or (not few and set(image.symbols) <= covered):
-            continue
-        key = candidates.digests[position : position + 1].tobytes().hex()
-        try:
-            stored = database[key]
-            ((_, ours),) = entries_of(image, descriptor, what)
-        except (KeyError, CorruptEntryError):
-            state.damaged.add(key)
-            continue
-        except ImageError:
-            continue
-        if (reason := disagreement(stored, ours)) is not None:
-            raise DescriptorMismatchError(
-                f"the database {database.path} holds the fingerprints of another descriptor: of "
-                f"its entry for {images.ref(index)} ({key}), {reason}; choose another label or "
-                "dblabel, or the descriptor that it was made with"
-            )
-        state.compared.add(key)
-        state.elements |= set(image.symbols)

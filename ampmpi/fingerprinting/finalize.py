@@ -17,7 +17,7 @@ from ampmpi.errors import DatabaseError, LockedError
 from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.executor import as_executor
-from ampmpi.parallel.failure import agree
+from ampmpi.parallel.failure import agree, on_all
 
 NOT_YOURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What the system says where a database may only be read."""
@@ -68,21 +68,15 @@ def compress_together(database: FingerprintDatabase, comm: Communicator) -> Comp
     """
     home = database.make()
     apart = comm.split_nodes().size < comm.size
-    report: CompressReport | None = None
-    error: DatabaseError | None = None
-    with as_executor(comm) as executor:
-        if comm.rank == 0:
+
+    def work() -> CompressReport | None:
+        with as_executor(comm) as executor:
+            if comm.rank != 0:
+                return None
             workers = Workers(executor, comm.size if executor else 1, apart)
-            try:
-                report = rewrite(home, Lock(home, job=launch.batch_job()[0] or None), workers)
-            except DatabaseError as caught:
-                error = caught
+            return rewrite(home, Lock(home, job=launch.batch_job()[0] or None), workers)
+
+    report = comm.bcast(on_all(comm, work))
     database.close()
-
-    def outcome() -> CompressReport:
-        if error is not None:
-            raise error
-        assert report is not None
-        return report
-
-    return agree(comm, outcome)
+    assert report is not None
+    return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,27 @@ if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
 
 
+class Look(NamedTuple):
+    """What is remembered of one image; `failure` says why it cannot be used, if so."""
+
+    digest: bytes = bytes(DIGEST.itemsize)
+    cost: float = 0.0
+    numbers: frozenset[int] = frozenset()
+    failure: str | None = None
+
+    @classmethod
+    def at(cls, image: Atoms | ImageError, descriptor: Gaussian) -> Look:
+        """Hash an image and predict its cost."""
+        try:
+            if isinstance(image, ImageError):
+                raise image
+            _check_atoms(image)
+        except ImageError as error:
+            return cls(failure=str(error))
+        numbers = frozenset(image.numbers.tolist())
+        return cls(digest_image(image), descriptor.predict_cost(image), numbers)
+
+
 @dataclass
 class Seen:
     """What one rank has read: for each image its number, digest and predicted cost."""
@@ -36,21 +57,14 @@ class Seen:
     failed: dict[int, str] = field(default_factory=dict)
     numbers: set[int] = field(default_factory=set)
 
-    def add(self, index: int, image: Atoms | ImageError, descriptor: Gaussian) -> None:
-        """Hash one image."""
+    def add(self, index: int, look: Look) -> None:
+        """Add one image."""
         self.indices.append(index)
-        try:
-            if isinstance(image, ImageError):
-                raise image
-            _check_atoms(image)
-        except ImageError as error:
-            self.failed[index] = str(error)
-            self.digests.append(bytes(16))
-            self.costs.append(0.0)
-            return
-        self.digests.append(digest_image(image))
-        self.costs.append(descriptor.predict_cost(image))
-        self.numbers.update(image.numbers.tolist())
+        self.digests.append(look.digest)
+        self.costs.append(look.cost)
+        self.numbers |= look.numbers
+        if look.failure is not None:
+            self.failed[index] = look.failure
 
 
 def _check_atoms(image: Atoms) -> None:
@@ -148,28 +162,30 @@ def _survey(
 
     Files that have to be read whole for that are hashed on the way.
     """
-    visited: dict[int, list[tuple[int, Seen]]] = {}
+    visited: dict[int, list[tuple[int, Look]]] = {}
 
-    def survey_share() -> list[tuple[int, Frames]]:
-        mine = []
+    def survey_share() -> dict[int, Frames]:
+        mine = {}
         for number in range(comm.rank, len(files), comm.size):
-            seen_here = visited[number] = []
+            looks = visited[number] = []
 
-            def visit(frame: int, image: Atoms, into: list[tuple[int, Seen]] = seen_here) -> None:
-                one = Seen()
-                one.add(0, image, descriptor)
-                into.append((frame, one))
+            def visit(frame: int, image: Atoms, into: list[tuple[int, Look]] = looks) -> None:
+                into.append((frame, Look.at(image, descriptor)))
 
-            mine.append((number, survey(files[number], visit)))
+            mine[number] = survey(files[number], visit)
         return mine
 
     mine = on_all(comm, survey_share)
-    bare = {number: Frames(frames.numbers, None, frames.changed) for number, frames in mine}
+    bare = {number: Frames(frames.numbers, None, frames.changed) for number, frames in mine.items()}
     merged = {number: frames for part in comm.allgather(bare) for number, frames in part.items()}
     found = ImageSet(files, [merged[number] for number in range(len(files))])
-    _keep_visited(found, visited, seen)
+    for number, looks in visited.items():
+        chosen, span = found.frames[number].numbers, found.span(number)
+        for frame, look in looks:
+            if frame in chosen:
+                seen.add(span[chosen.index(frame)], look)
     gathered = comm.gather(
-        [(n, frames.locators) for n, frames in mine if frames.locators is not None]
+        [(n, frames.locators) for n, frames in mine.items() if frames.locators is not None]
     )
     if gathered is None:
         return found, None
@@ -179,21 +195,6 @@ def _survey(
             span = found.span(number)
             locators[span.start : span.stop] = where
     return found, locators
-
-
-def _keep_visited(found: ImageSet, visited: dict[int, list[tuple[int, Seen]]], seen: Seen) -> None:
-    """Add what was hashed during the survey, under the numbers of the whole set."""
-    for number, frames in visited.items():
-        chosen, span = found.frames[number].numbers, found.span(number)
-        for frame, one in frames:
-            if frame in chosen:
-                index = span[chosen.index(frame)]
-                seen.indices.append(index)
-                if one.failed:
-                    seen.failed[index] = one.failed[0]
-                seen.digests += one.digests
-                seen.costs += one.costs
-                seen.numbers |= one.numbers
 
 
 def _hash(
@@ -222,7 +223,7 @@ def _hash(
         mine, where = mine[unread], where[unread]
     listed = None if where is None else where.tolist()
     for index, image in found.read_many(mine.tolist(), listed):
-        seen.add(index, image, descriptor)
+        seen.add(index, Look.at(image, descriptor))
         if not isinstance(image, ImageError):
             kept.keep(index, image)
         if stopping.asked():
@@ -233,13 +234,13 @@ def _scatter_locators(
     locators: NDArray[np.int64] | None, n_images: int, comm: Communicator
 ) -> NDArray[np.int64]:
     """Tell each rank where its images are in their files."""
-    if comm.size == 1:
+
+    def part(rank: int) -> NDArray[np.int64]:
         assert locators is not None
-        return locators
-    if locators is None:
-        return comm.scatter_each(lambda _: np.empty(0, np.int64))
-    where = locators
-    return comm.scatter_each(lambda rank: where[chunks(n_images, rank, comm.size)])
+        mine: NDArray[np.int64] = locators[chunks(n_images, rank, comm.size)]
+        return mine
+
+    return comm.scatter_each(part)
 
 
 def _gather(
@@ -309,14 +310,7 @@ def _only(rows: NDArray[Any], chosen: NDArray[Any]) -> NDArray[Any]:
 def first_of_each(
     digests: NDArray[np.bytes_], usable: NDArray[np.bool_]
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int32]]:
-    """Find equal images.
-
-    Parameters
-    ----------
-    digests : (n_images,) array of 16 bytes
-        Hash of each image.
-    usable : (n_images,) bool array
-        Images that count.
+    """Find equal images, given the hash of each and whether it counts.
 
     Returns
     -------

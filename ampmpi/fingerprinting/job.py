@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,14 +17,13 @@ from ampmpi.database import FingerprintDatabase
 from ampmpi.database.layout import TEMPORARIES, Home, check_place
 from ampmpi.errors import ImageError, InputError
 from ampmpi.files.folder import Folder
-from ampmpi.fingerprinting.adopt import settle_owner
+from ampmpi.fingerprinting.adopt import resolve, settle_owner
 from ampmpi.fingerprinting.finalize import compress_all
 from ampmpi.fingerprinting.inventory import Inventory, take_inventory
-from ampmpi.fingerprinting.missing import Misses, deal_images, find_misses
-from ampmpi.fingerprinting.planning import predict
+from ampmpi.fingerprinting.missing import deal_images, find_misses
 from ampmpi.fingerprinting.summary import FailedImage, Plan, Summary
-from ampmpi.fingerprinting.suspects import InFlight, Suspect, forget, read_suspects
-from ampmpi.fingerprinting.work import FINGERPRINTS, PRIMES, Done, Share, compute
+from ampmpi.fingerprinting.suspects import InFlight, forget, read_suspects
+from ampmpi.fingerprinting.work import FINGERPRINTS, PRIMES, Done, Share, compute, predict
 from ampmpi.heap import keep_freed_memory
 from ampmpi.keys import digests_of, member_of
 from ampmpi.parallel import launch
@@ -123,7 +123,11 @@ def fingerprint(
     ranks = as_communicator(comm)
     install_excepthook(ranks)
     log = Log(ranks.rank, quiet=True) if log is None else log
-    if descriptor is not None and not hasattr(descriptor, "predict_cost"):
+    if descriptor is None:
+        from ampmpi.descriptor import Gaussian
+
+        descriptor = Gaussian()
+    if not hasattr(descriptor, "predict_cost"):
         raise share(InputError(f"the descriptor is {descriptor!r}; give a Gaussian(...)"))
     options = Options(
         os.fspath(label if dblabel is None else dblabel),
@@ -137,24 +141,11 @@ def fingerprint(
     started = perf_counter()
     with abort_on_error(ranks):
         require_same(ranks, asdict(options))
-        return _Job(ranks, log, options).run(images, descriptor or default_descriptor(), started)
-
-
-def default_descriptor() -> Gaussian:
-    """Return Amp's default descriptor."""
-    from ampmpi.descriptor import Gaussian
-
-    return Gaussian()
+        return _Job(ranks, log, options).run(images, descriptor, started)
 
 
 def require_same(comm: Communicator, options: Mapping[str, Any]) -> None:
-    """Check that all ranks were given the same options; else they would wait for each other.
-
-    Raises
-    ------
-    InputError
-        They were not; every rank raises it.
-    """
+    """Check that all ranks were given the same options; else they would wait for each other."""
     for other in comm.allgather(dict(options)):
         for name, value in options.items():
             if other[name] != value:
@@ -185,7 +176,10 @@ class _Job:
             if not inventory.symbols and descriptor.elements is None:
                 agree(self.comm, partial(refuse_useless, inventory))
             self.log(f"{len(inventory.images)} images of {', '.join(inventory.symbols)} read")
-            resolved = agree(self.comm, lambda: self.resolve(descriptor, inventory.symbols))
+            resolved = agree(
+                self.comm,
+                partial(resolve, descriptor, inventory.symbols, self.databases[FINGERPRINTS]),
+            )
             summary = self.work(inventory, resolved)
         finally:
             inventory.images.close()
@@ -215,23 +209,6 @@ class _Job:
             lambda: {kind: FingerprintDatabase(name, rank) for kind, name in names.items()},
         )
 
-    def resolve(self, descriptor: Gaussian, symbols: tuple[str, ...]) -> Gaussian:
-        """Fill in elements and functions that were left out.
-
-        They are those of the images, or of the database, where it was made with
-        the same settings for more elements.
-        """
-        resolved = descriptor.resolve(symbols)
-        manifest = self.databases[FINGERPRINTS].manifest()
-        if resolved is descriptor or manifest is None or manifest.digest == resolved.digest:
-            return resolved
-        elements = manifest.parameters.get("elements") or ()
-        if set(symbols) < set(elements):
-            other = descriptor.resolve(elements)
-            if other.digest == manifest.digest:
-                return other
-        return resolved
-
     def work(self, inventory: Inventory, descriptor: Gaussian) -> Summary:
         """Do what is missing."""
         comm, options = self.comm, self.options
@@ -239,15 +216,14 @@ class _Job:
             self.databases, inventory, descriptor, comm,
             adopt=options.adopt, dry_run=options.dry_run,
         )  # fmt: skip
-        misses = find_misses(inventory.digests, self.databases, comm, options.verify)
-        is_lacking = bool(comm.bcast(bool(misses.what.any())))
-        suspects: dict[str, Suspect] = {}
+        what, damaged = find_misses(inventory.digests, self.databases, comm, options.verify)
+        is_lacking = comm.bcast(bool(what.any()))
+        suspects: dict[str, int] = {}
         if is_lacking and not options.dry_run:
             self.hold_databases()
-            suspects = comm.bcast(self.suspects(inventory.digests) if comm.rank == 0 else {})
-        shares, aside = deal_images(inventory, misses.what, suspects, comm)
-        done, seconds = Done(), 0.0
-        plan: tuple[Plan, ...] = ()
+            suspects = agree(comm, partial(self.suspects, inventory.digests))
+        shares, aside = deal_images(inventory, what, suspects, comm)
+        done, plan = Done(), tuple[Plan, ...]()
         if options.dry_run:
             plan = predict(shares[0], inventory.images, descriptor, self.databases, comm)
         elif is_lacking:
@@ -256,26 +232,25 @@ class _Job:
                     f"{len(suspects) - len(aside)} images that earlier runs, or other jobs now, "
                     "are at are computed last"
                 )
-            done, seconds = self.compute(shares, inventory, descriptor)
+            done = self.compute(shares, inventory, descriptor)
             if suspects:
                 agree(comm, partial(self.forget, suspects))
-        return self.summarize(inventory, misses, aside, done, seconds, plan)
+        return self.summarize(inventory, what, damaged, aside, done, plan)
 
     def hold_databases(self) -> None:
         """Make the databases that do not exist; from here on every rank holds the same ones.
 
         A rank to which another directory shows itself by the name raises an error.
         """
-        homes = agree(self.comm, self.make_databases)
-        for kind, home in homes.items():
-            self.databases[kind].hold(home)
 
-    def make_databases(self) -> dict[int, Home]:
-        """Make the databases complete, and return them."""
-        homes = {kind: database.make() for kind, database in self.databases.items()}
-        for home in homes.values():
-            home.complete()
-        return homes
+        def make() -> dict[int, Home]:
+            homes = {kind: database.make() for kind, database in self.databases.items()}
+            for home in homes.values():
+                home.complete()
+            return homes
+
+        for kind, home in agree(self.comm, make).items():
+            self.databases[kind].hold(home)
 
     @property
     def markers(self) -> Folder:
@@ -286,18 +261,18 @@ class _Job:
         """
         return self.databases[max(self.databases)].make().needed(TEMPORARIES)
 
-    def suspects(self, digests: NDArray[np.bytes_]) -> dict[str, Suspect]:
+    def suspects(self, digests: NDArray[np.bytes_]) -> dict[str, int]:
         """Return those of the job's images that left-over files name, on rank 0."""
         found = read_suspects(self.markers)
         keys = sorted(found)
-        there = member_of(digests_of(keys), np.sort(digests)).tolist()
-        mine = {key: found[key] for key, is_mine in zip(keys, there, strict=True) if is_mine}
+        there = member_of(digests_of(keys), np.sort(digests))
+        mine = {key: found[key] for key in itertools.compress(keys, there)}
         if self.options.retry:
             forget(self.markers, mine)
             return {}
         return mine
 
-    def forget(self, suspects: Mapping[str, Suspect]) -> None:
+    def forget(self, suspects: Mapping[str, int]) -> None:
         """Remove the files of suspects that are in all the job's databases by now."""
         keys = set(suspects)
         for database in self.databases.values():
@@ -305,10 +280,8 @@ class _Job:
             database.close()  # the archive's index takes memory
         forget(self.markers, keys)
 
-    def compute(
-        self, shares: list[Share], inventory: Inventory, descriptor: Gaussian
-    ) -> tuple[Done, float]:
-        """Compute every rank's shares; return what this rank did and how long all took."""
+    def compute(self, shares: list[Share], inventory: Inventory, descriptor: Gaussian) -> Done:
+        """Compute every rank's shares; return what this rank did."""
         comm = self.comm
         warm_up(comm, "ampmpi.descriptor")
         comm.barrier()
@@ -321,8 +294,7 @@ class _Job:
             """Look once more whether others are at a suspect, or have done it."""
             if all(key in database for database in self.databases.values()):
                 return None
-            named = read_suspects(self.markers, but=marker.name).get(key)
-            return 1 if named is None else named.runs + 1
+            return read_suspects(self.markers, but=marker.name).get(key, 0) + 1
 
         try:
             first, suspects = shares
@@ -343,17 +315,17 @@ class _Job:
         finally:
             marker.end()
         comm.rest()
-        seconds = perf_counter() - started
+        done.seconds = perf_counter() - started
         self.stopping.raise_if_asked("computing")
-        return done, seconds
+        return done
 
     def summarize(
         self,
         inventory: Inventory,
-        misses: Misses,
+        what: NDArray[np.uint8],
+        damaged: dict[str, str],
         aside: dict[int, str],
         done: Done,
-        seconds: float,
         plan: tuple[Plan, ...],
     ) -> Summary:
         """Bring together on every rank what all of them did."""
@@ -364,21 +336,21 @@ class _Job:
             assert everyone is not None
             failed = {**inventory.failed, **aside}
             for one in everyone:
-                failed.update(one.failed)
+                failed |= one.failed
             times = zip(inventory.repeated.tolist(), inventory.times.tolist(), strict=True)
             return Summary(
                 images=len(images),
                 duplicates=len(images) - len(inventory.failed) - len(inventory.numbers),
                 repeated=tuple((images.ref(index), count) for index, count in times),
-                found=int(np.count_nonzero(misses.what == 0)),
+                found=int(np.count_nonzero(what == 0)),
                 computed=sum(one.images for one in everyone),
                 failed=tuple(
                     FailedImage(images.ref(index), failed[index]) for index in sorted(failed)
                 ),
-                recomputed=misses.damaged,
+                recomputed=damaged,
                 databases=tuple(database.path for database in self.databases.values()),
                 ranks=comm.size,
-                compute_seconds=seconds,
+                compute_seconds=done.seconds,
                 split={
                     name: sum(getattr(one, name) for one in everyone) / comm.size
                     for name in ("reading", "computing", "writing")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.fingerprinting.inventory import Inventory
-from ampmpi.fingerprinting.suspects import CRASHES, Suspect
+from ampmpi.fingerprinting.suspects import CRASHES
 from ampmpi.fingerprinting.work import Share
-from ampmpi.keys import DIGEST, digests_of, member_of, to_hex
+from ampmpi.keys import digests_of, member_of, to_hex
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree_alone, on_all
 from ampmpi.parallel.schedule import block, by_rank, deal, index_dtype
@@ -25,33 +24,17 @@ ASIDE = (
 )
 
 
-@dataclass
-class Misses:
-    """What has to be computed; the array is there on rank 0 only.
-
-    Attributes
-    ----------
-    what : (n,) uint8 array
-        For each of the images in question the sum of the kinds of entries that it lacks.
-    damaged : dict of str to str
-        Keys of entries that are there but cannot be used, and why.
-    """
-
-    what: NDArray[np.uint8]
-    damaged: dict[str, str] = field(default_factory=dict)
-
-
 def find_misses(
     digests: NDArray[np.bytes_],
     databases: Mapping[int, FingerprintDatabase],
     comm: Communicator,
     verify: bool,
-) -> Misses:
+) -> tuple[NDArray[np.uint8], dict[str, str]]:
     """Find what is missing or damaged.
 
     Rank 0 lists each database once. Loose entries that are wanted are then read
     back, each rank some: a power failure may have torn them, and the archive's
-    were verified when they went there.
+    were verified when they went there. With `verify` archived ones are read, too.
 
     Parameters
     ----------
@@ -59,37 +42,36 @@ def find_misses(
         Hashes of the images in question, on rank 0.
     databases : mapping of int to FingerprintDatabase
         The databases by kind.
-    comm : Communicator
-        The ranks.
-    verify : bool
-        Read archived entries back, too.
 
-    Raises
-    ------
-    DatabaseError
-        A database cannot be read.
+    Returns
+    -------
+    what : (n,) uint8 array
+        On rank 0, the sum of the kinds of entries that each of the images lacks.
+    damaged : dict of str to str
+        Keys of entries that are there but cannot be used, and why.
     """
-    misses = Misses(np.zeros(len(digests), dtype=np.uint8))
+    what, all_damaged = np.zeros(len(digests), dtype=np.uint8), dict[str, str]()
     for kind, database in databases.items():
-        listing = partial(_list, digests, kind, database, misses, verify)
-        damaged = _damaged(agree_alone(comm, listing), database, comm)
+        doubtful = agree_alone(comm, partial(_list, digests, kind, database, what, verify))
+        damaged = _damaged(doubtful, database, comm)
+        del doubtful
         if comm.rank == 0 and damaged:
-            misses.what[member_of(digests, digests_of(sorted(damaged)))] |= kind
-        misses.damaged.update(damaged)
-    return misses
+            what[member_of(digests, digests_of(sorted(damaged)))] |= kind
+        all_damaged.update(damaged)
+    return what, all_damaged
 
 
 def _list(
     digests: NDArray[np.bytes_],
     kind: int,
     database: FingerprintDatabase,
-    misses: Misses,
+    what: NDArray[np.uint8],
     verify: bool,
 ) -> NDArray[np.bytes_]:
     """Note what one database lacks; return the digests of what has to be read back."""
     listed = database.listing()
     there = member_of(digests, listed.everywhere)
-    misses.what[~there] |= kind
+    what[~there] |= kind
     if not verify:
         database.close()  # the archive's index takes memory
         there &= member_of(digests, listed.loose)
@@ -101,13 +83,15 @@ def _damaged(
     doubtful: NDArray[np.bytes_] | None, database: FingerprintDatabase, comm: Communicator
 ) -> dict[str, str]:
     """Read entries back, each rank some; return the damaged ones and what is wrong with them."""
-    rows = None if doubtful is None else doubtful.view(np.uint8).reshape(-1, DIGEST.itemsize)
-    total = comm.bcast(None if rows is None else len(rows))
-    assert total is not None
-    if not total:
+    if not comm.bcast(0 if doubtful is None else len(doubtful)):
         return {}
-    counts = [len(block(total, rank, comm.size)) for rank in range(comm.size)]
-    mine = to_hex(comm.scatter_rows(rows, counts).view(DIGEST).ravel())
+
+    def part(rank: int) -> NDArray[np.bytes_]:
+        assert doubtful is not None
+        items = block(len(doubtful), rank, comm.size)
+        return doubtful[items.start : items.stop]
+
+    mine = to_hex(comm.scatter_each(part))
 
     def read_back() -> dict[str, str]:
         return {
@@ -122,24 +106,13 @@ def _damaged(
 def deal_images(
     inventory: Inventory,
     what: NDArray[np.uint8],
-    suspects: Mapping[str, Suspect],
+    suspects: Mapping[str, int],
     comm: Communicator,
 ) -> tuple[list[Share], dict[int, str]]:
-    """Deal what is missing; the arguments count on rank 0 only.
+    """Deal `what` is missing of each image; the arguments count on rank 0 only.
 
     Suspects come last, on the last rank, one after another: if one of them kills it
     again, that one and no other is to blame.
-
-    Parameters
-    ----------
-    inventory : Inventory
-        The images.
-    what : (n,) uint8 array
-        What each of them lacks.
-    suspects : mapping of str to Suspect
-        Images on which ranks may have died, by hash.
-    comm : Communicator
-        The ranks.
 
     Returns
     -------
@@ -152,7 +125,7 @@ def deal_images(
     late, aside = missing[:0], dict[int, str]()
     if suspects:
         digests = inventory.digests[missing]
-        bad = sorted(key for key, suspect in suspects.items() if suspect.runs >= CRASHES)
+        bad = sorted(key for key, runs in suspects.items() if runs >= CRASHES)
         is_suspect = member_of(digests, digests_of(sorted(suspects)))
         is_bad = member_of(digests, digests_of(bad))
         aside = {int(index): ASIDE for index in inventory.numbers[missing[is_bad]]}
@@ -166,11 +139,9 @@ def deal_images(
         costs, homes = costs[missing], homes[missing]
     owners = deal(costs, comm.size, loads, homes)
     del costs, homes
+    first = _scatter(comm, inventory, what, missing, owners)
     last = np.full(len(late), comm.size - 1, dtype=owners.dtype)
-    return [
-        _scatter(comm, inventory, what, missing, owners),
-        _scatter(comm, inventory, what, late, last),
-    ], aside
+    return [first, _scatter(comm, inventory, what, late, last)], aside
 
 
 def _scatter(
@@ -193,6 +164,5 @@ def _scatter(
         return columns if inventory.locators is None else (*columns, inventory.locators[mine])
 
     indices, digests, kinds, *locators = comm.scatter_each(part)
-    keys = to_hex(digests)
     where = locators[0].tolist() if locators else None
-    return Share(indices.tolist(), keys, np.resize(kinds, len(keys)).tolist(), where)
+    return Share(indices.tolist(), to_hex(digests), np.resize(kinds, len(indices)).tolist(), where)

@@ -14,8 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
 
 from ampmpi.files.atomic import is_abandoned, purpose_of, temporaries, temporary_name
 from ampmpi.files.folder import Folder
@@ -69,44 +68,28 @@ class InFlight:
             os.close(self._file)
 
 
-@dataclass(frozen=True)
-class Suspect:
-    """An image that a left-over file names.
-
-    Attributes
-    ----------
-    runs : int
-        On how many runs it has ended, as far as these files know.
-    names : tuple of str
-        The files.
-    """
-
-    runs: int
-    names: tuple[str, ...]
-
-
-def read_suspects(folder: Folder | None, but: str | None = None) -> dict[str, Suspect]:
-    """Return what the files of all ranks name, by key, except for one of these files."""
-    found: dict[str, Suspect] = {}
-    for name in temporaries(folder) if folder is not None else ():
-        if purpose_of(name) != PURPOSE or name == but or folder is None:
-            continue
-        with contextlib.suppress(OSError):
-            match = _CONTENT.match(folder.read(name, 1 << 12)[0])
-            if match is not None:
-                key, runs = match[1].decode(), int(match[2])
-                other = found.get(key, Suspect(0, ()))
-                found[key] = Suspect(max(runs, other.runs), (*other.names, name))
+def read_suspects(folder: Folder, but: str | None = None) -> dict[str, int]:
+    """Return on how many runs each suspect has ended, by key, as all files but one know."""
+    found: dict[str, int] = {}
+    for name, key, runs in _files(folder):
+        if key is not None and name != but:
+            found[key] = max(runs, found.get(key, 0))
     return found
 
 
-def forget(folder: Folder, done: Iterable[str]) -> None:
+def forget(folder: Folder, done: Container[str]) -> None:
     """Remove the files that name images which are done, and those of dead ranks without any."""
-    suspects, done = read_suspects(folder), set(done)
-    kept = {name for key, one in suspects.items() if key not in done for name in one.names}
-    names = {name for key, one in suspects.items() if key in done for name in one.names}
-    for name in temporaries(folder):
-        idle = purpose_of(name) == PURPOSE and name not in kept and is_abandoned(folder, name)
-        if name in names or idle:
+    for name, key, _ in _files(folder):
+        if is_abandoned(folder, name) if key is None else key in done:
             with contextlib.suppress(OSError):
                 folder.unlink(name)
+
+
+def _files(folder: Folder) -> Iterator[tuple[str, str | None, int]]:
+    """Go through the files of all ranks: name, key of the image that it names, if any, and runs."""
+    for name in temporaries(folder):
+        if purpose_of(name) == PURPOSE:
+            match = None
+            with contextlib.suppress(OSError):
+                match = _CONTENT.match(folder.read(name, 1 << 12)[0])
+            yield (name, None, 0) if match is None else (name, match[1].decode(), int(match[2]))

@@ -1,18 +1,24 @@
-"""One rank's work: read an image, compute its entries, put them on disk."""
+"""One rank's work: read an image, compute its entries, put them on disk; or predict all that."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.entries import Entry
 from ampmpi.entries.codec import encode
 from ampmpi.errors import ImageError
+from ampmpi.fingerprinting.summary import Plan
 from ampmpi.fingerprinting.suspects import InFlight
 from ampmpi.images import Images, digest_image
+from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.kernels import warm_up
 from ampmpi.parallel.log import Progress
 from ampmpi.parallel.stopping import Stopping
 
@@ -22,6 +28,9 @@ if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
 
 FINGERPRINTS, PRIMES = 1, 2
+
+SAMPLES = 20
+"""About so many images are computed in a dry run, to learn the size of an entry."""
 
 
 @dataclass(frozen=True)
@@ -45,24 +54,12 @@ class Share:
     what: list[int]
     locators: list[int] | None
 
-    def __getitem__(self, chosen: slice) -> Share:
-        """Return a part of the share."""
-        where = None if self.locators is None else self.locators[chosen]
-        return Share(self.indices[chosen], self.keys[chosen], self.what[chosen], where)
-
 
 @dataclass
 class Done:
-    """What one rank has done.
+    """What one rank has done: images computed, which failed and why, and seconds spent.
 
-    Attributes
-    ----------
-    images : int
-        Images computed.
-    failed : dict of int to str
-        Images that could not be computed, and why.
-    reading, computing, writing : float
-        Seconds spent.
+    `seconds` are those of all ranks together, from the first one's start to the last one's end.
     """
 
     images: int = 0
@@ -70,6 +67,7 @@ class Done:
     reading: float = 0.0
     computing: float = 0.0
     writing: float = 0.0
+    seconds: float = 0.0
 
 
 def entries_of(atoms: Atoms, descriptor: Gaussian, what: int) -> Sequence[tuple[int, Entry]]:
@@ -86,7 +84,7 @@ def compute(
     share: Share,
     images: Images,
     descriptor: Gaussian,
-    databases: dict[int, FingerprintDatabase],
+    databases: Mapping[int, FingerprintDatabase],
     marker: InFlight,
     stopping: Stopping,
     progress: Progress,
@@ -95,61 +93,71 @@ def compute(
 ) -> None:
     """Compute a share and write it, until it is done or the job shall stop.
 
-    An image that cannot be used is recorded; the others go on.
-
-    Parameters
-    ----------
-    share : Share
-        What to compute.
-    images, descriptor, databases
-        From which images, how, and where to.
-    marker : InFlight
-        Names each image while it is computed.
-    stopping : Stopping
-        Whether the job shall stop.
-    progress, done
-        Are told of each image.
-    runs : callable
-        Says of a key how many runs will have ended on it if this one does; None: another
-        job has computed it meanwhile.
-
-    Raises
-    ------
-    DatabaseError
-        An entry cannot be written.
+    An image that cannot be used is recorded in `done`; the others go on. `runs` says of a
+    key how many runs will have ended on it if this one does; None: another job has
+    computed it meanwhile. A `DatabaseError` says that an entry cannot be written.
     """
     if stopping.asked():
         return
     before = perf_counter()
-    listed = zip(
-        share.keys, share.what, images.read_many(share.indices, share.locators), strict=True
-    )
-    for key, what, (index, image) in listed:
+    read_images = images.read_many(share.indices, share.locators)
+    for key, what, (index, image) in zip(share.keys, share.what, read_images, strict=True):
         read = perf_counter()
         done.reading += read - before
         count = runs(key)
-        if count is None:
-            progress.step()
-            continue
-        marker.start(key, count)
-        try:
-            if isinstance(image, ImageError):
-                raise image
-            if images.has_changed(index) and digest_image(image).hex() != key:
-                raise ImageError("its file was changed while the job was running")
-            entries = [(kind, encode(entry)) for kind, entry in entries_of(image, descriptor, what)]
-        except ImageError as error:
-            done.failed[index] = str(error)
-        except MemoryError:
-            done.failed[index] = "it needs more memory than this rank can have"
-        else:
-            ready = perf_counter()
-            done.computing += ready - read
-            for kind, data in entries:
-                databases[kind].put_bytes(key, data)
-            done.writing += perf_counter() - ready
-            done.images += 1
+        if count is not None:
+            marker.start(key, count)
+            try:
+                if isinstance(image, ImageError):
+                    raise image
+                if images.has_changed(index) and digest_image(image).hex() != key:
+                    raise ImageError("its file was changed while the job was running")
+                entries = entries_of(image, descriptor, what)
+                encoded = [(kind, encode(entry)) for kind, entry in entries]
+            except ImageError as error:
+                done.failed[index] = str(error)
+            except MemoryError:
+                done.failed[index] = "it needs more memory than this rank can have"
+            else:
+                ready = perf_counter()
+                done.computing += ready - read
+                for kind, data in encoded:
+                    databases[kind].put_bytes(key, data)
+                done.writing += perf_counter() - ready
+                done.images += 1
         progress.step()
         if stopping.asked():
             return
         before = perf_counter()
+
+
+def predict(
+    share: Share,
+    images: Images,
+    descriptor: Gaussian,
+    databases: Mapping[int, FingerprintDatabase],
+    comm: Communicator,
+) -> tuple[Plan, ...]:
+    """Compute a few images of each rank's share, evenly spread, and predict the size of all."""
+    warm_up(comm, "ampmpi.descriptor")
+    kinds = list(databases)
+    missing = [sum(bool(what & kind) for what in share.what) for kind in kinds]
+    sizes, counts = [0] * len(kinds), [0] * len(kinds)
+    some = slice(0, None, -(-len(share.indices) * comm.size // SAMPLES) or 1)
+    where = None if share.locators is None else share.locators[some]
+    found = images.read_many(share.indices[some], where)
+    for what, (_, image) in zip(share.what[some], found, strict=True):
+        try:
+            entries = () if isinstance(image, ImageError) else entries_of(image, descriptor, what)
+        except ImageError:
+            continue
+        for kind, entry in entries:
+            sizes[kinds.index(kind)] += len(encode(entry))
+            counts[kinds.index(kind)] += 1
+    totals = comm.allreduce(np.array([missing, sizes, counts], dtype=np.float64))
+    n_missing, n_bytes, n_sampled = totals
+    predicted: NDArray[np.float64] = n_missing * n_bytes / np.maximum(n_sampled, 1)
+    return tuple(
+        Plan(databases[kind].path, int(n_missing[i]), int(predicted[i]))
+        for i, kind in enumerate(kinds)
+    )

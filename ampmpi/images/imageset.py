@@ -144,10 +144,10 @@ class ImageSet:
     def has_changed(self, index: int) -> bool:
         """Return whether the file of an image was written to since the survey."""
         file = self.file_of(index)
-        if self._open is not None and self._open[0] == file:
-            now = self._open[1].changed()
-        else:
+        try:
             now = Path(self.files[file].path).stat().st_mtime_ns
+        except OSError:
+            return True
         return now != self.frames[file].changed
 
     def close(self) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ampmpi.images.files import ImageFile
@@ -20,9 +18,6 @@ class Reader(Protocol):
     def read(self, locator: int, results: bool) -> Atoms:
         """Return one image, with its energy and forces if `results` is set."""
 
-    def changed(self) -> int:
-        """Return when the file was last changed, ns."""
-
     def close(self) -> None:
         """Close the file."""
 
@@ -34,7 +29,6 @@ class TrajectoryReader:
         from ase.io.trajectory import Trajectory
 
         self._trajectory: Any = Trajectory(path)  # type: ignore[no-untyped-call]
-        self._path = path
 
     def read(self, locator: int, results: bool) -> Atoms:
         """Return one image; without results, only what a fingerprint depends on is read."""
@@ -49,10 +43,6 @@ class TrajectoryReader:
         return Atoms(
             numbers=header.numbers, positions=frame.positions, cell=frame.cell, pbc=header.pbc
         )
-
-    def changed(self) -> int:
-        """Return when the file was last changed, ns."""
-        return Path(self._path).stat().st_mtime_ns
 
     def close(self) -> None:
         """Close the file."""
@@ -83,10 +73,6 @@ class XYZReader:
         atoms: Any = read(text, 0, format="extxyz", parallel=False)
         return atoms  # type: ignore[no-any-return]
 
-    def changed(self) -> int:
-        """Return when the file was last changed, ns."""
-        return os.fstat(self._file.fileno()).st_mtime_ns
-
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -99,16 +85,11 @@ class DatabaseReader:
         from ase.db import connect
 
         self._database: Any = connect(path, use_lock_file=False, serial=True)  # type: ignore[no-untyped-call]
-        self._path = path
 
     def read(self, locator: int, results: bool) -> Atoms:
         """Return one image."""
         atoms: Atoms = self._database.get_atoms(id=locator)
         return atoms
-
-    def changed(self) -> int:
-        """Return when the file was last changed, ns."""
-        return Path(self._path).stat().st_mtime_ns
 
     def close(self) -> None:
         """Do nothing: no file stays open."""

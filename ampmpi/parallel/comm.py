@@ -10,7 +10,7 @@ from __future__ import annotations
 import atexit
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from ampmpi.parallel.launch import check_launcher, check_ranks, ranks_promised, 
 T = TypeVar("T")
 
 OBJECT = 1
-"""Tag of objects that one rank sends to another."""
+"""Tag of the objects that rank 0 sends to the others."""
 
 
 class Communicator(Protocol):
@@ -33,27 +33,22 @@ class Communicator(Protocol):
     @property
     def size(self) -> int: ...
 
-    def bcast(self, obj: T, root: int = 0) -> T:
-        """Return `root`'s object on every rank."""
+    def bcast(self, obj: T) -> T:
+        """Return rank 0's object on every rank."""
 
-    def gather(self, obj: T, root: int = 0) -> list[T] | None:
-        """Return the list of every rank's object on `root`, None elsewhere."""
+    def gather(self, obj: T) -> list[T] | None:
+        """Return the list of every rank's object on rank 0, None elsewhere."""
 
     def allgather(self, obj: T) -> list[T]:
         """Return the list of every rank's object on every rank."""
 
-    def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
-        """Return every rank's array joined along the first axis on `root`, None elsewhere."""
+    def gather_rows(self, rows: NDArray[Any]) -> NDArray[Any] | None:
+        """Return every rank's array joined along the first axis on rank 0, None elsewhere."""
 
-    def scatter_rows(
-        self, rows: NDArray[Any] | None, counts: Sequence[int] | None, root: int = 0
-    ) -> NDArray[Any]:
-        """Return this rank's ``counts[rank]`` rows of `root`'s array."""
+    def scatter_each(self, part: Callable[[int], T]) -> T:
+        """Return this rank's object, made by ``part(rank)`` on rank 0, one after the other.
 
-    def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
-        """Return this rank's object, made by ``part(rank)`` on `root`, one after the other.
-
-        So `root` holds one object at a time; `part` is called there only.
+        So rank 0 holds one object at a time; `part` is called there only.
         """
 
     def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -80,15 +75,6 @@ class Communicator(Protocol):
     def hear(self, source: int, tag: int) -> None:
         """Wait for an empty message from `source` and receive it."""
 
-    def send(self, obj: Any, target: int) -> None:
-        """Send an object, and wait until it is being received."""
-
-    def receive(self, source: int) -> Any:
-        """Wait for an object from `source` and return it."""
-
-    def has_sent(self, source: int) -> bool:
-        """Whether an object from `source` waits to be received."""
-
     def abort(self, code: int = 1) -> None:
         """End every rank of the job at once."""
 
@@ -99,25 +85,19 @@ class SerialCommunicator:
     rank = 0
     size = 1
 
-    def bcast(self, obj: T, root: int = 0) -> T:
+    def bcast(self, obj: T) -> T:
         return obj
 
-    def gather(self, obj: T, root: int = 0) -> list[T] | None:
+    def gather(self, obj: T) -> list[T] | None:
         return [obj]
 
     def allgather(self, obj: T) -> list[T]:
         return [obj]
 
-    def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
+    def gather_rows(self, rows: NDArray[Any]) -> NDArray[Any] | None:
         return rows
 
-    def scatter_rows(
-        self, rows: NDArray[Any] | None, counts: Sequence[int] | None, root: int = 0
-    ) -> NDArray[Any]:
-        assert rows is not None
-        return rows
-
-    def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
+    def scatter_each(self, part: Callable[[int], T]) -> T:
         return part(0)
 
     def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -144,15 +124,6 @@ class SerialCommunicator:
     def hear(self, source: int, tag: int) -> None:
         raise ValueError("a serial job has no other rank")
 
-    def send(self, obj: Any, target: int) -> None:
-        raise ValueError("a serial job has no other rank")
-
-    def receive(self, source: int) -> Any:
-        raise ValueError("a serial job has no other rank")
-
-    def has_sent(self, source: int) -> bool:
-        return False
-
     def abort(self, code: int = 1) -> None:
         raise SystemExit(code)
 
@@ -171,62 +142,39 @@ class MPICommunicator:
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
 
-    def bcast(self, obj: T, root: int = 0) -> T:
-        return self.mpi.bcast(obj, root)  # type: ignore[no-any-return]
+    def bcast(self, obj: T) -> T:
+        return self.mpi.bcast(obj)  # type: ignore[no-any-return]
 
-    def gather(self, obj: T, root: int = 0) -> list[T] | None:
-        return self.mpi.gather(obj, root)  # type: ignore[no-any-return]
+    def gather(self, obj: T) -> list[T] | None:
+        return self.mpi.gather(obj)  # type: ignore[no-any-return]
 
     def allgather(self, obj: T) -> list[T]:
         return self.mpi.allgather(obj)  # type: ignore[no-any-return]
 
-    def gather_rows(self, rows: NDArray[Any], root: int = 0) -> NDArray[Any] | None:
+    def gather_rows(self, rows: NDArray[Any]) -> NDArray[Any] | None:
+        from mpi4py import MPI
+
         rows = np.ascontiguousarray(rows)
-        counts = self.mpi.gather(len(rows), root)
-        row = self._row_type(rows)
+        counts = self.mpi.gather(len(rows))
+        width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
+        row = MPI.BYTE.Create_contiguous(width).Commit()  # counts of bytes could exceed 2^31
         try:
-            if self.rank != root:
-                self.mpi.Gatherv([rows, len(rows), row], None, root)
+            if self.rank != 0:
+                self.mpi.Gatherv([rows, len(rows), row], None)
                 return None
             joined = np.empty((sum(counts), *rows.shape[1:]), dtype=rows.dtype)
             starts = np.cumsum([0, *counts[:-1]])
-            self.mpi.Gatherv([rows, len(rows), row], [joined, (counts, starts), row], root)
+            self.mpi.Gatherv([rows, len(rows), row], [joined, (counts, starts), row])
             return joined
         finally:
             row.Free()
 
-    def scatter_rows(
-        self, rows: NDArray[Any] | None, counts: Sequence[int] | None, root: int = 0
-    ) -> NDArray[Any]:
-        if self.rank == root:
-            assert rows is not None
-            assert counts is not None
-            rows = np.ascontiguousarray(rows)
-            like = rows[:0]
-        else:
-            like = None
-        like = self.mpi.bcast(like, root)
-        count = self.mpi.scatter(counts, root)
-        mine = np.empty((count, *like.shape[1:]), dtype=like.dtype)
-        row = self._row_type(like)
-        try:
-            message = None
-            if self.rank == root:
-                assert counts is not None
-                starts = np.cumsum([0, *counts[:-1]])
-                message = [rows, (counts, starts), row]
-            self.mpi.Scatterv(message, [mine, count, row], root)
-        finally:
-            row.Free()
-        return mine
-
-    def scatter_each(self, part: Callable[[int], T], root: int = 0) -> T:
-        if self.rank != root:
-            return self.receive(root)  # type: ignore[no-any-return]
-        for target in range(self.size):
-            if target != root:
-                self.send(part(target), target)
-        return part(root)
+    def scatter_each(self, part: Callable[[int], T]) -> T:
+        if self.rank != 0:
+            return self.mpi.recv(source=0, tag=OBJECT)  # type: ignore[no-any-return]
+        for target in range(1, self.size):
+            self.mpi.ssend(part(target), target, OBJECT)
+        return part(0)
 
     def allreduce(self, array: NDArray[np.float64]) -> NDArray[np.float64]:
         array = np.ascontiguousarray(array, dtype=np.float64)
@@ -265,27 +213,11 @@ class MPICommunicator:
     def hear(self, source: int, tag: int) -> None:
         self.mpi.Recv(bytearray(), source, tag)
 
-    def send(self, obj: Any, target: int) -> None:
-        self.mpi.ssend(obj, target, OBJECT)
-
-    def receive(self, source: int) -> Any:
-        return self.mpi.recv(source=source, tag=OBJECT)
-
-    def has_sent(self, source: int) -> bool:
-        return bool(self.mpi.Iprobe(source, OBJECT))
-
     def abort(self, code: int = 1) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         time.sleep(0.2)  # launchers drop what they have not read when a job is aborted
         self.mpi.Abort(code)
-
-    @staticmethod
-    def _row_type(rows: NDArray[Any]) -> Any:
-        from mpi4py import MPI
-
-        width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.dtype.itemsize
-        return MPI.BYTE.Create_contiguous(width).Commit()
 
 
 def rest_until(condition: Callable[[], bool], longest: float) -> None:

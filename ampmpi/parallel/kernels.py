@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.launch import compile_lock, is_compiled, keeps_kernels, note_compiled
-from ampmpi.parallel.nodes import in_turns
+from ampmpi.parallel.launch import compile_lock, is_compiled, note_compiled
 
 
 def warm_up(comm: Communicator, package: str) -> None:
@@ -33,12 +34,26 @@ def warm_up(comm: Communicator, package: str) -> None:
 
     def compile_or_load() -> None:
         with compile_lock():
-            if keeps_kernels() and not is_compiled(stamp):
+            if os.environ.get("NUMBA_CACHE_DIR") and not is_compiled(stamp):
                 _compile(package)
         module.warm_up()
         note_compiled(stamp)
 
     in_turns(comm, compile_or_load)
+
+
+def in_turns(comm: Communicator, function: Callable[[], object]) -> None:
+    """Call a function on rank 0, then on one rank of each other node, then on the rest.
+
+    So the very first call fills a cache in a shared folder, the first call of each node
+    one in a folder of the node's own, and every other call finds it filled.
+    """
+    node = comm.split_nodes()
+    turn = 0 if comm.rank == 0 else 1 if node.rank == 0 else 2
+    for now in range(3):
+        if turn == now:
+            function()
+        comm.rest()
 
 
 def _compile(package: str) -> None:

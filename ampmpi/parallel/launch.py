@@ -219,11 +219,6 @@ def prepare() -> None:
             os.environ["NUMBA_CACHE_DIR"] = str(cache)
 
 
-def wants_blas_threads(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether the environment asks for several threads of BLAS."""
-    return any(environ.get(name, "1") != "1" for name in BLAS_THREADS)
-
-
 def kernel_cache(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Return a writable folder for kernels compiled for this type of CPU, or None.
 
@@ -256,11 +251,6 @@ def cpu_type(cpuinfo: str | os.PathLike[str] = "/proc/cpuinfo") -> str:
     telling = ("model name", "flags", "Features", "CPU part", "CPU implementer")
     lines = [line for line in first.splitlines() if line.startswith(telling)]
     return f"{machine}-{hashlib.md5('|'.join(lines).encode()).hexdigest()[:8]}"
-
-
-def keeps_kernels() -> bool:
-    """Return whether compiled kernels are kept in a cache, where other ranks find them."""
-    return bool(os.environ.get("NUMBA_CACHE_DIR"))
 
 
 def is_compiled(stamp: str) -> bool:

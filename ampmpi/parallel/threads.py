@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ampmpi.parallel.launch import wants_blas_threads
+from ampmpi.parallel.launch import BLAS_THREADS
 
 
 @contextmanager
@@ -14,7 +15,7 @@ def one_blas_thread() -> Iterator[None]:
 
     The environment alone would come too late in a script that imports numpy first.
     """
-    if wants_blas_threads():
+    if any(os.environ.get(name, "1") != "1" for name in BLAS_THREADS):
         yield
         return
     from threadpoolctl import threadpool_limits

@@ -26,6 +26,7 @@ from ampmpi.errors import (
     Unfinished,
 )
 from ampmpi.fingerprinting import fingerprint
+from ampmpi.fingerprinting.adopt import resolve
 from ampmpi.fingerprinting.finalize import compress_all
 from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
 from ampmpi.model import amp_file
@@ -188,7 +189,8 @@ class Session:
                 f"{dataset.n_shared} of the images given for validation are among those to train "
                 "on: they are trained on, and left out of the validation"
             )
-        self.descriptor = agree(comm, lambda: self._resolved(dataset.elements))
+        database = FingerprintDatabase(self.fingerprints)
+        self.descriptor = agree(comm, lambda: resolve(self.descriptor, dataset.elements, database))
         schedule = settings.schedule
         earlier = agree(
             comm,
@@ -198,19 +200,21 @@ class Session:
             self.voice.log(line)
         return dataset, earlier
 
-    def _resolved(self, elements: Sequence[str]) -> Gaussian:
-        """Fill in the descriptor's elements: the images', or the database's where it has more."""
-        resolved = self.descriptor.resolve(elements)
-        manifest = FingerprintDatabase(self.fingerprints).manifest()
-        if resolved is not self.descriptor and manifest is not None:
-            known = manifest.parameters.get("elements") or ()
-            if set(elements) < set(known):
-                other = self.descriptor.resolve(known)
-                if other.digest == manifest.digest:
-                    return other
-        return resolved
+    def results_of(self, earlier: Earlier) -> list[MemberResult]:
+        """Return the results of a training that is finished."""
+        results = []
+        for member, start in zip(self.members, earlier.starts, strict=True):
+            assert start.result is not None
+            prefix = prefix_of(self.label, member, self.members)
+            lone = len(self.members) == 1
+            results.append(
+                save_member(
+                    self.comm, self.descriptor, member, start, start.result, prefix, lone=lone
+                )
+            )
+        return results
 
-    def _fingerprint(self, *, dry_run: bool = False) -> None:
+    def compute_fingerprints(self, voice: Voice, *, dry_run: bool = False) -> None:
         """See that the database has all fingerprints."""
         started = time.monotonic()
         for images in (self.images, self.validation):

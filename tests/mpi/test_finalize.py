@@ -129,6 +129,17 @@ def test_what_a_disk_does_to_one_rank_all_hear_of(comm, database, monkeypatch, n
     assert not os.path.exists(f"{database.path}/archive.tar.gz")
 
 
+def test_a_database_that_may_only_be_read_keeps_its_loose_entries(comm, database, monkeypatch):
+    def refuse(*_):
+        error = DatabaseError("cannot write there")
+        error.errno = errno.EROFS
+        raise error
+
+    monkeypatch.setattr(finalize, "rewrite", refuse)
+    (report,) = finalize.compress_all([database], comm)
+    assert "it may only be read here (cannot write there)" in report.warnings[0]
+
+
 @pytest.mark.parametrize("kind", ["archived", "loose"])
 def test_a_compressed_database_is_not_written_to(comm, database, kind):
     if kind == "archived":

@@ -11,7 +11,7 @@ from pace import stretched
 
 from ampmpi import hash_image
 from ampmpi.database.layout import Home
-from ampmpi.fingerprinting.suspects import Suspect, read_suspects
+from ampmpi.fingerprinting.suspects import read_suspects
 
 RANKS = 4
 SHARED = ("images.traj", "--label", "amp", "--dblabel", "amp", "--derivatives")
@@ -162,11 +162,11 @@ def test_an_image_that_outlasts_two_jobs_is_set_aside_until_it_is_tried_again(
     assert folder.database() == expected
 
 
-def suspects(folder: Folder) -> dict[str, Suspect]:
+def suspects(folder: Folder) -> dict[str, int]:
     """Images that the files of all ranks name."""
-    found: dict[str, Suspect] = {}
+    found: dict[str, int] = {}
     for path in folder.path.glob("*.ampdb"):
-        found |= read_suspects(Home.open(path).inner("tmp"))
+        found |= read_suspects(Home.open(path).temporaries)
     return found
 
 
@@ -176,11 +176,11 @@ def test_a_crash_on_other_nodes_is_counted(folder: Folder):
     folder.watch(poison=poison)
     job = folder.submit("fingerprint", "--nodelist=n1,n2", arguments=SHARED)
     assert folder.wait(job, 60).name == "FAILED", folder.log(job)
-    assert suspects(folder)[poison].runs == 1
+    assert suspects(folder)[poison] == 1
     options = ("--nodes=1", "--ntasks-per-node=1", "--nodelist=n3")
     job = folder.submit("fingerprint", *options, arguments=SHARED)
     assert folder.wait(job, 60).name == "FAILED", folder.log(job)
-    assert suspects(folder)[poison].runs == 2
+    assert suspects(folder)[poison] == 2
     third = folder.submit("fingerprint", *options, arguments=SHARED)
     assert folder.wait(third).exit_code == 3, folder.log(third)
     assert "images.traj, image 7: 2 runs crashed" in folder.log(third)
@@ -229,6 +229,6 @@ def test_walltime_without_a_warning(
     cluster.end_time(job)
     assert folder.wait(job, 60).name == "TIMEOUT"
     named = suspects(folder)
-    assert [named[key].runs for key in sorted(named)] == [1] * RANKS
+    assert [named[key] for key in sorted(named)] == [1] * RANKS
     finish(folder, expected)
     assert list(folder.begun_again().values()) == [1] * RANKS + [0] * RANKS

@@ -248,7 +248,7 @@ def stamps(folder):
 
 def test_a_read_only_place_is_told_before_images_are_read(folder, monkeypatch):
     read_only(monkeypatch)
-    with pytest.raises(DatabaseError, match="read-only: choose another place for the database"):
+    with pytest.raises(DatabaseError, match="read-only: choose another place"):
         fingerprint("no such images", label="x")
     fingerprint("a.traj", label="y", dry_run=True)  # writes nothing
 

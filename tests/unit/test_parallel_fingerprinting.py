@@ -83,10 +83,6 @@ class RankZero(SerialCommunicator):
         self.received += whole.nbytes
         return whole
 
-    def scatter_rows(self, rows, counts, root=0):
-        self.sent += rows.nbytes
-        return rows[: counts[0]]
-
     def scatter_each(self, part, root=0):
         for rank in range(1, self.size):
             made = part(rank)
@@ -138,8 +134,8 @@ def test_start_up_on_rank_0_takes_64_bytes_an_image(part_stored, part_alike):
                     costs[mine].tolist(), {}, {29})  # fmt: skip
         found = inventory._gather(ImageList(range(n_images)), locators, comm, seen)
         del locators, seen
-        lacking = find_misses(found.digests, {1: stored, 2: stored}, comm, False)
-        shares, _ = deal_images(found, lacking.what, {}, comm)
+        what, _ = find_misses(found.digests, {1: stored, 2: stored}, comm, False)
+        shares, _ = deal_images(found, what, {}, comm)
         n_mine = len(shares[0].indices)
 
     assert grown(start_up) <= 64 * n_images
