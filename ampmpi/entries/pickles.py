@@ -176,11 +176,14 @@ class _Reader:
     def fill(self, items: list[Any]) -> None:
         mapping = self.last(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) is not tuple or not all(type(part) in (int, str) for part in key):
-                raise Refused("a key is not one that Amp writes")
-            if key in mapping:
-                raise Refused("a key occurs twice")
-            mapping[key] = value
+            self.set(mapping, key, value)
+
+    def set(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:
+        if type(key) is not tuple or not all(type(part) in (int, str) for part in key):
+            raise Refused("a key is not one that Amp writes")
+        if key in mapping:
+            raise Refused("a key occurs twice")
+        mapping[key] = value
 
     def append(self) -> None:
         item = self.stack.pop()
@@ -194,7 +197,7 @@ class _Reader:
 
     def set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self.fill([key, value])
+        self.set(self.last(dict), key, value)
 
     def push_global(self) -> None:
         self.push_symbol(self.line().decode("ascii"), self.line().decode("ascii"))
