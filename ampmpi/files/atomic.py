@@ -326,9 +326,9 @@ def write_file(
 
 
 def write_new_file(folder: Folder, target: Folder, name: str, data: bytes, purpose: str) -> bool:
-    """Write a whole file into place unless there is one: the first writer wins.
+    """Write a whole file into place as `write_file` does, unless there is one.
 
-    Parameters are those of `write_file`. Returns whether this writer was first.
+    Return whether this writer was first.
     """
     with Temporary(folder, purpose) as temporary:
         temporary.write(data)

@@ -174,12 +174,7 @@ class Folder:
     def read(self, name: str, limit: int) -> tuple[bytes, Stamp]:
         """Read a regular file whole, and what tells whether it is written again later.
 
-        Raises
-        ------
-        NotRegularError
-            It is something else.
-        OSError
-            It is missing or cannot be read, or has more than `limit` bytes.
+        NotRegularError if it is something else; EFBIG if it has more than `limit` bytes.
         """
         descriptor, status = self.open_file(name)
         try:

@@ -43,16 +43,9 @@ _ROW = 28  # bytes of these
 
 
 class Part(NamedTuple):
-    """Records of an archive, in any order.
+    """Records of an archive, in any order; digests are zeros for one that is no entry.
 
-    Attributes
-    ----------
-    digests : (n,) array of 16-byte strings
-        Their keys, as bytes; zeros for one that is no entry.
-    is_entry : (n,) bool array
-        Which are entries.
-    offset, packed, length, crc : (n,) arrays
-        As in `Index`.
+    All are (n,) arrays; the others are as in `Index`.
     """
 
     digests: NDArray[np.bytes_]
@@ -126,16 +119,9 @@ class Index(NamedTuple):
 class Footer(NamedTuple):
     """What binds an index to the tar before it.
 
-    Attributes
-    ----------
-    data_size : int
-        Number of bytes of the first gzip member, which holds the tar.
-    data_length, data_crc : int
-        Length and CRC-32 of the tar: the same as in that member's trailer.
-    index_size, index_crc : int
-        Number of bytes of the index's member; CRC-32 of the index.
-    entries : int
-        Number of entries.
+    `data_size` is the number of bytes of the first gzip member, which holds the tar;
+    `data_length` and `data_crc` are the tar's length and CRC-32, as in that member's
+    trailer; `index_size` is that of the index's member, `index_crc` the index's own.
     """
 
     data_size: int

@@ -112,17 +112,7 @@ class Archive(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """Return an entry's bytes.
-
-        Raises
-        ------
-        KeyError
-            It is not in the archive.
-        CorruptEntryError
-            It is damaged.
-        OSError
-            The file cannot be read.
-        """
+        """Return an entry's bytes; KeyError if it is not there, CorruptEntryError if damaged."""
 
     @abstractmethod
     def read_many(
@@ -358,14 +348,15 @@ class StreamedArchive(Archive):
                 if reason is None:
                     yield key, data
                 else:
-                    where = f"entry {key} in {self.path}"
-                    yield key, CorruptEntryError(f"{where} cannot be believed: {reason}")
+                    yield key, self._corrupt(key, f"cannot be believed: {reason}")
                 rest.discard(key)
                 if not rest:
                     return
         for key in sorted(rest):
-            where = f"entry {key} in {self.path}"
-            yield key, CorruptEntryError(f"{where} can no longer be read: {self.damage}")
+            yield key, self._corrupt(key, f"can no longer be read: {self.damage}")
+
+    def _corrupt(self, key: str, what: str) -> CorruptEntryError:
+        return CorruptEntryError(f"entry {key} in {self.path} {what}")
 
     def doubt(self, key: str, headers: bytes, data: bytes) -> str | None:
         """Say why an entry cannot be believed, if so."""
