@@ -23,16 +23,8 @@ _KEY_TYPES = (int, str, int, str, int)
 def read_pickle(data: bytes) -> Entry:
     """Return the entry in a pickle of any protocol, as Amp writes them.
 
-    Parameters
-    ----------
-    data : bytes
-        All of the pickle, and nothing after it.
-
-    Raises
-    ------
-    CorruptEntryError
-        The data are damaged, hold anything else than numbers and symbols, or
-        have not the shape of an entry.
+    Raises CorruptEntryError if the data are damaged, hold anything else than numbers
+    and symbols, have not the shape of an entry, or more than the pickle.
     """
     try:
         content = load(data)
@@ -95,11 +87,9 @@ def _fingerprint(content: list[Any], size: int) -> Fingerprint:
         raise Refused("it has no atoms")
     if not all(type(item) is tuple and len(item) == 2 for item in content):
         raise Refused("its items are not pairs of symbol and values")
-    symbols = [_symbol(symbol) for symbol, _ in content]
+    symbols = tuple(_symbol(symbol) for symbol, _ in content)
     rows = [_row(values) for _, values in content]
-    n_features = _consistent(symbols, rows)
-    values = _matrix(rows, size)
-    return Fingerprint(tuple(symbols), n_features, values)
+    return Fingerprint(symbols, _consistent(symbols, rows), _matrix(rows, size))
 
 
 def _primes(content: dict[Any, Any], size: int) -> FingerprintPrimes:
@@ -122,7 +112,8 @@ def _primes(content: dict[Any, Any], size: int) -> FingerprintPrimes:
     pairs = triples[::3, :2]
     if (
         len(keys) % 3
-        or not (triples.reshape(-1, 3, 3) == np.dstack(_tripled(pairs))).all()
+        or (triples[:, :2] != np.repeat(pairs, 3, axis=0)).any()
+        or (triples[:, 2] != np.tile(range(3), len(pairs))).any()
         or max(symbol_of) != n_atoms - 1
         or np.count_nonzero(pairs[:, 0] == pairs[:, 1]) != n_atoms
     ):
@@ -134,10 +125,3 @@ def _primes(content: dict[Any, Any], size: int) -> FingerprintPrimes:
     return FingerprintPrimes(
         symbols, n_features, pairs.astype(np.int32), values.reshape(len(pairs), 3, -1)
     )
-
-
-def _tripled(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    """Return what the keys of pairs must be: (n_pairs, 3) arrays of m, n and direction."""
-    m, n = pairs.T
-    ones = np.ones(3, np.int64)
-    return np.outer(m, ones), np.outer(n, ones), np.outer(np.ones_like(m), np.arange(3))

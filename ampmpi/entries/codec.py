@@ -71,12 +71,8 @@ def encode(entry: Entry) -> bytes:
     ValueError
         The arrays do not fit together.
     """
-    if isinstance(entry, Fingerprint):
-        _check_fingerprint(entry)
-        parts = _encode_fingerprint(entry)
-    else:
-        _check_primes(entry)
-        parts = _encode_primes(entry)
+    _check(entry)
+    parts = _encode_fingerprint(entry) if isinstance(entry, Fingerprint) else _encode_primes(entry)
     length = checksum = 0
     for part in parts:
         length += len(part)
@@ -112,10 +108,7 @@ def decode(data: bytes, n_atoms: int | None = None, kind: Kind = "other") -> Ent
 def verify(data: bytes) -> None:
     """Check that data are a whole entry: by the trailer, or by reading what Amp wrote.
 
-    Raises
-    ------
-    CorruptEntryError
-        The data are damaged.
+    Raises CorruptEntryError as `decode` does.
     """
     if _is_own(data):
         _header(_checked_pickle(data))
@@ -124,13 +117,7 @@ def verify(data: bytes) -> None:
 
 
 def require_kind(entry: Entry, kind: Kind) -> None:
-    """Check that an entry is one of those that a database holds.
-
-    Raises
-    ------
-    CorruptEntryError
-        It is one of the other kind.
-    """
+    """Raise CorruptEntryError unless an entry is of the kind that a database holds."""
     is_primes = isinstance(entry, FingerprintPrimes)
     if kind != "other" and is_primes != (kind == "primes"):
         found = "fingerprint primes" if is_primes else "a fingerprint"
@@ -173,13 +160,7 @@ class _Described(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _described(kind: bytes, atoms: bytes, words: bytes) -> _Described:
-    """Return what a header says.
-
-    Raises
-    ------
-    CorruptEntryError
-        No entry is like that.
-    """
+    """Return what a header says; CorruptEntryError if no entry is like that."""
     n_atoms = int(atoms)
     elements = tuple(
         _Element(symbol.decode(), int(n_features), int(count))
@@ -285,63 +266,31 @@ def _pair(n_features: int) -> tuple[np.dtype[np.void], NDArray[np.uint8]]:
     return record, np.frombuffer(template, np.uint8)
 
 
-def _check_fingerprint(entry: Fingerprint) -> None:
-    widest = _check_symbols(entry)
-    if (
-        entry.values.ndim != 2
-        or len(entry.values) != len(entry.symbols)
-        or entry.values.shape[1] < widest
-    ):
-        raise ValueError("the values of a fingerprint do not fit its atoms and features")
-    _check_finite(entry.values)
-
-
-def _check_primes(entry: FingerprintPrimes) -> None:
-    widest = _check_symbols(entry)
-    pairs, values = entry.pairs, entry.values
-    if (
-        pairs.ndim != 2
-        or pairs.shape[1] != 2
-        or values.ndim != 3
-        or values.shape[:2] != (len(pairs), 3)
-        or values.shape[2] < widest
-    ):
-        raise ValueError("the values of fingerprint primes do not fit their pairs and features")
-    if not _is_canonical(pairs, len(entry.symbols)):
-        raise ValueError("the pairs of fingerprint primes are not sorted, or not complete")
-    _check_finite(values)
-
-
-def _check_symbols(entry: Entry) -> int:
-    """Return the largest number of features."""
-    elements = set(entry.symbols)
+def _check(entry: Entry) -> None:
+    """Check that the arrays of an entry fit together, and that all values are finite."""
+    elements, values = set(entry.symbols), entry.values
     if not elements or not all(_SYMBOL.fullmatch(symbol) for symbol in elements):
         raise ValueError("an entry has no atoms, or a symbol that is none")
-    return max(entry.n_features[symbol] for symbol in elements)
-
-
-def _check_finite(values: NDArray[np.float64]) -> None:
+    pairs = None if isinstance(entry, Fingerprint) else entry.pairs
+    rows = (len(entry.symbols),) if pairs is None else (len(pairs), 3)
+    widest = max(entry.n_features[symbol] for symbol in elements)
+    if values.shape[:-1] != rows or values.shape[-1] < widest:
+        raise ValueError("the values of an entry do not fit its atoms, pairs and features")
+    if pairs is not None and not _is_canonical(pairs, len(entry.symbols)):
+        raise ValueError("the pairs of fingerprint primes are not sorted, or not complete")
     if not np.isfinite(values).all():
         raise ImageError("a value of the fingerprint is not finite")
 
 
 def _is_canonical(pairs: NDArray[np.int32], n_atoms: int) -> bool:
     """Whether pairs are sorted by centre, then moved atom, each once, with every (n, n)."""
+    if pairs.shape[1:] != (2,) or not len(pairs):
+        return False
     m, n = pairs.T.astype(np.int64)
-    if not len(m) or min(m.min(), n.min()) < 0 or max(m.max(), n.max()) >= n_atoms:
+    if min(m.min(), n.min()) < 0 or max(m.max(), n.max()) >= n_atoms:
         return False
     order = n * n_atoms + m
     return bool((order[1:] > order[:-1]).all()) and np.count_nonzero(m == n) == n_atoms
-
-
-def _elements(entry: Entry, centres: NDArray[np.uint8], symbols: list[str]) -> _Elements:
-    slots = centres.tobytes()
-    return tuple(
-        [
-            _Element(symbol, int(entry.n_features[symbol]), slots.count(slot))
-            for slot, symbol in enumerate(symbols)
-        ]
-    )
 
 
 def _slots(entry: Entry) -> tuple[list[str], NDArray[np.uint8]]:
@@ -349,6 +298,17 @@ def _slots(entry: Entry) -> tuple[list[str], NDArray[np.uint8]]:
     symbols = sorted(set(entry.symbols))
     slot_of = {symbol: slot for slot, symbol in enumerate(symbols)}
     return symbols, np.array([slot_of[symbol] for symbol in entry.symbols], np.uint8)
+
+
+def _elements(entry: Entry, centres: NDArray[np.uint8], symbols: list[str]) -> _Elements:
+    """Describe the elements of the atoms, or of the centres of pairs, whose slots are given."""
+    slots = centres.tobytes()
+    return tuple(
+        [
+            _Element(symbol, int(entry.n_features[symbol]), slots.count(slot))
+            for slot, symbol in enumerate(symbols)
+        ]
+    )
 
 
 def _encode_fingerprint(entry: Fingerprint) -> list[memoryview]:

@@ -23,15 +23,21 @@ _FLOAT = re.compile(rb"%b" % _NUMBER)
 _QUOTED = re.compile(rb"'([A-Za-z]{0,16})'|\"([A-Za-z]{0,16})\"")
 _DTYPE = re.compile(r"[iu][1248]|f[248]|[US]\d{1,2}|b1")
 
+_FROM_WRONG_DATA = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    struct.error,
+    TypeError,
+    ValueError,
+)
 _MARK = object()
 _GLOBALS = {
-    ("numpy.core.multiarray", "scalar"): "scalar",
-    ("numpy._core.multiarray", "scalar"): "scalar",
-    ("numpy.core.multiarray", "_reconstruct"): "reconstruct",
-    ("numpy._core.multiarray", "_reconstruct"): "reconstruct",
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): "dtype",
-    ("_codecs", "encode"): "encode",
+    "numpy.core.multiarray.scalar": "scalar",
+    "numpy.core.multiarray._reconstruct": "reconstruct",
+    "numpy.ndarray": "ndarray",
+    "numpy.dtype": "dtype",
+    "_codecs.encode": "encode",
 }
 
 
@@ -163,14 +169,14 @@ class _Reader:
         self.stack[-size:] = [items]
 
     def make_dict(self) -> None:
-        self.fill({}, self.until_mark())
+        items = self.until_mark()
+        self.stack.append({})
+        self.fill(items)
 
-    def fill(self, mapping: dict[Any, Any], items: list[Any]) -> None:
-        if len(items) % 2:
-            raise Refused("a key has no value")
+    def fill(self, items: list[Any]) -> None:
+        mapping = self.last(dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             self.set(mapping, key, value)
-        self.stack.append(mapping)
 
     def set(self, mapping: dict[Any, Any], key: Any, value: Any) -> None:
         if type(key) is not tuple or not all(type(part) in (int, str) for part in key):
@@ -193,21 +199,17 @@ class _Reader:
         value, key = self.stack.pop(), self.stack.pop()
         self.set(self.last(dict), key, value)
 
-    def set_items(self) -> None:
-        items = self.until_mark()
-        self.last(dict)
-        self.fill(self.stack.pop(), items)
-
     def push_global(self) -> None:
-        module, name = self.line().decode("ascii"), self.line().decode("ascii")
-        self.push_symbol(module, name)
+        self.push_symbol(self.line().decode("ascii"), self.line().decode("ascii"))
 
     def push_stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         self.push_symbol(module, name)
 
     def push_symbol(self, module: Any, name: Any) -> None:
-        known = _GLOBALS.get((module, name)) if type(module) is type(name) is str else None
+        if not type(module) is type(name) is str:
+            raise Refused("it refers to what is no name")
+        known = _GLOBALS.get(f"{module}.{name}".replace("numpy._core.", "numpy.core."))
         if known is None:
             raise Refused("it refers to code, which no entry does")
         self.stack.append(_Global(known))
@@ -332,7 +334,7 @@ _NAMED: dict[bytes, _Operation] = {
     b"a": _Reader.append,
     b"e": _Reader.appends,
     b"s": _Reader.set_item,
-    b"u": _Reader.set_items,
+    b"u": lambda reader: reader.fill(reader.until_mark()),
     b"p": _keep(_Reader.line),
     b"q": _keep(_unpacked("<B")),
     b"r": _keep(_unpacked("<I")),
@@ -351,32 +353,12 @@ _OPERATIONS = [_NAMED.get(bytes([code]), _refuse) for code in range(256)]
 
 
 def load(data: bytes) -> Any:
-    """Return what is in a pickle of any protocol.
+    """Return what is in a pickle of any protocol; Refused if it is damaged or holds anything else.
 
-    Parameters
-    ----------
-    data : bytes
-        All of the pickle, and nothing after it.
-
-    Returns
-    -------
-    object
-        Of tuples, lists, dicts, `Array`, numbers and strings; lists may hold
-        one another, or themselves.
-
-    Raises
-    ------
-    Refused
-        The data are damaged, or hold anything else.
+    That is tuples, lists, dicts, `Array`, numbers and strings; lists may hold one
+    another, or themselves. Nothing may come after the pickle.
     """
     try:
         return _Reader(data).run()
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        struct.error,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _FROM_WRONG_DATA as error:
         raise Refused("its pickle is damaged") from error

@@ -15,7 +15,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import BinaryIO, Self
 
@@ -41,12 +41,7 @@ _NO_SUCH_CALL = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.E
 def temporary_name(purpose: str, rank: int = 0) -> str:
     """Return a name for a temporary of this process that no other one has.
 
-    Parameters
-    ----------
-    purpose : str
-        A word of small letters, for whoever looks into the directory.
-    rank : int
-        MPI rank of the writer.
+    The purpose is a word of small letters, for whoever looks into the directory.
     """
     me = Owner.me()
     return (
@@ -60,13 +55,8 @@ def temporary_owner(name: str) -> Owner | None:
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    return Owner(
-        match["host"],
-        match["boot"],
-        int(match["namespace"]),
-        int(match["pid"]),
-        int(match["start"]),
-    )
+    numbers = map(int, match.group("namespace", "pid", "start"))
+    return Owner(match["host"], match["boot"], *numbers)
 
 
 def purpose_of(name: str) -> str | None:
@@ -79,6 +69,7 @@ class Temporary:
     """A file being written, which is given its name when it is whole.
 
     Use it as a context manager; a file that was not placed is removed on leaving.
+    Its methods raise `error` where the system refuses.
 
     Parameters
     ----------
@@ -91,17 +82,13 @@ class Temporary:
         MPI rank of the writer.
     file_mode : int, optional
         Other permission bits.
-    by_umask : bool
-        Let the umask decide of the permissions, as of a user's own file.
     error : class
         What is raised.
 
     Attributes
     ----------
-    name : str
-        Its name until it is placed.
-    path : str
-        The whole path, for messages.
+    name, path : str
+        Its name until it is placed, and the whole path, for messages.
     descriptor : int
         The open file; -1 once it is closed.
 
@@ -120,7 +107,6 @@ class Temporary:
         rank: int = 0,
         file_mode: int | None = None,
         *,
-        by_umask: bool = False,
         error: type[FileError] = DatabaseError,
     ) -> None:
         self.folder, self._error = folder, error
@@ -130,42 +116,34 @@ class Temporary:
         self.descriptor = -1
         try:
             # The status now, while it is new: after a write NFS asks its server.
-            self.descriptor, self._status = folder.create_file(
-                self.name, file_mode, by_umask=by_umask
-            )
+            self.descriptor, self._status = folder.create_file(self.name, file_mode)
         except FileNotFoundError:
             raise
         except OSError as caught:
             self._abandon()  # it may be there: NFS may have lost the answer
-            raise self._told(caught, "create a temporary file in", folder.path) from caught
+            raise told(error, caught, "create a temporary file in", folder.path) from caught
 
-    def _told(self, error: OSError, doing: str, path: str) -> FileError:
-        return told(self._error, error, doing, path)
+    @contextlib.contextmanager
+    def _writing(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise told(self._error, error, "write", path) from error
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write all of `data`, however little the system takes at a time.
-
-        Raises
-        ------
-        DatabaseError
-            The data cannot be written.
-        """
+        """Write all of `data`, however little the system takes at a time."""
         rest = memoryview(data)
-        try:
+        with self._writing(self.path):
             while rest:
                 written = os.write(self.descriptor, rest)
                 if written == 0:
                     raise OSError(errno.EIO, "nothing was written")
                 rest = rest[written:]
-        except OSError as error:
-            raise self._told(error, "write", self.path) from error
 
     def sync(self) -> None:
         """Wait until the file is on the disk."""
-        try:
+        with self._writing(self.path):
             os.fsync(self.descriptor)
-        except OSError as error:
-            raise self._told(error, "write", self.path) from error
 
     def stamp(self) -> Stamp:
         """Return the stamp of the file as it is now."""
@@ -175,23 +153,15 @@ class Temporary:
         """Close the file; only now is it known that all was written."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            try:
+            with self._writing(self.path):
                 os.close(descriptor)
-            except OSError as error:
-                raise self._told(error, "write", self.path) from error
 
     def replace(self, target: Folder, name: str) -> None:
         """Close the file and give it a name, in place of what has it.
 
-        An error of the rename is not believed before the target was looked at:
-        NFS repeats a request whose answer was lost, and the repetition fails.
-
-        Raises
-        ------
-        DatabaseError
-            The file cannot be closed or renamed.
-        FileNotFoundError
-            The folder of the target was removed.
+        An error of the rename is not believed before the target was looked at: NFS
+        repeats a request whose answer was lost, and the repetition fails.
+        FileNotFoundError if the folder of the target was removed.
         """
         self.close()
         try:
@@ -200,59 +170,23 @@ class Temporary:
             if not self._is_at(target, name):
                 if error.errno == errno.ENOENT:
                     raise
-                raise self._told(error, "write", target.full(name)) from error
+                raise told(self._error, error, "write", target.full(name)) from error
         self._placed = True
 
     def place(self, target: Folder, name: str, *, small: bool = True) -> bool:
         """Close the file and give it a name unless another file has it: the first one wins.
 
-        By a hard link; by a rename that replaces nothing where the file system
-        has no links; where it knows neither, by a new file that others may see
-        while it is written or, for a file that is not small, by a look and a rename.
-
-        Returns
-        -------
-        bool
-            Whether the name is now this file's.
-
-        Raises
-        ------
-        DatabaseError
-            The file cannot be closed or placed.
+        Return whether the name is now this file's; see `rename_new`.
         """
         self.close()
         try:
-            _link(self.folder, self.name, target, name)
+            moved = rename_new(self.folder, self.name, target, name, small=small)
         except OSError as error:
-            if self._is_at(target, name):
-                return True
-            if error.errno == errno.EEXIST:
-                return False
-            if error.errno in _NO_LINKS:
-                return self._place_without_link(target, name, small)
-            raise self._told(error, "write", target.full(name)) from error
-        return True
-
-    def _place_without_link(self, target: Folder, name: str, small: bool) -> bool:
-        try:
-            if _rename_with(_NOREPLACE, self.folder, self.name, target, name):
-                self._placed = True
-                return True
-            if small:
-                return self._copy_to(target, name)
-            if target.has(name):
-                return False
-            self.replace(target, name)
+            if not self._is_at(target, name):
+                raise told(self._error, error, "write", target.full(name)) from error
             return True
-        except FileExistsError:
-            return self._is_at(target, name)
-        except OSError as error:
-            raise self._told(error, "write", target.full(name)) from error
-
-    def _copy_to(self, target: Folder, name: str) -> bool:
-        data, _ = self.folder.read(self.name, 1 << 30)
-        _fill(target, name, lambda file: file.write(data))
-        return True
+        self._placed = moved
+        return moved or self._is_at(target, name)
 
     def exchange(self, target: Folder, name: str, expected: Stamp) -> bool:
         """Close the file and swap it with the one that has a name, if that is the expected one.
@@ -262,15 +196,7 @@ class Temporary:
         process was suspended. File systems without such a call get a look and a
         rename, between which another process may be quicker.
 
-        Returns
-        -------
-        bool
-            Whether the name is now this file's, and the expected one is gone.
-
-        Raises
-        ------
-        DatabaseError
-            The file cannot be placed.
+        Return whether the name is now this file's, and the expected one is gone.
         """
         mine = self.stamp() if self.descriptor >= 0 else Stamp.of(self.folder.status(self.name))
         self.close()
@@ -288,7 +214,7 @@ class Temporary:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise self._told(error, "write", target.full(name)) from error
+            raise told(self._error, error, "write", target.full(name)) from error
         return False
 
     def _is_at(self, target: Folder, name: str) -> bool:
@@ -330,13 +256,7 @@ def _renameat2() -> Callable[..., int] | None:
 
 
 def _rename_with(flag: int, folder: Folder, name: str, target: Folder, new_name: str) -> bool:
-    """Rename by renameat2(2); return False where the system or file system has no such call.
-
-    Raises
-    ------
-    OSError
-        It has, and cannot do it.
-    """
+    """Rename by renameat2(2); return False where the system or file system has no such call."""
     function = _renameat2()
     if function is None:
         return False
@@ -349,27 +269,31 @@ def _rename_with(flag: int, folder: Folder, name: str, target: Folder, new_name:
     raise OSError(number, os.strerror(number), target.full(new_name))
 
 
-def rename_new(folder: Folder, name: str, target: Folder, new_name: str) -> bool:
+def rename_new(
+    folder: Folder, name: str, target: Folder, new_name: str, *, small: bool = False
+) -> bool:
     """Move a file unless another one has the new name; return whether it was moved.
 
-    Raises
-    ------
-    OSError
-        It cannot be moved.
+    By a hard link; by a rename that replaces nothing where the file system has no
+    links; where it knows neither, by a new file that others may see while it is
+    written or, for a file that is not small, by a look and a rename.
     """
     try:
-        if _rename_with(_NOREPLACE, folder, name, target, new_name):
-            return True
-        _link(folder, name, target, new_name)
+        try:
+            _link(folder, name, target, new_name)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if _rename_with(_NOREPLACE, folder, name, target, new_name):
+                return True
+            if not small:
+                if not (taken := target.has(new_name)):
+                    folder.rename(name, target, new_name)
+                return not taken
+            data, _ = folder.read(name, 1 << 30)
+            _fill(target, new_name, lambda file: file.write(data))
     except FileExistsError:
         return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if target.has(new_name):
-            return False
-        folder.rename(name, target, new_name)
-        return True
     folder.unlink(name)
     return True
 
@@ -387,22 +311,7 @@ def _link(folder: Folder, name: str, target: Folder, new_name: str) -> None:
 def write_file(
     folder: Folder, target: Folder, name: str, data: bytes, purpose: str, rank: int = 0
 ) -> None:
-    """Write a whole file into place.
-
-    Parameters
-    ----------
-    folder : Folder
-        Where the temporary is made.
-    target : Folder
-        Where the file shall be, on the same file system.
-    name : str
-        Its name there.
-    data : bytes
-        What it shall hold.
-    purpose : str
-        A word of small letters for the temporary's name.
-    rank : int
-        MPI rank of the writer.
+    """Write a whole file into place, by a temporary in a folder on the same file system.
 
     Raises
     ------
@@ -417,9 +326,9 @@ def write_file(
 
 
 def write_new_file(folder: Folder, target: Folder, name: str, data: bytes, purpose: str) -> bool:
-    """Write a whole file into place unless there is one: the first writer wins.
+    """Write a whole file into place as `write_file` does, unless there is one.
 
-    Parameters are those of `write_file`. Returns whether this writer was first.
+    Return whether this writer was first.
     """
     with Temporary(folder, purpose) as temporary:
         temporary.write(data)
@@ -434,26 +343,9 @@ def is_young(stamp: Stamp) -> bool:
 def set_aside(folder: Folder, name: str, stamp: Stamp | None, aside: Folder) -> str | None:
     """Move a file to a folder of what is damaged, under a name that is free there.
 
-    Parameters
-    ----------
-    folder : Folder
-        Where it is.
-    name : str
-        Its name.
-    stamp : Stamp or None
-        What it was when it was found to be damaged; None: whatever it is.
-    aside : Folder
-        Where it shall be.
-
-    Returns
-    -------
-    str or None
-        Its new path; None if the file was written again or removed meanwhile.
-
-    Raises
-    ------
-    OSError
-        It cannot be moved, and is still there.
+    Return its new path; None if it no longer has the stamp that it had when it was found
+    to be damaged, where one is given: it was written again or removed meanwhile.
+    OSError if it cannot be moved, and is still there.
     """
     try:
         if stamp is not None and Stamp.of(folder.status(name)) != stamp:
@@ -503,24 +395,10 @@ def _free_name(aside: Folder, name: str) -> str:
 
 
 def sweep(folder: Folder, but: frozenset[str] = frozenset(), older_than: float = DAY) -> int:
-    """Remove the temporaries whose writer is dead, or that are old.
+    """Remove temporaries, except of some purposes, whose writer is dead, or that are old.
 
-    Names that are not those of our temporaries are left alone.
-
-    Parameters
-    ----------
-    folder : Folder
-        Where they are.
-    but : frozenset of str
-        Purposes whose temporaries are not swept.
-    older_than : float
-        Age in seconds after which a temporary is removed even if nothing is
-        known of its writer.
-
-    Returns
-    -------
-    int
-        How many were removed.
+    Names that are not those of our temporaries are left alone. Return how many were
+    removed; `older_than` is in seconds.
     """
     removed = 0
     for name in temporaries(folder):

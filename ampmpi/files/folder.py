@@ -56,7 +56,7 @@ class Folder:
     descriptor : int
         The open directory.
     file_mode, group : int
-        Permission bits and group that new files get.
+        Permission bits and group that new files get; None for those that the umask gives.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Folder:
         Its number on its file system.
     """
 
-    def __init__(self, path: str, descriptor: int, file_mode: int, group: int) -> None:
+    def __init__(self, path: str, descriptor: int, file_mode: int | None, group: int) -> None:
         self.path = path
         self.descriptor = descriptor
         self.file_mode, self.group = file_mode, group
@@ -76,26 +76,13 @@ class Folder:
 
         New files in it, and in directories below it, get its own read and write
         bits and its group.
-
-        Raises
-        ------
-        OSError
-            It is missing, is no directory, or cannot be opened.
         """
         descriptor = os.open(path, _DIRECTORY)
         status = os.fstat(descriptor)
         return cls(path, descriptor, status.st_mode & 0o666, status.st_gid)
 
     def inner(self, name: str) -> Folder:
-        """Open a directory in this one.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is none.
-        OSError
-            It is no directory, or a link to one, or cannot be opened.
-        """
+        """Open a directory in this one; NotADirectoryError if it is a link to one."""
         path = self.full(name)
         try:
             descriptor = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self.descriptor)
@@ -113,12 +100,7 @@ class Folder:
         except FileExistsError:
             return
         made = self.inner(name)
-        with contextlib.suppress(OSError):
-            status = os.fstat(made.descriptor)
-            if status.st_gid != self.group:
-                os.fchown(made.descriptor, -1, self.group)
-            if stat.S_IMODE(status.st_mode) != mode:
-                os.fchmod(made.descriptor, mode)
+        self._hand_over(made.descriptor, os.fstat(made.descriptor), mode)
 
     def full(self, name: str) -> str:
         """Path of a name in this directory, for messages."""
@@ -146,12 +128,7 @@ class Folder:
     def open_file(self, name: str) -> tuple[int, os.stat_result]:
         """Open a regular file for reading; return its descriptor and status.
 
-        Raises
-        ------
-        NotRegularError
-            It is something else.
-        OSError
-            It is missing, a link, or cannot be opened.
+        NotRegularError if it is something else; of a link, ELOOP.
         """
         descriptor = os.open(name, OPEN, dir_fd=self.descriptor)
         try:
@@ -163,47 +140,41 @@ class Folder:
             raise
         return descriptor, status
 
-    def create_file(
-        self, name: str, mode: int | None = None, *, by_umask: bool = False
-    ) -> tuple[int, os.stat_result]:
+    def create_file(self, name: str, mode: int | None = None) -> tuple[int, os.stat_result]:
         """Make a file that must not exist; return its descriptor and status.
 
-        It gets the folder's permissions, or `mode`, and group, whatever the umask is;
-        or those that the umask gives it.
-
-        Raises
-        ------
-        OSError
-            It exists, or cannot be made.
+        It gets the folder's permissions, or `mode`, and its group, whatever the umask is.
         """
-        wanted = 0o666 if by_umask else self.file_mode if mode is None else mode
+        wanted = self.file_mode if mode is None else mode
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(name, flags, wanted, dir_fd=self.descriptor)
+        descriptor = os.open(
+            name, flags, 0o666 if wanted is None else wanted, dir_fd=self.descriptor
+        )
         try:
             status = os.fstat(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        if by_umask:
-            return descriptor, status
-        # A file system without permissions refuses, and one cannot give to another's group.
+        if wanted is not None:
+            self._hand_over(descriptor, status, wanted)
+        return descriptor, status
+
+    def _hand_over(self, descriptor: int, status: os.stat_result, mode: int) -> None:
+        """Give what was made to the folder's group, with these permissions.
+
+        A file system without permissions refuses, and one cannot give to another's group.
+        """
         with contextlib.suppress(OSError):
             if status.st_gid != self.group:
                 os.fchown(descriptor, -1, self.group)
         with contextlib.suppress(OSError):
-            if stat.S_IMODE(status.st_mode) != wanted:
-                os.fchmod(descriptor, wanted)
-        return descriptor, status
+            if stat.S_IMODE(status.st_mode) != mode:
+                os.fchmod(descriptor, mode)
 
     def read(self, name: str, limit: int) -> tuple[bytes, Stamp]:
         """Read a regular file whole, and what tells whether it is written again later.
 
-        Raises
-        ------
-        NotRegularError
-            It is something else.
-        OSError
-            It is missing or cannot be read, or has more than `limit` bytes.
+        NotRegularError if it is something else; EFBIG if it has more than `limit` bytes.
         """
         descriptor, status = self.open_file(name)
         try:
@@ -229,13 +200,7 @@ class Folder:
         os.rename(name, new_name, src_dir_fd=self.descriptor, dst_dir_fd=target.descriptor)
 
     def remove_as_read(self, name: str, stamp: Stamp) -> bool:
-        """Remove a file if it is still the one that was read; return whether it was.
-
-        Raises
-        ------
-        OSError
-            It is missing, or cannot be removed.
-        """
+        """Remove a file if it is still the one that was read; return whether it was."""
         if Stamp.of(self.status(name)) != stamp:
             return False
         self.unlink(name)

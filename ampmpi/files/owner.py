@@ -49,17 +49,6 @@ def process_start(pid: int) -> int:
         return 0
 
 
-def _is_running(pid: int) -> bool:
-    """Whether there is a process of this number, whoever it belongs to."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
-
-
 @dataclass(frozen=True)
 class Owner:
     """A process, told apart from every other one that ever was.
@@ -92,8 +81,12 @@ class Owner:
             return None if self.host in _ANY_HOST else True
         if self.namespace != pid_namespace():
             return None
-        if not _is_running(self.pid):
+        try:
+            os.kill(self.pid, 0)
+        except (ProcessLookupError, OverflowError):
             return True
+        except OSError:
+            pass  # another user's
         start = process_start(self.pid)
         return start != self.start if start and self.start else None
 

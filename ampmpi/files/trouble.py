@@ -78,15 +78,8 @@ def reason_of(error: OSError) -> str:
 def unless_damaged(*others: type[Exception]) -> Iterator[list[str]]:
     """Take note of damage in the block instead of raising it; other errors are raised.
 
-    Parameters
-    ----------
-    *others : exception classes
-        What counts as damage besides places that the disk cannot read.
-
-    Yields
-    ------
-    list of str
-        Empty, or with what ended the block, in words.
+    Damage is what the disk cannot read, and exceptions of the classes given. The list
+    is empty, or holds what ended the block, in words.
     """
     found: list[str] = []
     try:

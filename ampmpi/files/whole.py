@@ -21,32 +21,19 @@ def sweep(path: str | os.PathLike[str]) -> None:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a user's file: it is flushed to the disk, and there as a whole or not at all.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written; what was there before still is.
-    """
+    """Write a user's file: it is flushed to the disk, and there as a whole or not at all."""
     directory, name = os.path.split(path)
     with named(path):
         folder = Folder.open(directory or ".")
-        with Temporary(folder, "file", by_umask=True, error=FileError) as temporary:
+        folder.file_mode = None
+        with Temporary(folder, "file", error=FileError) as temporary:
             temporary.write(data)
             temporary.sync()
             temporary.replace(folder, name)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file to read; a FIFO, device or folder is refused rather than waited for.
-
-    Raises
-    ------
-    ValueError
-        It is no regular file.
-    OSError
-        It cannot be opened.
-    """
+    """Open a file to read; ValueError if it is a FIFO, device or folder: none is waited for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -55,15 +42,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_whole(path: str | os.PathLike[str], limit: int) -> bytes:
-    """Read a regular file of at most `limit` bytes.
-
-    Raises
-    ------
-    ValueError
-        It is longer, or no regular file.
-    OSError
-        It cannot be read.
-    """
+    """Read a regular file; ValueError if it has more than `limit` bytes, or is none."""
     with open_regular(path) as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:

@@ -7,6 +7,7 @@ streams, and each one be inflated alone.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -36,22 +37,11 @@ def deflate(data: bytes, *, last: bool = False) -> bytes:
 
 
 def inflate(raw: bytes, length: int) -> bytes:
-    """Inflate a piece that `deflate` made.
+    """Inflate a piece that `deflate` made, of which `length` bytes must come out.
 
     It is always zlib that does it: isal is a fifth faster, but lets some damage
     pass over which tar fails; and another library is what reading back is for.
-
-    Parameters
-    ----------
-    raw : bytes
-        The piece, ending with a full flush.
-    length : int
-        How many bytes must come out; no more are ever produced.
-
-    Raises
-    ------
-    ValueError
-        The piece is damaged or gives another number of bytes.
+    No more than `length` bytes are ever produced; ValueError if there is anything wrong.
     """
     if not raw.endswith(FULL_FLUSH_END):
         raise ValueError("it does not end with a full flush")
@@ -86,19 +76,10 @@ def gzip_stored(content: bytes) -> bytes:
 
 
 def gunzip_stored(pieces: Iterable[bytes], size: int) -> memoryview:
-    """Return the content of a member that `gzip_stored` made, read-only.
+    """Return the content, read-only, of a member of `size` bytes that `gzip_stored` made.
 
-    Parameters
-    ----------
-    pieces : iterable of bytes
-        The member, piece by piece, so that it is never there as a whole besides its content.
-    size : int
-        Its number of bytes.
-
-    Raises
-    ------
-    ValueError
-        It is damaged, or is not one whole member.
+    It comes piece by piece, so that it is never there as a whole besides its content.
+    Raises ValueError if it is damaged, or is not one whole member.
     """
     stream = zlib.decompressobj(31)
     content, length = memoryview(bytearray(size)), 0
@@ -119,15 +100,9 @@ def gunzip_stored(pieces: Iterable[bytes], size: int) -> memoryview:
 class GzipReader:
     """Reads what a file of gzip members holds, front to back.
 
-    Parameters
-    ----------
-    read : callable
-        Returns the file's next bytes, at most as many as asked for; none at its end.
-
-    Attributes
-    ----------
-    position : int
-        How many bytes of content were read or skipped.
+    `read` returns the file's next bytes, at most as many as asked for, and none at
+    its end. `position` says how many bytes of content were read or skipped. All
+    methods raise EOFError where the file is cut off, and ValueError where it is damaged.
     """
 
     def __init__(self, read: Callable[[int], bytes]) -> None:
@@ -139,56 +114,28 @@ class GzipReader:
 
     def _fill(self) -> bool:
         """Get some more content; False at the end of the last member."""
-        while True:
-            source = b""
-            if self._stream.eof:
-                source = self._stream.unused_data or self._file_read(_BLOCK)
-                if not source:
-                    return False
-                self._stream = zlib.decompressobj(31)
-            content = self._inflate(source)
-            if content:
-                self._ready += content
-                return True
-
-    def _inflate(self, source: bytes = b"") -> bytes:
-        """Get some content of the present member, from `source` or what comes next."""
-        source = source or self._stream.unconsumed_tail or self._file_read(_BLOCK)
-        if not source:
-            raise EOFError("the file ends in the middle of the gzip stream")
         if self._broken is not None:
             raise ValueError(f"the gzip stream is damaged ({self._broken})")
-        before = self._stream.copy()
+        stream = self._stream
+        source = stream.unconsumed_tail or stream.unused_data or self._file_read(_BLOCK)
+        if stream.eof:
+            if not source:
+                return False
+            stream = self._stream = zlib.decompressobj(31)
+        elif not source:
+            raise EOFError("the file ends in the middle of the gzip stream")
+        before = stream.copy()
         try:
-            return self._stream.decompress(source, 4 * _BLOCK)
+            self._ready += stream.decompress(source, 4 * _BLOCK)
         except zlib.error as error:
             self._broken = str(error)
-        return self._up_to_the_damage(before, source)
-
-    def _up_to_the_damage(self, stream: zlib._Decompress, source: bytes) -> bytes:
-        """Inflate what comes before the damage, in ever smaller steps."""
-        content = b""
-        for step in (1 << 12, 1 << 6, 1):
-            while source:
-                before = stream.copy()
-                try:
-                    content += stream.decompress(source[:step])
-                except zlib.error:
-                    stream = before
-                    break
-                source = source[step:]
-        return content
+            with contextlib.suppress(zlib.error):
+                for byte in range(len(source)):
+                    self._ready += before.decompress(source[byte : byte + 1])
+        return True
 
     def read(self, size: int) -> bytes:
-        """Return the next `size` bytes, or fewer at the end of the content.
-
-        Raises
-        ------
-        EOFError
-            The file is cut off.
-        ValueError
-            The gzip stream is damaged.
-        """
+        """Return the next `size` bytes, or fewer at the end of the content."""
         while len(self._ready) < size and self._fill():
             pass
         content = bytes(self._ready[:size])
@@ -197,7 +144,7 @@ class GzipReader:
         return content
 
     def skip(self, size: int) -> bool:
-        """Pass over `size` bytes; False if the content ends before. Raises as `read` does."""
+        """Pass over `size` bytes; False if the content ends before."""
         while size > len(self._ready):
             size -= len(self._ready)
             self.position += len(self._ready)
@@ -210,21 +157,13 @@ class GzipReader:
 
     def finish_member(self) -> None:
         """Read the rest of the present member, so that its checksum is verified."""
-        self._ready.clear()
         while not self._stream.eof:
-            self._inflate()
+            self._ready.clear()
+            self._fill()
 
 
 def combine(crcs: NDArray[np.uint32], lengths: NDArray[np.uint64]) -> int:
-    """CRC-32 of the concatenation of parts.
-
-    Parameters
-    ----------
-    crcs : (n,) uint32 array
-        CRC-32 of each part.
-    lengths : (n,) uint64 array
-        Number of bytes of each part.
-    """
+    """CRC-32 of the concatenation of parts, of which each one's CRC-32 and length are given."""
     total = 0
     for crc, length in zip(crcs.tolist(), lengths.tolist(), strict=True):
         total = isal_zlib.crc32_combine(total, crc, length)

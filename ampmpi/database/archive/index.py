@@ -38,12 +38,33 @@ FOOTER_SIZE = len(stored_member(bytes(_FOOTER.size)))
 
 _PIECE = 1 << 20
 _ROWS = 1 << 16
-_LARGEST = 1 << 62
-_ROW = np.dtype([("offset", "<u8"), ("packed", "<u8"), ("length", "<u8"), ("crc", "<u4")])
+_COLUMNS = ("<u8", "<u8", "<u8", "<u4")
+_ROW = 28  # bytes of these
 
 
-@dataclass(frozen=True, eq=False)
-class Index:
+class Part(NamedTuple):
+    """Records of an archive, in any order; digests are zeros for one that is no entry.
+
+    All are (n,) arrays; the others are as in `Index`.
+    """
+
+    digests: NDArray[np.bytes_]
+    is_entry: NDArray[np.bool_]
+    offset: NDArray[np.uint64]
+    packed: NDArray[np.uint64]
+    length: NDArray[np.uint64]
+    crc: NDArray[np.uint32]
+
+    def some(self, chosen: NDArray[np.intp] | slice) -> Part:
+        """Return some of the records."""
+        return Part._make(column[chosen] for column in self)
+
+    def key(self, number: int) -> str | None:
+        """Key of one of the records; None for one that is no entry."""
+        return to_hex(self.digests[number : number + 1])[0] if self.is_entry[number] else None
+
+
+class Index(NamedTuple):
     """Where each entry lies in an archive.
 
     Rows 0 … n-1 are the entries, sorted by digest; further rows are records of
@@ -74,12 +95,12 @@ class Index:
         return position if is_there else None
 
     def rows(self, digests: NDArray[np.bytes_]) -> NDArray[np.intp]:
-        """Row of each of many entries, -1 where there is none."""
+        """Rows of those of many entries that there are."""
         if len(self.digests) == 0:
-            return np.full(len(digests), -1)
+            return np.empty(0, np.intp)
         positions = np.searchsorted(self.digests, digests)
         positions[positions == len(self.digests)] = 0
-        return np.where(self.digests[positions] == digests, positions, -1)
+        return np.unique(positions[self.digests[positions] == digests])
 
     def by_offset(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
         """Return rows, all by default, in the order in which they lie in the file."""
@@ -92,88 +113,27 @@ class Index:
         is_entry = rows < len(self.digests)
         digests = np.zeros(len(rows), DIGEST)
         digests[is_entry] = self.digests[rows[is_entry]]
-        return Part(
-            digests,
-            is_entry,
-            self.offset[rows],
-            self.packed[rows],
-            self.length[rows],
-            self.crc[rows],
-        )
+        return Part._make((digests, is_entry, *(column[rows] for column in self[1:])))
 
 
-class Part(NamedTuple):
-    """Records of an archive, in any order: what a process needs that reads them.
-
-    Attributes
-    ----------
-    digests : (n,) array of 16-byte strings
-        Their keys, as bytes; zeros for one that is no entry.
-    is_entry : (n,) bool array
-        Which are entries.
-    offset, packed, length, crc : (n,) arrays
-        As in `Index`.
-    """
-
-    digests: NDArray[np.bytes_]
-    is_entry: NDArray[np.bool_]
-    offset: NDArray[np.uint64]
-    packed: NDArray[np.uint64]
-    length: NDArray[np.uint64]
-    crc: NDArray[np.uint32]
-
-    def some(self, chosen: NDArray[np.intp] | slice) -> Part:
-        """Return some of the records."""
-        return Part(
-            self.digests[chosen],
-            self.is_entry[chosen],
-            self.offset[chosen],
-            self.packed[chosen],
-            self.length[chosen],
-            self.crc[chosen],
-        )
-
-    def key(self, number: int) -> str | None:
-        """Key of one of the records; None for one that is no entry."""
-        return to_hex(self.digests[number : number + 1])[0] if self.is_entry[number] else None
-
-
-@dataclass(frozen=True)
-class Footer:
+class Footer(NamedTuple):
     """What binds an index to the tar before it.
 
-    Attributes
-    ----------
-    data_size : int
-        Number of bytes of the first gzip member, which holds the tar.
-    data_length, data_crc : int
-        Length and CRC-32 of the tar: the same as in that member's trailer.
-    index_size, index_crc : int
-        Number of bytes of the index's member; CRC-32 of the index.
-    entries : int
-        Number of entries.
+    `data_size` is the number of bytes of the first gzip member, which holds the tar;
+    `data_length` and `data_crc` are the tar's length and CRC-32, as in that member's
+    trailer; `index_size` is that of the index's member, `index_crc` the index's own.
     """
 
     data_size: int
     data_length: int
-    data_crc: int
     index_size: int
-    index_crc: int
     entries: int
+    data_crc: int
+    index_crc: int
 
     def pack(self) -> bytes:
         """Return the footer's member."""
-        return stored_member(
-            _FOOTER.pack(
-                FOOTER_MAGIC,
-                self.data_size,
-                self.data_length,
-                self.index_size,
-                self.entries,
-                self.data_crc,
-                self.index_crc,
-            )
-        )
+        return stored_member(_FOOTER.pack(FOOTER_MAGIC, *self))
 
     @classmethod
     def unpack(cls, member: bytes) -> Footer | None:
@@ -181,66 +141,44 @@ class Footer:
         content = member[15:-8]
         if len(member) != FOOTER_SIZE or stored_member(content) != member:
             return None
-        magic, data_size, data_length, index_size, entries, data_crc, index_crc = _FOOTER.unpack(
-            content
-        )
-        if magic != FOOTER_MAGIC:
-            return None
-        return cls(data_size, data_length, data_crc, index_size, index_crc, entries)
+        magic, *fields = _FOOTER.unpack(content)
+        return cls._make(fields) if magic == FOOTER_MAGIC else None
 
 
-def pack_index(index: Index) -> bytes:
-    """Return the index's content: a head, then one column after the other, little-endian."""
+def new_index_member(index: Index) -> tuple[bytes, int]:
+    """Return the index's gzip member and the CRC-32 of its content."""
     entries = len(index.digests)
-    return b"".join(
-        (
-            _HEAD.pack(INDEX_MAGIC, entries, len(index.offset) - entries),
-            index.digests.tobytes(),
-            index.offset.astype("<u8").tobytes(),
-            index.packed.astype("<u8").tobytes(),
-            index.length.astype("<u8").tobytes(),
-            index.crc.astype("<u4").tobytes(),
-        )
-    )
+    head = _HEAD.pack(INDEX_MAGIC, entries, len(index.offset) - entries)
+    parts = [head, index.digests.tobytes()]
+    for column, kind in zip(index[1:], _COLUMNS, strict=True):
+        parts.append(np.asarray(column, kind).tobytes())
+    content = b"".join(parts)
+    return gzip_stored(content), crc32(content)
 
 
-def unpack_index(content: bytes | memoryview) -> Index:
-    """Return what `pack_index` packed.
-
-    Raises
-    ------
-    ValueError
-        It is no index.
-    """
+def _unpacked(content: memoryview) -> Index:
+    """Return the index of which `new_index_member` made this content; ValueError if of none."""
     if len(content) < _HEAD.size:
         raise ValueError("the index is too short")
     magic, entries, others = _HEAD.unpack_from(content)
     rows = entries + others
-    if magic != INDEX_MAGIC or len(content) != _HEAD.size + 16 * entries + _ROW.itemsize * rows:
+    if magic != INDEX_MAGIC or len(content) != _HEAD.size + 16 * entries + _ROW * rows:
         raise ValueError("the index has a wrong size")
-    digests = np.frombuffer(content, DIGEST, entries, _HEAD.size)
-    position = _HEAD.size + digests.nbytes
-    columns = []
-    for kind in ("<u8", "<u8", "<u8", "<u4"):
+    columns = [np.frombuffer(content, DIGEST, entries, _HEAD.size)]
+    position = _HEAD.size + columns[0].nbytes
+    for kind in _COLUMNS:
         columns.append(np.frombuffer(content, kind, rows, position))
         position += columns[-1].nbytes
-    return Index(digests, *columns)
+    return Index._make(columns)
 
 
 @dataclass(frozen=True)
 class Found:
     """A sound index and footer, at the end of a file.
 
-    Attributes
-    ----------
-    footer : Footer
-        The footer.
-    index : Index
-        The index.
-    misfit : str or None
-        How what lies before them differs from the tar that they were written for.
-    is_moved : bool
-        Whether it is longer or shorter, so that records lie elsewhere than the index says.
+    `misfit` says how what lies before them differs from the tar that they were
+    written for, if it does, and `is_moved` whether records lie elsewhere than the
+    index says, since there are more or fewer bytes.
     """
 
     footer: Footer
@@ -250,46 +188,28 @@ class Found:
 
 
 def read_index(descriptor: int, size: int) -> Found | None:
-    """Read the index of an archive, if it has one.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open archive.
-    size : int
-        Its size in bytes.
-
-    Returns
-    -------
-    Found or None
-        None if there is no footer at the end, or if it or the index is damaged.
-    """
-    if size < FOOTER_SIZE + len(MEMBER_HEADER) + 8:
-        return None
-    footer = _footer(descriptor, size)
-    if footer is None or not len(MEMBER_HEADER) + 8 <= footer.data_size < _LARGEST:
-        return None
-    data_end = size - FOOTER_SIZE - footer.index_size
-    if data_end < 0:
+    """Read the index of an open archive of `size` bytes; None if it has none that is sound."""
+    least = len(MEMBER_HEADER) + 8
+    if size < FOOTER_SIZE + least:
         return None
     with unless_damaged(ValueError, EOFError) as damage:
-        pieces = _pieces(descriptor, footer.index_size, data_end)
-        content = gunzip_stored(pieces, footer.index_size)
-        index = unpack_index(content)
-    if damage:
-        return None
-    if crc32(content) != footer.index_crc or len(index.digests) != footer.entries:
-        return None
-    if not _is_possible(index, footer):
+        footer = Footer.unpack(os.pread(descriptor, FOOTER_SIZE, size - FOOTER_SIZE))
+        if footer is None or not least <= footer.data_size < 1 << 62:
+            return None
+        data_end = size - FOOTER_SIZE - footer.index_size
+        if data_end < 0:
+            return None
+        content = gunzip_stored(_pieces(descriptor, footer.index_size, data_end), footer.index_size)
+        index = _unpacked(content)
+    if (
+        damage
+        or crc32(content) != footer.index_crc
+        or len(index.digests) != footer.entries
+        or not _is_possible(index, footer)
+    ):
         return None
     shift = data_end - footer.data_size
     return Found(footer, index, _misfit(descriptor, footer, shift), shift != 0)
-
-
-def _footer(descriptor: int, size: int) -> Footer | None:
-    with unless_damaged():
-        return Footer.unpack(os.pread(descriptor, FOOTER_SIZE, size - FOOTER_SIZE))
-    return None
 
 
 def _misfit(descriptor: int, footer: Footer, shift: int) -> str | None:
@@ -306,20 +226,8 @@ def _misfit(descriptor: int, footer: Footer, shift: int) -> str | None:
     return None
 
 
-def new_index_member(index: Index) -> tuple[bytes, int]:
-    """Return the index's gzip member and the CRC-32 of its content."""
-    content = pack_index(index)
-    return gzip_stored(content), crc32(content)
-
-
 def read_exactly(descriptor: int, size: int, offset: int) -> bytes:
-    """Read `size` bytes at `offset`.
-
-    Raises
-    ------
-    EOFError
-        The file ends before.
-    """
+    """Read `size` bytes at `offset`; EOFError if the file ends before."""
     data = os.pread(descriptor, size, offset)
     while len(data) < size:
         more = os.pread(descriptor, size - len(data), offset + len(data))
@@ -342,13 +250,14 @@ def _is_possible(index: Index, footer: Footer) -> bool:
     begin, end = len(MEMBER_HEADER), footer.data_size - 8
     for rows in np.split(order, range(_ROWS, len(order), _ROWS)):
         start, packed, length = index.offset[rows], index.packed[rows], index.length[rows]
-        if np.any(start < begin) or np.any(start > end) or np.any(packed > end):
-            return False
         ends = start + packed
-        if np.any(ends[:-1] > start[1:]) or np.any(ends > end):
-            return False
         if (
-            np.any(length > packed * np.uint64(MAX_RATIO))
+            np.any(start < begin)
+            or np.any(start > end)
+            or np.any(packed > end)
+            or np.any(ends > end)
+            or np.any(ends[:-1] > start[1:])
+            or np.any(length > packed * np.uint64(MAX_RATIO))
             or np.any(length % np.uint64(BLOCK))
             or np.any(length < BLOCK)
         ):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database.archive.deflate import GzipReader, inflate
-from ampmpi.database.archive.index import Footer, Index, Part, read_exactly, read_index
+from ampmpi.database.archive.index import Found, Part, read_exactly, read_index
 from ampmpi.database.archive.tar import (
     BLOCK,
     MAX_ENTRY_SIZE,
@@ -72,14 +72,14 @@ class Archive(ABC):
         DatabaseError
             It cannot be opened or read.
         """
-        for attempt in range(_TRIES):
+        for left in reversed(range(_TRIES)):
             try:
                 return _open(folder, name)
             except FileNotFoundError:
                 raise
             except OSError as error:
                 # NFS: the file was replaced between looking its name up and reading it.
-                if error.errno != errno.ESTALE or attempt == _TRIES - 1:
+                if error.errno != errno.ESTALE or not left:
                     raise database_error(error, "read", folder.full(name)) from error
         raise AssertionError("unreachable")
 
@@ -112,34 +112,16 @@ class Archive(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """Return an entry's bytes.
-
-        Raises
-        ------
-        KeyError
-            It is not in the archive.
-        CorruptEntryError
-            It is damaged.
-        OSError
-            The file cannot be read.
-        """
+        """Return an entry's bytes; KeyError if it is not there, CorruptEntryError if damaged."""
 
     @abstractmethod
     def read_many(
         self, digests: NDArray[np.bytes_] | None = None
     ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
-        """Go through entries in the order in which they lie in the file.
+        """Go through entries, all by default, in the order in which they lie in the file.
 
-        Parameters
-        ----------
-        digests : (n,) array of 16-byte strings, optional
-            Which; those that the archive lacks are passed over. All by default.
-
-        Yields
-        ------
-        key, bytes or CorruptEntryError
-            A damaged entry gives the error in place of its bytes; it does not
-            stop the others.
+        Those that the archive lacks are passed over. A damaged entry gives the error
+        in place of its bytes; it does not stop the others.
         """
 
 
@@ -156,91 +138,56 @@ def _open(folder: Folder, name: str) -> Archive:
     if found is None:
         return StreamedArchive(path, descriptor, stamp)
     if found.misfit is None:
-        return IndexedArchive(path, descriptor, stamp, found.footer, found.index)
+        return IndexedArchive(path, descriptor, stamp, found)
     # A whole tar is what another tool put before the index; anything else is damage.
     streamed = StreamedArchive(path, descriptor, stamp, found.index.digests)
     if streamed.damage is None or found.is_moved:
         return streamed
-    indexed = IndexedArchive(path, os.dup(descriptor), stamp, found.footer, found.index)
-    indexed.damage = found.misfit
-    return indexed
+    return IndexedArchive(path, os.dup(descriptor), stamp, found)
 
 
 class Records:
-    """Some records of an archive, to be read where they lie and verified.
-
-    Parameters
-    ----------
-    path : str
-        The archive, for messages.
-    descriptor : int
-        It, open.
-    part : Part
-        Which records.
-    """
+    """Some records of an open archive, to be read where they lie and verified."""
 
     def __init__(self, path: str, descriptor: int, part: Part) -> None:
         self.path, self.descriptor, self.part = path, descriptor, part
 
     def read(self, number: int) -> bytes:
-        """Return the deflated bytes of one record.
-
-        Raises
-        ------
-        CorruptEntryError
-            The disk cannot read them, or the file ends before.
-        OSError
-            The file cannot be read at all.
-        """
+        """Return the deflated bytes of one record; raises as `Archive.read` does."""
         size, offset = int(self.part.packed[number]), int(self.part.offset[number])
         try:
-            data = os.pread(self.descriptor, size, offset)
-            return data if len(data) == size else read_exactly(self.descriptor, size, offset)
-        except EOFError as error:
-            raise self._corrupt(number, str(error)) from None
-        except OSError as error:
-            if not is_damage(error):
+            return read_exactly(self.descriptor, size, offset)
+        except (EOFError, OSError) as error:
+            if isinstance(error, OSError) and not is_damage(error):
                 raise
-            raise self._corrupt(number, f"it cannot be read: {reason_of(error)}") from error
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
+            raise self._corrupt(number, f"it cannot be read: {reason}") from error
 
-    def verify(self, number: int, raw: bytes) -> bytes:
+    def verify(self, number: int, raw: bytes | CorruptEntryError) -> bytes:
         """Inflate what was read of a record and verify it: stream, checksum and an entry's name.
 
         Raises
         ------
         CorruptEntryError
-            It is damaged.
+            It is damaged, or could not be read.
         """
+        if isinstance(raw, CorruptEntryError):
+            raise raw
         part = self.part
         try:
             record = inflate(raw, int(part.length[number]))
+            if crc32(record) != int(part.crc[number]):
+                raise ValueError("its checksum is wrong")
+            if (key := part.key(number)) is not None:
+                entry_size(record, key)
         except ValueError as error:
             raise self._corrupt(number, str(error)) from None
-        if crc32(record) != int(part.crc[number]):
-            raise self._corrupt(number, "its checksum is wrong")
-        if (key := part.key(number)) is not None:
-            try:
-                entry_size(record, key)
-            except ValueError as error:
-                raise self._corrupt(number, str(error)) from None
         return record
 
-    def entry(self, number: int, raw: bytes) -> bytes:
+    def entry(self, number: int, raw: bytes | CorruptEntryError) -> bytes:
         """Return the bytes of an entry from what was read of its record; raises as `verify`."""
         record = self.verify(number, raw)
         return record[BLOCK : BLOCK + int(record[124:135], 8)]
-
-    def nearby(self) -> Iterator[tuple[int, int]]:
-        """Cut the records, which are sorted by offset, into runs that are read together."""
-        offset = self.part.offset.astype(np.int64)
-        end = offset + self.part.packed.astype(np.int64)
-        first = 0
-        while first < len(offset):
-            near = np.searchsorted(offset, offset[first] + _RUN, "right")
-            gaps = np.flatnonzero(offset[first + 1 : near] - end[first : near - 1] > _GAP)
-            last = int(first + gaps[0] + 1 if len(gaps) else near)
-            yield first, last
-            first = last
 
     def walk(self) -> Iterator[tuple[int, bytes | CorruptEntryError]]:
         """Go through the deflated bytes of the records, which are sorted by offset.
@@ -250,35 +197,23 @@ class Records:
         """
         offset = self.part.offset.astype(np.int64)
         end = offset + self.part.packed.astype(np.int64)
-        for first, last in self.nearby():
-            start = int(offset[first])
-            run = b""
+        first = 0
+        while first < len(offset):
+            near = np.searchsorted(offset, offset[first] + _RUN, "right")
+            gaps = np.flatnonzero(offset[first + 1 : near] - end[first : near - 1] > _GAP)
+            last = int(first + gaps[0] + 1 if len(gaps) else near)
+            start, run = int(offset[first]), b""
             with unless_damaged(EOFError):
                 run = read_exactly(self.descriptor, int(end[last - 1]) - start, start)
-            if run:
-                begins, ends = (offset[first:last] - start), (end[first:last] - start)
-                pieces = zip(begins.tolist(), ends.tolist(), strict=True)
-                yield from (
-                    (number, run[begin:stop]) for number, (begin, stop) in enumerate(pieces, first)
-                )
-                continue
-            for number in range(first, last):
+            begins, ends = (offset[first:last] - start), (end[first:last] - start)
+            for number, begin, stop in zip(
+                range(first, last), begins.tolist(), ends.tolist(), strict=True
+            ):
                 try:
-                    yield number, self.read(number)
+                    yield number, run[begin:stop] if run else self.read(number)
                 except CorruptEntryError as error:
                     yield number, error
-
-    def find_damaged(self) -> dict[int, str]:
-        """Read all records, which are sorted by offset; return what is wrong with damaged ones."""
-        damaged: dict[int, str] = {}
-        for number, raw in self.walk():
-            try:
-                if isinstance(raw, CorruptEntryError):
-                    raise raw
-                self.verify(number, raw)
-            except CorruptEntryError as error:
-                damaged[number] = str(error)
-        return damaged
+            first = last
 
     def _corrupt(self, number: int, reason: str) -> CorruptEntryError:
         key = self.part.key(number)
@@ -287,22 +222,11 @@ class Records:
 
 
 class IndexedArchive(Archive):
-    """An archive that this package wrote, with its index.
+    """An archive that this package wrote, with its index and footer."""
 
-    Attributes
-    ----------
-    index : Index
-        Where everything lies.
-    footer : Footer
-        Sizes and checksum of the tar.
-    """
-
-    def __init__(
-        self, path: str, descriptor: int, stamp: Stamp, footer: Footer, index: Index
-    ) -> None:
+    def __init__(self, path: str, descriptor: int, stamp: Stamp, found: Found) -> None:
         super().__init__(path, descriptor, stamp)
-        self.footer = footer
-        self.index = index
+        self.footer, self.index, self.damage = found.footer, found.index, found.misfit
 
     def __contains__(self, key: object) -> bool:
         return (
@@ -322,27 +246,19 @@ class IndexedArchive(Archive):
         row = self.index.row(bytes.fromhex(key)) if is_key(key) else None
         if row is None:
             raise KeyError(key)
-        index, one = self.index, slice(row, row + 1)
-        columns = (index.offset[one], index.packed[one], index.length[one], index.crc[one])
-        part = Part(index.digests[one], _YES, *columns)
-        records = Records(self.path, self.descriptor, part)
+        digest, *columns = (column[row : row + 1] for column in self.index)
+        records = Records(self.path, self.descriptor, Part._make((digest, _YES, *columns)))
         return records.entry(0, records.read(0))
 
     def read_many(
         self, digests: NDArray[np.bytes_] | None = None
     ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
         """Go through entries; see `Archive.read_many`."""
-        if digests is None:
-            rows: NDArray[np.intp] = np.arange(len(self))
-        else:
-            rows = self.index.rows(digests)
-            rows = np.unique(rows[rows >= 0])
+        rows = np.arange(len(self)) if digests is None else self.index.rows(digests)
         records = self.records(rows)
         keys = to_hex(records.part.digests)
         for number, raw in records.walk():
             try:
-                if isinstance(raw, CorruptEntryError):
-                    raise raw
                 yield keys[number], records.entry(number, raw)
             except CorruptEntryError as error:
                 yield keys[number], error
@@ -358,13 +274,6 @@ class StreamedArchive(Archive):
     for all entries that are wanted. Of files of the same name the last one counts,
     as for every tar.
 
-    Parameters
-    ----------
-    path, descriptor, stamp
-        As for `Archive`.
-    expected : (n,) array of 16-byte strings, optional
-        Keys that must be there, as an index says that no longer fits.
-
     Attributes
     ----------
     damage : str or None
@@ -378,6 +287,8 @@ class StreamedArchive(Archive):
         Whether this package wrote entries of it.
     others : int
         Number of members that are no entries.
+    expected : (n,) array of 16-byte strings
+        Keys that must be there, as an index says that no longer fits.
     """
 
     def __init__(
@@ -394,7 +305,7 @@ class StreamedArchive(Archive):
         self.expected = digests_of([]) if expected is None else expected
         self._places: dict[str, int] = {}
         stream = self._stream()
-        try:
+        with self._noting_damage():
             for number, member in enumerate(members(stream)):
                 if member.key is None:
                     self.others += 1
@@ -404,11 +315,6 @@ class StreamedArchive(Archive):
                     raise EOFError("the tar ends inside an entry")
                 self._places[member.key] = number
             stream.finish_member()
-        except EOFError as error:
-            self.damage = str(error)
-        except ValueError as error:
-            self.damage = str(error)
-            self.trusted = False
         self._digests = digests_of(sorted(self._places))
 
     def __contains__(self, key: object) -> bool:
@@ -442,14 +348,15 @@ class StreamedArchive(Archive):
                 if reason is None:
                     yield key, data
                 else:
-                    where = f"entry {key} in {self.path}"
-                    yield key, CorruptEntryError(f"{where} cannot be believed: {reason}")
+                    yield key, self._corrupt(key, f"cannot be believed: {reason}")
                 rest.discard(key)
                 if not rest:
                     return
         for key in sorted(rest):
-            where = f"entry {key} in {self.path}"
-            yield key, CorruptEntryError(f"{where} can no longer be read: {self.damage}")
+            yield key, self._corrupt(key, f"can no longer be read: {self.damage}")
+
+    def _corrupt(self, key: str, what: str) -> CorruptEntryError:
+        return CorruptEntryError(f"entry {key} in {self.path} {what}")
 
     def doubt(self, key: str, headers: bytes, data: bytes) -> str | None:
         """Say why an entry cannot be believed, if so."""
@@ -463,23 +370,12 @@ class StreamedArchive(Archive):
     def walk(self, others: bool = False) -> Iterator[tuple[str | None, bytes, bytes]]:
         """Go through the members that count; `damage` says afterwards if not all could be read.
 
-        Parameters
-        ----------
-        others : bool
-            Whether to go through members that are no entries, too, unless
-            they are larger than any entry may be.
-
-        Yields
-        ------
-        key : str or None
-            None for a member that is no entry.
-        headers : bytes
-            Its tar headers.
-        data : bytes
-            What it holds; for one that is no entry, padding included.
+        Yields key, tar headers and data; of a member that is no entry, which are only
+        given with `others` and if they are no larger than an entry may be, None, its
+        headers, and its data with their padding.
         """
         stream = self._stream()
-        try:
+        with self._noting_damage():
             for number, member in enumerate(members(stream)):
                 if member.key is not None:
                     if self._places.get(member.key) != number:
@@ -490,6 +386,11 @@ class StreamedArchive(Archive):
                     yield member.key, member.headers, data
                 elif others and member.size <= MAX_ENTRY_SIZE:
                     yield None, member.headers, stream.read(padded(member.size))
+
+    @contextlib.contextmanager
+    def _noting_damage(self) -> Iterator[None]:
+        try:
+            yield
         except EOFError as error:
             self.damage = self.damage or str(error)
         except ValueError as error:

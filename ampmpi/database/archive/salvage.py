@@ -13,10 +13,10 @@ import zlib
 from collections.abc import Iterator
 
 from ampmpi.database.archive.deflate import FULL_FLUSH_END, MEMBER_HEADER
-from ampmpi.database.archive.tar import BLOCK, claimed_size, is_bound, padded, split_record
+from ampmpi.database.archive.tar import BLOCK, claim, is_bound
 from ampmpi.files.trouble import unless_damaged
 
-_READ = 1 << 20
+_READ = 1 << 14
 _SECTOR = 1 << 12
 _MARKS = 16
 """So many bytes that look like marks may be inside of a record; one in four thousand
@@ -24,110 +24,76 @@ megabytes is likely. Headers that lie about their sizes cost no more than this."
 
 
 def rescue(descriptor: int) -> Iterator[tuple[str, bytes]]:
-    """Go through the entries that can be inflated alone, wherever in a file they begin.
+    """Go through the entries of an open file that can be inflated alone, wherever they begin.
 
-    Parameters
-    ----------
-    descriptor : int
-        The damaged archive, open.
-
-    Yields
-    ------
-    key, data
-        An entry that is what was archived.
+    Yields key and data of entries that are what was archived.
     """
-    pieces = _Pieces(descriptor)
     position: int | None = len(MEMBER_HEADER)
     while position is not None:
-        found = _record_at(pieces, position)
+        found = _entry_at(descriptor, position)
         if found is not None:
-            key, data, position = found
-            yield key, data
-        else:
-            position = pieces.after_mark(position)
+            yield found
+        position = _after_mark(descriptor, position)
 
 
-class _Pieces:
-    """A file cut behind each mark of a full flush (some are chance bytes inside a record)."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._start, self._block = 0, b""
-
-    def piece(self, position: int) -> tuple[bytes, bool]:
-        """Return bytes up to the end of the next mark, or as many as are read at once.
-
-        Returns
-        -------
-        bytes
-            Empty at the end of the file.
-        bool
-            Whether they end with a mark.
-        """
-        begin = position - self._start
-        end = self._block.find(FULL_FLUSH_END, begin) if begin >= 0 else -1
-        if end < 0:
-            self._start, self._block, begin = position, self._read(position), 0
-            end = self._block.find(FULL_FLUSH_END)
-        if end >= 0:
-            return self._block[begin : end + len(FULL_FLUSH_END)], True
-        if len(self._block) == _READ:
-            # A mark may have begun.
-            return self._block[: 1 - len(FULL_FLUSH_END)], False
-        return self._block, False
-
-    def _read(self, position: int) -> bytes:
-        """Return the next bytes, with zeros where the disk cannot read."""
-        with unless_damaged():
-            return os.pread(self._descriptor, _READ, position)
-        end, parts = min(position + _READ, os.fstat(self._descriptor).st_size), []
-        while position < end:
-            length = min(_SECTOR - position % _SECTOR, end - position)
-            data = bytes(length)
-            with unless_damaged():
-                data = os.pread(self._descriptor, length, position)
-            parts.append(data)
-            position += length
-        return b"".join(parts)
-
-    def after_mark(self, position: int) -> int | None:
-        """Return where the next mark ends, or None."""
-        while True:
-            piece, is_marked = self.piece(position)
-            position += len(piece)
-            if is_marked:
-                return position
-            if not piece:
-                return None
+def _after_mark(descriptor: int, position: int) -> int | None:
+    """Return where the next mark ends, or None."""
+    while block := _read(descriptor, position):
+        begin = block.find(FULL_FLUSH_END)
+        if begin >= 0:
+            return position + begin + len(FULL_FLUSH_END)
+        position += max(len(block) - len(FULL_FLUSH_END) + 1, 1)  # a mark may have begun
+    return None
 
 
-def _record_at(pieces: _Pieces, position: int) -> tuple[str, bytes, int] | None:
-    """Read the record that begins at a byte; return its key, entry and end, or None."""
+def _entry_at(descriptor: int, position: int) -> tuple[str, bytes] | None:
+    """Read the record that begins at a byte; return its key and entry, if it is sound."""
     stream, content = zlib.decompressobj(-15), bytearray()
-    length, marks = BLOCK, 0
-    while len(content) < length and not stream.eof:
-        piece, is_marked = pieces.piece(position)
-        marks += is_marked
-        if not piece or marks > _MARKS:
-            return None
-        position += len(piece)
+    key, length, marks = "", BLOCK, 0
+    for piece in _pieces(descriptor, position):
         try:
             content += stream.decompress(piece, length - len(content))
             if len(content) == BLOCK == length:
-                claimed = claimed_size(bytes(content))
+                claimed = claim(bytes(content))
                 if claimed is None:
                     return None
-                length = BLOCK + claimed
-                if length > BLOCK:
-                    content += stream.decompress(stream.unconsumed_tail, length - BLOCK)
+                key, size = claimed
+                length += size
+                if size:
+                    content += stream.decompress(stream.unconsumed_tail, size)
         except zlib.error:
             return None
-    if len(content) < length:
-        return None
-    end = position - len(stream.unconsumed_tail)
-    record = bytes(content) + bytes(BLOCK + padded(length - BLOCK) - length)
-    try:
-        key, data = split_record(record)
-    except ValueError:
-        return None
-    return (key, data, end) if is_bound(record[:BLOCK], key, data) else None
+        if key and len(content) == length:
+            header, data = bytes(content[:BLOCK]), bytes(content[BLOCK:])
+            return (key, data) if is_bound(header, key, data) else None
+        marks += piece.endswith(FULL_FLUSH_END)
+        if marks > _MARKS or stream.eof:
+            return None
+    return None
+
+
+def _pieces(descriptor: int, position: int) -> Iterator[bytes]:
+    """Read on from a byte; no piece holds more than one mark."""
+    while block := _read(descriptor, position):
+        begin = 0
+        while begin < len(block):
+            mark = block.find(FULL_FLUSH_END, begin)
+            end = len(block) if mark < 0 else mark + len(FULL_FLUSH_END)
+            yield block[begin:end]
+            begin = end
+        position += len(block)
+
+
+def _read(descriptor: int, position: int) -> bytes:
+    """Return the next bytes, with zeros where the disk cannot read."""
+    with unless_damaged():
+        return os.pread(descriptor, _READ, position)
+    end, parts = min(position + _READ, os.fstat(descriptor).st_size), []
+    while position < end:
+        length = min(_SECTOR - position % _SECTOR, end - position)
+        data = bytes(length)
+        with unless_damaged():
+            data = os.pread(descriptor, length, position)
+        parts.append(data)
+        position += length
+    return b"".join(parts)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from tarfile import HeaderError, TarInfo
+from typing import NamedTuple
 from zlib import adler32
 
 from ampmpi.database.archive.deflate import GzipReader
@@ -25,6 +26,7 @@ MAX_ENTRY_SIZE = 1 << 30
 _MAX_EXTENSION = 1 << 20
 _OWNER = b"ampmpi\0"
 _DIGITS = re.compile(rb"[0-7]{11}")
+_SIZE = re.compile(rb"\d{1,20}")
 
 
 def padded(size: int) -> int:
@@ -49,49 +51,21 @@ def entry_record(key: str, data: bytes) -> bytes:
     return b"".join((*header, data, bytes(padded(len(data)) - len(data))))
 
 
-def _template() -> bytes:
-    """Return the header of an entry's record without key, size and checksums."""
-    header = bytearray(BLOCK)
-    header[100:108] = b"0000644\0"
-    header[108:116] = header[116:124] = b"0000000\0"
-    header[136:148] = b"%011o\0" % 0
-    header[148:156] = b"\0\0\0\0\0\0\0 "
-    header[156:157] = b"0"
-    header[257:265] = b"ustar\x0000"
-    header[265:272] = _OWNER
-    return bytes(header)
-
-
-_TEMPLATE = _template()
-_MODES, _TIME, _TYPES, _REST = (
-    _TEMPLATE[start:end] for start, end in ((100, 124), (135, 148), (154, 297), (305, BLOCK))
-)
-"""What lies between the name, the size, the header's checksum and the group's name."""
-
-
-def split_record(record: bytes) -> tuple[str, bytes]:
-    """Key and data of a record that `entry_record` made, and whose CRC-32 is right.
-
-    Raises
-    ------
-    ValueError
-        It is no such record.
-    """
-    key = record[:32].decode("ascii", "replace")
-    if not is_key(key):
-        raise ValueError("its tar header is not an entry's")
-    return key, record[BLOCK : BLOCK + entry_size(record, key)]
+# What lies between the name, the size, the header's checksum and the group's name.
+_MODES = b"0000644\0" + b"0000000\0" * 2
+_TIME = b"\0%011o\0" % 0
+_TYPES = (b"\0 0".ljust(103, b"\0") + b"ustar\x0000" + _OWNER).ljust(143, b"\0")
+_REST = bytes(BLOCK - 305)
+_TEMPLATE_SUM = sum(_MODES + _TIME + b" " * 6 + b"  " + _TYPES[2:])
 
 
 def entry_size(record: bytes, key: str) -> int:
-    """Size of the data of the record that `entry_record` made of an entry.
-
-    Its CRC-32 must be right. The data begin at `BLOCK`.
+    """Size of the data, which begin at `BLOCK`, of a record whose CRC-32 is right.
 
     Raises
     ------
     ValueError
-        It is no such record.
+        It is not what `entry_record` makes of this key.
     """
     digits = record[124:135]
     is_its = record[:33] == key.encode("ascii") + b"\0" and record[156:157] == b"0"
@@ -103,16 +77,16 @@ def entry_size(record: bytes, key: str) -> int:
     return size
 
 
-def claimed_size(header: bytes) -> int | None:
-    """Return the size of the entry for which `entry_record` made this header; None if it did not.
+def claim(header: bytes) -> tuple[str, int] | None:
+    """Return key and size of the entry for which `entry_record` made a header, if it did.
 
-    A damaged header may name a wrong size: only the entry's own checksum tells.
+    Of a damaged header both may be wrong: only the entry's checksum tells; see `is_bound`.
     """
-    digits = header[124:135]
-    if header[257:262] != b"ustar" or not _DIGITS.fullmatch(digits):
+    key, digits = header[:32].decode("ascii", "replace"), header[124:135]
+    if header[265:272] != _OWNER or not is_key(key) or not _DIGITS.fullmatch(digits):
         return None
     size = int(digits, 8)
-    return size if size <= MAX_ENTRY_SIZE else None
+    return (key, size) if size <= MAX_ENTRY_SIZE else None
 
 
 def is_bound(header: bytes, key: str, data: bytes) -> bool | None:
@@ -122,18 +96,10 @@ def is_bound(header: bytes, key: str, data: bytes) -> bool | None:
     return header[297:305] == b"%08x" % crc32(data, crc32(key.encode("ascii")))
 
 
-@dataclass(frozen=True)
-class Member:
-    """One member of a tar, as its headers describe it.
+class Member(NamedTuple):
+    """One member of a tar, as its headers, of which extended ones are some, describe it.
 
-    Attributes
-    ----------
-    key : str or None
-        Its name, when it is a regular file of an allowed size and named as an entry is.
-    size : int
-        Number of bytes of its data.
-    headers : bytes
-        All header blocks, extensions included.
+    `key` is its name, when it is a regular file of an allowed size and named as an entry is.
     """
 
     key: str | None
@@ -155,103 +121,59 @@ def members(stream: GzipReader) -> Iterator[Member]:
         The gzip stream or the tar is damaged.
     """
     while True:
-        headers, override = b"", _Override()
+        headers, said = b"", dict[bytes, bytes]()
         while True:
-            header = _header(stream)
-            if header is None:
+            header = stream.read(BLOCK)
+            if len(header) < BLOCK:
+                raise EOFError("the tar has no end")
+            if not any(header):
                 if headers:
                     raise ValueError("the tar ends after an extended header")
                 return
+            info = _parsed(header)
             headers += header
-            kind = header[156:157]
-            if kind not in b"xgLK":
+            if info.type not in b"xgLK":
                 break
-            size = _size(header)
-            if size > _MAX_EXTENSION or len(headers) > _MAX_EXTENSION:
+            if info.size > _MAX_EXTENSION or len(headers) > _MAX_EXTENSION:
                 raise ValueError("an extended tar header is too large")
-            content = stream.read(padded(size))
-            if len(content) < padded(size):
+            content = stream.read(padded(info.size))
+            if len(content) < padded(info.size):
                 raise EOFError("the tar ends inside a header")
             headers += content
-            override.take(kind, content[:size])
-        size = _size(header) if override.size is None else override.size
-        if kind in b"123456":
-            size = 0
-        name = override.name if override.name is not None else _name(header)
-        is_file = kind in b"0\x007" and size <= MAX_ENTRY_SIZE
-        key = name if is_file and is_key(name) else None
+            if info.type == b"L":
+                said[b"path"] = content.rstrip(b"\0")
+            elif info.type == b"x":
+                said |= _pax(content[: info.size])
+        name = said[b"path"].decode("utf-8", "replace") if b"path" in said else info.name
+        size = 0 if info.type in b"123456" else int(said.get(b"size", info.size))
+        is_file = info.type in b"0\x007" and size <= MAX_ENTRY_SIZE
         end = stream.position + padded(size)
-        yield Member(key, size, headers)
+        yield Member(name if is_file and is_key(name) else None, size, headers)
         if not stream.skip(end - stream.position):
             raise EOFError("the tar ends inside a member")
 
 
-class _Override:
-    """What extended headers say about the next member."""
-
-    name: str | None = None
-    size: int | None = None
-
-    def take(self, kind: bytes, content: bytes) -> None:
-        if kind == b"L":
-            self.name = content.rstrip(b"\0").decode("utf-8", "replace")
-        elif kind == b"x":
-            while content:
-                digits, _, _ = content[:20].partition(b" ")
-                if not digits.isdigit() or not len(digits) < int(digits) <= len(content):
-                    raise ValueError("an extended tar header is damaged")
-                record, content = content[: int(digits)], content[int(digits) :]
-                keyword, _, value = record[len(digits) + 1 : -1].partition(b"=")
-                if keyword == b"path":
-                    self.name = value.decode("utf-8", "replace")
-                elif keyword == b"size":
-                    if not value.isdigit() or len(value) > 20:
-                        raise ValueError("an extended tar header is damaged")
-                    self.size = int(value)
-
-
-def _header(stream: GzipReader) -> bytes | None:
-    header = stream.read(BLOCK)
-    if len(header) < BLOCK:
-        raise EOFError("the tar has no end")
-    if not any(header):
-        return None
-    checksum = _octal(header[148:156])
-    if checksum not in (_checksum(header), _checksum(header, signed=True)):
+def _parsed(header: bytes) -> TarInfo:
+    """Read one header, whose checksum must be right."""
+    try:
+        info = TarInfo.frombuf(header, "utf-8", "replace")
+    except HeaderError:
+        raise ValueError("a tar header is damaged") from None
+    if info.size < 0:
         raise ValueError("a tar header is damaged")
-    return header
+    return info
 
 
-def _checksum(header: bytes | bytearray, *, signed: bool = False) -> int:
-    others = bytes(header[:148]) + bytes(header[156:BLOCK])
-    if signed:
-        return 256 + sum(byte - 256 if byte > 127 else byte for byte in others)
-    return 256 + sum(others)
-
-
-_TEMPLATE_SUM = _checksum(_TEMPLATE)
-
-
-def _octal(field: bytes) -> int:
-    digits = field.replace(b"\0", b" ").strip()
-    if not digits:
-        return 0
-    if not re.fullmatch(rb"[0-7]+", digits):
-        raise ValueError("a tar header is damaged")
-    return int(digits, 8)
-
-
-def _size(header: bytes) -> int:
-    field = header[124:136]
-    if field[:1] == b"\x80":
-        return int.from_bytes(field[1:], "big")
-    return _octal(field)
-
-
-def _name(header: bytes) -> str:
-    name, prefix = _text(header[:100]), _text(header[345:500])
-    return f"{prefix}/{name}" if prefix and header[257:263] == b"ustar\0" else name
-
-
-def _text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode("utf-8", "replace")
+def _pax(content: bytes) -> dict[bytes, bytes]:
+    """Read the fields of an extended header: ``LENGTH NAME=VALUE`` and the end of the line."""
+    fields = {}
+    while content:
+        digits = content[:20].partition(b" ")[0]
+        length = int(digits) if digits.isdigit() else 0
+        name, _, value = content[len(digits) + 1 : length - 1].partition(b"=")
+        is_size = name == b"size"
+        if not len(digits) < length <= len(content) or (is_size and not _SIZE.fullmatch(value)):
+            raise ValueError("an extended tar header is damaged")
+        fields[name] = value
+        content = content[length:]
+    return fields

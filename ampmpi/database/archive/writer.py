@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -64,13 +63,7 @@ class Parcel(NamedTuple):
 
 
 def pack(entries: Sequence[tuple[str, bytes]]) -> Parcel:
-    """Deflate entries, given as key and data; see `pack_records`.
-
-    Raises
-    ------
-    ValueError
-        One is larger than an entry may be.
-    """
+    """Deflate entries, given as key and data; ValueError if one is larger than it may be."""
     records = [entry_record(key, data) for key, data in entries]
     digests = digests_of([key for key, _ in entries])
     return pack_records(digests, np.ones(len(records), bool), records)
@@ -110,12 +103,7 @@ def _inflates_to(raw: bytes, record: bytes) -> bool:
 
 
 class ArchiveWriter:
-    """Writes an archive front to back.
-
-    Parameters
-    ----------
-    output : object with ``write``
-        Where to; nothing else is asked of it.
+    """Writes an archive front to back; all that it asks of the output is ``write``.
 
     Attributes
     ----------
@@ -136,61 +124,42 @@ class ArchiveWriter:
         self._output = output
         self.size = self.entries = 0
         self.written: list[tuple[int, int, int]] = []
-        self._digests = bytearray()
-        self._is_entry = bytearray()
-        self._offset, self._packed, self._length = array("Q"), array("Q"), array("Q")
-        self._crc = array("I")
+        self._parts = [_NO_RECORDS]
         self._append(MEMBER_HEADER, crc32(MEMBER_HEADER))
 
     def add(self, parcel: Parcel) -> None:
         """Append records. An entry is added only once."""
-        ends = np.cumsum(parcel.packed, dtype=np.uint64)
-        offset = np.uint64(self.size) + ends - parcel.packed
-        self._digests += parcel.digests.tobytes()
-        self._is_entry += parcel.is_entry.tobytes()
-        self._offset.frombytes(offset.tobytes())
-        self._packed.frombytes(parcel.packed.tobytes())
-        self._length.frombytes(parcel.length.tobytes())
-        self._crc.frombytes(parcel.crc.tobytes())
-        self.entries += int(np.count_nonzero(parcel.is_entry))
-        self._append(parcel.raw, parcel.checksum)
+        digests, is_entry, raw, packed, length, crc, checksum = parcel
+        offset = np.uint64(self.size) + np.cumsum(packed, dtype=np.uint64) - packed
+        self._parts.append(Part(digests, is_entry, offset, packed, length, crc))
+        self.entries += int(np.count_nonzero(is_entry))
+        self._append(raw, checksum)
 
     def close(self) -> Footer:
         """End the tar, and write the index and the footer behind it.
 
-        Returns
-        -------
-        Footer
-            What the archive's end says.
-
-        Raises
-        ------
-        ValueError
-            An entry was added twice.
+        Raises ValueError if an entry was added twice.
         """
-        is_entry = np.frombuffer(self._is_entry, np.uint8).astype(bool)
-        digests = np.frombuffer(self._digests, DIGEST)
-        length, crc = np.frombuffer(self._length, np.uint64), np.frombuffer(self._crc, np.uint32)
-        data_length = int(length.sum()) + len(END)
-        data_crc = combine(
-            np.append(crc, np.uint32(crc32(END))), np.append(length, np.uint64(len(END)))
-        )
+        records = Part._make(map(np.concatenate, zip(*self._parts, strict=True)))
+        lengths = np.append(records.length, np.uint64(len(END)))
+        data_length = int(lengths.sum())
+        data_crc = combine(np.append(records.crc, np.uint32(crc32(END))), lengths)
         end = deflate(END, last=True) + member_trailer(data_crc, data_length)
-        entries, others = np.flatnonzero(is_entry), np.flatnonzero(~is_entry)
-        entries = entries[np.argsort(digests[entries], kind="stable")]
-        order = np.concatenate((entries, others))
-        index = Index(
-            digests[entries],
-            np.frombuffer(self._offset, np.uint64)[order],
-            np.frombuffer(self._packed, np.uint64)[order],
-            length[order],
-            crc[order],
-        )
+        entries, others = np.flatnonzero(records.is_entry), np.flatnonzero(~records.is_entry)
+        entries = entries[np.argsort(records.digests[entries], kind="stable")]
+        digests, _, *columns = records.some(np.concatenate((entries, others)))
+        index = Index._make((digests[: len(entries)], *columns))
         if np.any(index.digests[1:] == index.digests[:-1]):
             raise ValueError("an entry was added twice")
         member, index_crc = new_index_member(index)
-        data_size = self.size + len(end)
-        footer = Footer(data_size, data_length, data_crc, len(member), index_crc, len(entries))
+        footer = Footer(
+            data_size=self.size + len(end),
+            data_length=data_length,
+            index_size=len(member),
+            entries=len(entries),
+            data_crc=data_crc,
+            index_crc=index_crc,
+        )
         tail = end + member + footer.pack()
         self._append(tail, crc32(tail))
         return footer
@@ -200,3 +169,9 @@ class ArchiveWriter:
             self._output.write(raw)
             self.written.append((self.size, len(raw), checksum))
             self.size += len(raw)
+
+
+_SIZES = np.empty(0, np.uint64)
+_NO_RECORDS = Part(
+    np.empty(0, DIGEST), np.empty(0, bool), _SIZES, _SIZES, _SIZES, np.empty(0, np.uint32)
+)
