@@ -200,21 +200,7 @@ class Session:
             self.voice.log(line)
         return dataset, earlier
 
-    def results_of(self, earlier: Earlier) -> list[MemberResult]:
-        """Return the results of a training that is finished."""
-        results = []
-        for member, start in zip(self.members, earlier.starts, strict=True):
-            assert start.result is not None
-            prefix = prefix_of(self.label, member, self.members)
-            lone = len(self.members) == 1
-            results.append(
-                save_member(
-                    self.comm, self.descriptor, member, start, start.result, prefix, lone=lone
-                )
-            )
-        return results
-
-    def compute_fingerprints(self, voice: Voice, *, dry_run: bool = False) -> None:
+    def _fingerprint(self, *, dry_run: bool = False) -> None:
         """See that the database has all fingerprints."""
         started = time.monotonic()
         for images in (self.images, self.validation):
