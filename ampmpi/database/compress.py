@@ -279,7 +279,7 @@ class _Run:
         home, report = self.home, self.report
         with contextlib.ExitStack() as stack:
             old = self._open(stack, None, ARCHIVE)
-            mode = None if old is None else os.fstat(old.archive.descriptor).st_mode & 0o777
+            like = None if old is None else os.fstat(old.archive.descriptor)
             loose = LooseEntries(home, self.workers) if self.what.take_loose else None
             left_over = [
                 source
@@ -289,7 +289,7 @@ class _Run:
             report.bytes_before = report.bytes_after = old.archive.stamp.size if old else 0
             n_old = len(old.digests()) if old else 0
             self._steps = 2 * (n_old + (len(loose.digests()) if loose else 0))
-            temporary = stack.enter_context(Temporary(home.temporaries, "archive", file_mode=mode))
+            temporary = stack.enter_context(Temporary(home.temporaries, "archive", like=like))
             writer = ArchiveWriter(temporary)
             if loose is not None:
                 report.added += self._add(writer, loose)

@@ -56,7 +56,7 @@ class FingerprintDatabase(Store, MutableMapping[str, Entry]):
         finally:
             self.close()
 
-    def delete(self, keys: Iterable[str], *, wait: float = 60.0, break_lock: bool = False) -> int:
+    def delete(self, keys: Iterable[str], *, wait: float = 10.0, break_lock: bool = False) -> int:
         """Remove entries, wherever they are: the archive is written anew without them.
 
         Parameters

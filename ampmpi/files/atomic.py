@@ -80,8 +80,8 @@ class Temporary:
         A word of small letters for the file's name.
     rank : int
         MPI rank of the writer.
-    file_mode : int, optional
-        Other permission bits.
+    like : os.stat_result, optional
+        Status of a file whose permissions and group it shall have instead.
     error : class
         What is raised.
 
@@ -105,7 +105,7 @@ class Temporary:
         folder: Folder,
         purpose: str,
         rank: int = 0,
-        file_mode: int | None = None,
+        like: os.stat_result | None = None,
         *,
         error: type[FileError] = DatabaseError,
     ) -> None:
@@ -116,7 +116,7 @@ class Temporary:
         self.descriptor = -1
         try:
             # The status now, while it is new: after a write NFS asks its server.
-            self.descriptor, self._status = folder.create_file(self.name, file_mode)
+            self.descriptor, self._status = folder.create_file(self.name, like)
         except FileNotFoundError:
             raise
         except OSError as caught:

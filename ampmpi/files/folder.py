@@ -100,7 +100,7 @@ class Folder:
         except FileExistsError:
             return
         made = self.inner(name)
-        self._hand_over(made.descriptor, os.fstat(made.descriptor), mode)
+        self._hand_over(made.descriptor, os.fstat(made.descriptor), mode, self.group)
 
     def full(self, name: str) -> str:
         """Path of a name in this directory, for messages."""
@@ -140,12 +140,15 @@ class Folder:
             raise
         return descriptor, status
 
-    def create_file(self, name: str, mode: int | None = None) -> tuple[int, os.stat_result]:
+    def create_file(
+        self, name: str, like: os.stat_result | None = None
+    ) -> tuple[int, os.stat_result]:
         """Make a file that must not exist; return its descriptor and status.
 
-        It gets the folder's permissions, or `mode`, and its group, whatever the umask is.
+        It gets the folder's permissions and group, whatever the umask is, or those of
+        the file whose place it shall take.
         """
-        wanted = self.file_mode if mode is None else mode
+        wanted = self.file_mode if like is None else like.st_mode & 0o777
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(
             name, flags, 0o666 if wanted is None else wanted, dir_fd=self.descriptor
@@ -156,17 +159,18 @@ class Folder:
             os.close(descriptor)
             raise
         if wanted is not None:
-            self._hand_over(descriptor, status, wanted)
+            self._hand_over(descriptor, status, wanted, self.group if like is None else like.st_gid)
         return descriptor, status
 
-    def _hand_over(self, descriptor: int, status: os.stat_result, mode: int) -> None:
-        """Give what was made to the folder's group, with these permissions.
+    @staticmethod
+    def _hand_over(descriptor: int, status: os.stat_result, mode: int, group: int) -> None:
+        """Give what was made to a group, with these permissions.
 
         A file system without permissions refuses, and one cannot give to another's group.
         """
         with contextlib.suppress(OSError):
-            if status.st_gid != self.group:
-                os.fchown(descriptor, -1, self.group)
+            if status.st_gid != group:
+                os.fchown(descriptor, -1, group)
         with contextlib.suppress(OSError):
             if stat.S_IMODE(status.st_mode) != mode:
                 os.fchmod(descriptor, mode)

@@ -132,7 +132,7 @@ NEEDED = {
     "loose": {"put", "check", "repair", "compress", "compress by two", "delete loose",
               "fingerprint"},
     "tmp": {"put", "compress", "compress by two", "delete archived", "merge", "fingerprint"},
-    "packs": {"check", "repair", "compress", "compress by two", "fingerprint"},
+    "packs": set(),
     "damaged": {"repair", "compress", "compress by two"},
 }  # fmt: skip
 
