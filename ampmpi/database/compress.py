@@ -38,6 +38,7 @@ from ampmpi.errors import AmpmpiError, DatabaseError
 from ampmpi.files.atomic import (
     Temporary,
     is_abandoned,
+    is_replaced,
     is_young,
     keep_copy,
     purpose_of,
@@ -479,11 +480,15 @@ def abandoned(home: Home, purpose: str = "archive") -> list[str]:
 
     An archive that a killed compress left may hold entries that are nowhere else: when it
     was killed between putting its own archive in place and giving back the one that
-    another process had put there meanwhile.
+    another process had put there meanwhile. The one that it was to replace, and did, is
+    none of these: what was deleted would come back from it.
     """
     folder = home.inner(TEMPORARIES)
-    return [
+    if folder is None:
+        return []
+    found = [
         name
         for name in temporaries(folder)
-        if folder and purpose in ("", purpose_of(name)) and is_abandoned(folder, name)
+        if purpose in ("", purpose_of(name)) and is_abandoned(folder, name)
     ]
+    return [name for name in found if not (purpose == "archive" and is_replaced(folder, name))]

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import BinaryIO, Self
+from zlib import crc32
 
 from ampmpi.errors import DatabaseError, FileError
 from ampmpi.files.folder import OPEN, Folder, Stamp
@@ -38,16 +39,30 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EXDEV
 _NO_SUCH_CALL = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EXDEV}
 
 
-def temporary_name(purpose: str, rank: int = 0) -> str:
+def temporary_name(purpose: str, rank: int = 0, replaced: Stamp | None = None) -> str:
     """Return a name for a temporary of this process that no other one has.
 
-    The purpose is a word of small letters, for whoever looks into the directory.
+    The purpose is a word of small letters, for whoever looks into the directory. The file
+    that it shall be exchanged with marks the name: see `is_replaced`.
     """
     me = Owner.me()
+    mark = secrets.token_hex(4) if replaced is None else _mark(replaced)
     return (
         f"ampmpi-{purpose}-{me.host}-{me.boot}-{me.namespace}-{me.pid}-{me.start}"
-        f"-r{rank}-{secrets.token_hex(6)}.tmp"
+        f"-r{rank}-{mark}{secrets.token_hex(2)}.tmp"
     )
+
+
+def _mark(stamp: Stamp) -> str:
+    return f"{crc32(repr(tuple(stamp)).encode()):08x}"
+
+
+def is_replaced(folder: Folder, name: str) -> bool:
+    """Whether a left-over temporary is the file that it was to be exchanged with, and was."""
+    try:
+        return name.removesuffix(".tmp")[-12:-4] == _mark(Stamp.of(folder.status(name)))
+    except OSError:
+        return False
 
 
 def temporary_owner(name: str) -> Owner | None:
@@ -81,7 +96,8 @@ class Temporary:
     rank : int
         MPI rank of the writer.
     like : os.stat_result, optional
-        Status of a file whose permissions and group it shall have instead.
+        Status of a file whose permissions and group it shall have instead, and with
+        which it shall be exchanged.
     error : class
         What is raised.
 
@@ -110,7 +126,7 @@ class Temporary:
         error: type[FileError] = DatabaseError,
     ) -> None:
         self.folder, self._error = folder, error
-        self.name = temporary_name(purpose, rank)
+        self.name = temporary_name(purpose, rank, like and Stamp.of(like))
         self.path = folder.full(self.name)
         self._placed = False
         self.descriptor = -1
@@ -402,7 +418,8 @@ def sweep(folder: Folder, but: frozenset[str] = frozenset(), older_than: float =
     """
     removed = 0
     for name in temporaries(folder):
-        if purpose_of(name) not in but and is_abandoned(folder, name, older_than):
+        is_kept = purpose_of(name) in but and not is_replaced(folder, name)
+        if not is_kept and is_abandoned(folder, name, older_than):
             with contextlib.suppress(OSError):
                 folder.unlink(name)
                 removed += 1

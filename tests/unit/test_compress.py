@@ -1,5 +1,7 @@
 import errno
 import os
+import subprocess
+import sys
 import tarfile
 import threading
 from concurrent.futures import Executor, Future
@@ -729,3 +731,31 @@ def test_a_damaged_archive_without_hard_links_is_copied(database, archive, monke
         assert (database / "damaged" / "archive.tar.gz").read_bytes() == content
     else:
         assert report.copy is None and "no whole copy" in report.warnings[0]
+
+
+def test_a_deletion_that_was_killed_after_the_exchange_stays_done(tmp_path):
+    """What came out of the exchange is not taken for an archive with entries of its own."""
+    keys = sorted(make_key(number) for number in range(4))
+    entries = {key: make_entries(number, 3, {"Cu": 4})[0] for number, key in enumerate(keys)}
+    path = f"{tmp_path}/x-fingerprints.ampdb"
+    database = FingerprintDatabase(path)
+    database.update({key: entries[key] for key in keys[:3]})
+    database.compress()
+    script = f"""
+import os
+from ampmpi import FingerprintDatabase
+unlink = os.unlink
+def killed(name, *args, **kwargs):
+    if "ampmpi-archive-" in str(name):
+        os._exit(9)
+    unlink(name, *args, **kwargs)
+os.unlink = killed
+FingerprintDatabase({str(path)!r}).delete([{keys[0]!r}])
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 9
+    assert any("ampmpi-archive-" in name for name in os.listdir(f"{path}/tmp"))
+    assert keys[0] not in database
+    database[keys[3]] = entries[keys[3]]
+    database.compress()
+    assert set(database) == set(keys[1:])
+    assert os.listdir(f"{path}/tmp") == []
