@@ -259,7 +259,7 @@ class _Check:
         bad = False
         for number, raw in records.walk():
             self._step(total)
-            key = records.part.key(number)
+            key = records.key(number)
             try:
                 if isinstance(raw, CorruptEntryError):
                     raise raw

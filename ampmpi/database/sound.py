@@ -41,7 +41,7 @@ TAKEN = np.dtype([("digest", DIGEST), *_STAMP])
 _PARCEL = 1 << 21
 """Bytes of deflated records that are read at once."""
 
-_BATCH = 1 << 22
+_BATCH = 1 << 20
 """Bytes of entries after which a parcel ends."""
 
 _Member = tuple[str | None, bytes]
@@ -265,7 +265,7 @@ class ArchivedEntries:
                 records.verify(number, raw)
             except CorruptEntryError as error:
                 place = f"the member at byte {records.part.offset[number]}"
-                name = records.part.key(number) or place
+                name = records.key(number) or place
                 self.lost[name] = str(error)
             else:
                 one = records.part.some(slice(number, number + 1))

@@ -313,4 +313,4 @@ def test_a_sector_that_cannot_be_read_costs_what_lies_in_it(tmp_path, monkeypatc
         assert all(archive.read(key) == content for key, content in sound.items())
         records = archive.records()
         damaged = {number for number, raw in records.walk() if isinstance(raw, CorruptEntryError)}
-        assert {records.part.key(number) for number in damaged} == set(keys[7:9])
+        assert {records.key(number) for number in damaged} == set(keys[7:9])

@@ -26,7 +26,7 @@ from ampmpi.database.archive.deflate import (
 from ampmpi.database.archive.tar import BLOCK
 from ampmpi.entries.checksum import crc32
 from ampmpi.files.trouble import unless_damaged
-from ampmpi.keys import DIGEST, to_hex
+from ampmpi.keys import DIGEST
 
 INDEX_MAGIC = b"ampmpix1"
 FOOTER_MAGIC = b"ampmpif1"
@@ -58,10 +58,6 @@ class Part(NamedTuple):
     def some(self, chosen: NDArray[np.intp] | slice) -> Part:
         """Return some of the records."""
         return Part._make(column[chosen] for column in self)
-
-    def key(self, number: int) -> str | None:
-        """Key of one of the records; None for one that is no entry."""
-        return to_hex(self.digests[number : number + 1])[0] if self.is_entry[number] else None
 
 
 class Index(NamedTuple):
@@ -105,8 +101,8 @@ class Index(NamedTuple):
     def by_offset(self, rows: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
         """Return rows, all by default, in the order in which they lie in the file."""
         if rows is None:
-            return np.argsort(self.offset, kind="stable")
-        return rows[np.argsort(self.offset[rows], kind="stable")]
+            return np.argsort(self.offset)
+        return rows[np.argsort(self.offset[rows])]
 
     def part(self, rows: NDArray[np.intp]) -> Part:
         """Return some rows in the order given."""

@@ -7,6 +7,7 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -154,14 +155,12 @@ class Records:
 
     def read(self, number: int) -> bytes:
         """Return the deflated bytes of one record; raises as `Archive.read` does."""
-        size, offset = int(self.part.packed[number]), int(self.part.offset[number])
         try:
-            return read_exactly(self.descriptor, size, offset)
-        except (EOFError, OSError) as error:
-            if isinstance(error, OSError) and not is_damage(error):
-                raise
-            reason = reason_of(error) if isinstance(error, OSError) else str(error)
-            raise self._corrupt(number, f"it cannot be read: {reason}") from error
+            return _piece(
+                self.descriptor, int(self.part.packed[number]), int(self.part.offset[number])
+            )
+        except ValueError as error:
+            raise _corrupt(self.key(number), self.path, error) from None
 
     def verify(self, number: int, raw: bytes | CorruptEntryError) -> bytes:
         """Inflate what was read of a record and verify it: stream, checksum and an entry's name.
@@ -173,16 +172,11 @@ class Records:
         """
         if isinstance(raw, CorruptEntryError):
             raise raw
-        part = self.part
+        key, part = self.key(number), self.part
         try:
-            record = inflate(raw, int(part.length[number]))
-            if crc32(record) != int(part.crc[number]):
-                raise ValueError("its checksum is wrong")
-            if (key := part.key(number)) is not None:
-                entry_size(record, key)
+            return _verified(raw, key, int(part.length[number]), int(part.crc[number]))
         except ValueError as error:
-            raise self._corrupt(number, str(error)) from None
-        return record
+            raise _corrupt(key, self.path, error) from None
 
     def entry(self, number: int, raw: bytes | CorruptEntryError) -> bytes:
         """Return the bytes of an entry from what was read of its record; raises as `verify`."""
@@ -215,10 +209,40 @@ class Records:
                     yield number, error
             first = last
 
-    def _corrupt(self, number: int, reason: str) -> CorruptEntryError:
-        key = self.part.key(number)
-        what = f"entry {key}" if key is not None else "a member that is no entry"
-        return CorruptEntryError(f"{what} in {self.path} is damaged: {reason}")
+    def key(self, number: int) -> str | None:
+        """Key of one record; None for one that is no entry."""
+        return self._keys[number] if self.part.is_entry[number] else None
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        return to_hex(self.part.digests)
+
+
+def _piece(descriptor: int, size: int, offset: int) -> bytes:
+    """Read the deflated bytes of a record; ValueError where only they cannot be read."""
+    try:
+        return read_exactly(descriptor, size, offset)
+    except EOFError as error:
+        raise ValueError(f"it cannot be read: {error}") from None
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise ValueError(f"it cannot be read: {reason_of(error)}") from None
+
+
+def _verified(raw: bytes, key: str | None, length: int, crc: int) -> bytes:
+    """Inflate a record; ValueError if its stream, checksum or, of an entry, name is wrong."""
+    record = inflate(raw, length)
+    if crc32(record) != crc:
+        raise ValueError("its checksum is wrong")
+    if key is not None:
+        entry_size(record, key)
+    return record
+
+
+def _corrupt(key: str | None, path: str, reason: ValueError) -> CorruptEntryError:
+    what = f"entry {key}" if key is not None else "a member that is no entry"
+    return CorruptEntryError(f"{what} in {path} is damaged: {reason}")
 
 
 class IndexedArchive(Archive):
@@ -246,9 +270,13 @@ class IndexedArchive(Archive):
         row = self.index.row(bytes.fromhex(key)) if is_key(key) else None
         if row is None:
             raise KeyError(key)
-        digest, *columns = (column[row : row + 1] for column in self.index)
-        records = Records(self.path, self.descriptor, Part._make((digest, _YES, *columns)))
-        return records.entry(0, records.read(0))
+        index = self.index
+        try:
+            raw = _piece(self.descriptor, int(index.packed[row]), int(index.offset[row]))
+            record = _verified(raw, key, int(index.length[row]), int(index.crc[row]))
+        except ValueError as error:
+            raise _corrupt(key, self.path, error) from None
+        return record[BLOCK : BLOCK + int(record[124:135], 8)]
 
     def read_many(
         self, digests: NDArray[np.bytes_] | None = None
@@ -262,9 +290,6 @@ class IndexedArchive(Archive):
                 yield keys[number], records.entry(number, raw)
             except CorruptEntryError as error:
                 yield keys[number], error
-
-
-_YES = np.ones(1, bool)
 
 
 class StreamedArchive(Archive):
