@@ -41,7 +41,7 @@ TAKEN = np.dtype([("digest", DIGEST), *_STAMP])
 _PARCEL = 1 << 21
 """Bytes of deflated records that are read at once."""
 
-_BATCH = 1 << 20
+_BATCH = 1 << 21
 """Bytes of entries after which a parcel ends."""
 
 _Member = tuple[str | None, bytes]

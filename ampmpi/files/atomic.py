@@ -12,10 +12,9 @@ import ctypes
 import errno
 import os
 import re
-import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import BinaryIO, Self
 from zlib import crc32
@@ -46,10 +45,12 @@ def temporary_name(purpose: str, rank: int = 0, replaced: Stamp | None = None) -
     that it shall be exchanged with marks the name: see `is_replaced`.
     """
     me = Owner.me()
-    mark = secrets.token_hex(4) if replaced is None else _mark(replaced)
+    nonce = os.urandom(6).hex()
+    if replaced is not None:
+        nonce = _mark(replaced) + nonce[8:]
     return (
         f"ampmpi-{purpose}-{me.host}-{me.boot}-{me.namespace}-{me.pid}-{me.start}"
-        f"-r{rank}-{mark}{secrets.token_hex(2)}.tmp"
+        f"-r{rank}-{nonce}.tmp"
     )
 
 
@@ -139,27 +140,24 @@ class Temporary:
             self._abandon()  # it may be there: NFS may have lost the answer
             raise told(error, caught, "create a temporary file in", folder.path) from caught
 
-    @contextlib.contextmanager
-    def _writing(self, path: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise told(self._error, error, "write", path) from error
-
     def write(self, data: bytes | memoryview) -> None:
         """Write all of `data`, however little the system takes at a time."""
         rest = memoryview(data)
-        with self._writing(self.path):
+        try:
             while rest:
                 written = os.write(self.descriptor, rest)
                 if written == 0:
                     raise OSError(errno.EIO, "nothing was written")
                 rest = rest[written:]
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def sync(self) -> None:
         """Wait until the file is on the disk."""
-        with self._writing(self.path):
+        try:
             os.fsync(self.descriptor)
+        except OSError as error:
+            raise self._unwritten(error) from error
 
     def stamp(self) -> Stamp:
         """Return the stamp of the file as it is now."""
@@ -169,8 +167,13 @@ class Temporary:
         """Close the file; only now is it known that all was written."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
-            with self._writing(self.path):
+            try:
                 os.close(descriptor)
+            except OSError as error:
+                raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> FileError:
+        return told(self._error, error, "write", self.path)
 
     def replace(self, target: Folder, name: str) -> None:
         """Close the file and give it a name, in place of what has it.

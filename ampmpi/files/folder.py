@@ -168,11 +168,11 @@ class Folder:
 
         A file system without permissions refuses, and one cannot give to another's group.
         """
-        with contextlib.suppress(OSError):
-            if status.st_gid != group:
+        if status.st_gid != group:
+            with contextlib.suppress(OSError):
                 os.fchown(descriptor, -1, group)
-        with contextlib.suppress(OSError):
-            if stat.S_IMODE(status.st_mode) != mode:
+        if stat.S_IMODE(status.st_mode) != mode:
+            with contextlib.suppress(OSError):
                 os.fchmod(descriptor, mode)
 
     def read(self, name: str, limit: int) -> tuple[bytes, Stamp]:
