@@ -71,7 +71,7 @@ def command(
         raise InputError("--delete needs --recursive: name a directory with -r")
     databases = _once(list(_below(paths))) if recursive else list(paths)
     if recursive and paths and not databases:
-        # No error, as it is none for Amp's amp-compress.
+        # Amp's amp-compress does not call this an error, either.
         complain(f"there is no {SUFFIX} in or below {', '.join(paths)}: nothing was done")
     databases += [path for label in labels for path in _of(label)]
     if delete and not dry_run and databases and not yes:

@@ -58,7 +58,7 @@ def _show(info: DatabaseInfo, holder: str) -> None:
     if info.damaged:
         rows["damaged"] = f"{amount(info.damaged, 'file')} set aside in damaged/"
     if info.others:
-        rows["others"] = f"{amount(info.others, 'file')} in loose/ that are no entries"
+        rows["others"] = f"{amount(info.others, 'file')} in loose/ that are not entries"
     for name, value in rows.items():
         click.echo(f"  {name:12} {plain(value)}")
 

@@ -1,7 +1,7 @@
 """Loose entries: one file each, named by its key.
 
 Only a regular file is an entry. A directory, symbolic link, named pipe or
-whatever else has a key for its name is none, as files of other names are none:
+whatever else has a key for its name is not an entry, nor is a file of another name:
 it is neither listed nor read nor removed.
 """
 

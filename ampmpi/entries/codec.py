@@ -145,7 +145,7 @@ def _checked_pickle(data: bytes) -> memoryview:
 def _header(pickled: memoryview) -> re.Match[bytes]:
     match = _HEADER.match(pickled)
     if match is None:
-        raise CorruptEntryError("its header is none that this version writes")
+        raise CorruptEntryError("its header is not one that this version writes")
     return match
 
 
@@ -270,7 +270,7 @@ def _check(entry: Entry) -> None:
     """Check that the arrays of an entry fit together, and that all values are finite."""
     elements, values = set(entry.symbols), entry.values
     if not elements or not all(_SYMBOL.fullmatch(symbol) for symbol in elements):
-        raise ValueError("an entry has no atoms, or a symbol that is none")
+        raise ValueError("an entry has no atoms, or what should be a symbol is not one")
     pairs = None if isinstance(entry, Fingerprint) else entry.pairs
     rows = (len(entry.symbols),) if pairs is None else (len(pairs), 3)
     widest = max(entry.n_features[symbol] for symbol in elements)

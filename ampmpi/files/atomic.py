@@ -67,7 +67,7 @@ def is_replaced(folder: Folder, name: str) -> bool:
 
 
 def temporary_owner(name: str) -> Owner | None:
-    """Return who made a temporary, from its name; None if the name is none of ours."""
+    """Return who made a temporary, from its name; None if it is not one of our names."""
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -76,7 +76,7 @@ def temporary_owner(name: str) -> Owner | None:
 
 
 def purpose_of(name: str) -> str | None:
-    """Return what a temporary is for, from its name; None if the name is none of ours."""
+    """Return what a temporary is for, from its name; None if it is not one of our names."""
     match = _NAME.fullmatch(name)
     return match["purpose"] if match else None
 

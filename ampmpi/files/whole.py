@@ -42,7 +42,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_whole(path: str | os.PathLike[str], limit: int) -> bytes:
-    """Read a regular file; ValueError if it has more than `limit` bytes, or is none."""
+    """Read a regular file; ValueError if it has more than `limit` bytes or is not regular."""
     with open_regular(path) as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:

@@ -140,7 +140,8 @@ def fingerprint(
     )
     started = perf_counter()
     with abort_on_error(ranks):
-        require_same(ranks, asdict(options))
+        named = asdict(options)
+        require_same(ranks, {"label or dblabel": named.pop("prefix"), **named})
         return _Job(ranks, log, options).run(images, descriptor, started)
 
 

@@ -246,6 +246,20 @@ def test_fewer_images_than_ranks(comm, shared_path):
     assert summary.computed == 1
 
 
+@pytest.mark.parametrize("option", ["derivatives", "verify", "label"])
+def test_ranks_with_different_options_are_told(comm, shared_path, trajectory, option):
+    values = ("b", "a") if option == "label" else (True, False)
+    given = {option: values[comm.rank == 0]}
+    given["label"] = str(shared_path / str(given.get("label", "a")))
+    if comm.size == 1:
+        assert fingerprint([trajectory], DESCRIPTOR, comm=comm, **given).failed == ()
+        return
+    with pytest.raises(InputError, match=f"different values of {option}") as caught:
+        fingerprint([trajectory], DESCRIPTOR, comm=comm, **given)
+    assert len(set(comm.allgather(str(caught.value)))) == 1
+    assert not list(shared_path.glob("*.ampdb"))
+
+
 def test_second_run_computes_nothing(comm, shared_path, trajectory):
     for computed in (14, 0):
         summary = fingerprint(

@@ -379,7 +379,7 @@ def test_what_is_no_entry_is_a_note(database, place, tmp_path, what):
         os.symlink(tmp_path / "elsewhere", path)
     report = check(database.path, repair=True)
     assert report.exit_code == 0
-    assert any("1 names in loose/ are no entries" in note for note in report.notes)
+    assert any("1 names in loose/ are not entries" in note for note in report.notes)
     assert os.path.lexists(path)
 
 
