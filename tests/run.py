@@ -249,9 +249,13 @@ def lint(say: Say) -> Result:
 
 
 def docs(say: Say) -> Result:
-    """Build the documentation; a warning fails."""
+    """Build the documentation, where a warning fails, and run its examples."""
     sphinx = [str(BIN / "sphinx-build"), "-W", "--keep-going", "-q", "-E", "-b", "html"]
-    return commands("docs", 600, say, [*sphinx, "docs", "docs/_build/html"])
+    built = commands("docs", 600, say, [*sphinx, "docs", "docs/_build/html"])
+    result = pytest("docs", 600, say, "-n", "2", "--dist", "load")
+    result.failed |= built.failed
+    result.closing = built.closing + result.closing
+    return result
 
 
 def interop(say: Say) -> Result:

@@ -337,7 +337,9 @@ class _Check:
             with folder.scan() as found:
                 others = sum(not loose.is_entry(item) for item in found)
             if others:
-                notes.append(f"loose: {others} names in loose/ are not entries: they are left alone")
+                notes.append(
+                    f"loose: {others} names in loose/ are not entries: they are left alone"
+                )
         archives = len(abandoned(home))
         if archives:
             notes.append(

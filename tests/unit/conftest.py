@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-LONGEST = ("test_training_accuracy.py", "test_docs.py", "test_training.py", "test_check.py")
+LONGEST = ("test_training_accuracy.py", "test_training.py", "test_check.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -418,7 +418,7 @@ def test_what_is_unusual_is_noted(database, place):
     (place / "loose" / "README").write_text("mine")
     (place / "lock").write_text("?")
     notes = " ".join(check(database.path).notes)
-    for word in ("no entries", "lock: held by an unknown process"):
+    for word in ("not entries", "lock: held by an unknown process"):
         assert word in notes
     assert check(database.path).exit_code == 0
 
