@@ -112,8 +112,10 @@ def compute(
                     raise image
                 if images.has_changed(index) and digest_image(image).hex() != key:
                     raise ImageError("its file was changed while the job was running")
-                entries = entries_of(image, descriptor, what)
-                encoded = [(kind, encode(entry)) for kind, entry in entries]
+                # No name for the arrays: the next image's are to get their memory.
+                encoded = [
+                    (kind, encode(entry)) for kind, entry in entries_of(image, descriptor, what)
+                ]
             except ImageError as error:
                 done.failed[index] = str(error)
             except MemoryError:
