@@ -45,6 +45,13 @@ def distinct(digests: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
     return digests if new.all() else digests[new]
 
 
+def union(*several: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+    """Join 16-byte strings to one sorted array, each once."""
+    joined = np.concatenate([digests_of([]), *several])
+    joined.sort()
+    return distinct(joined)
+
+
 def member_of(digests: NDArray[np.bytes_], others: NDArray[np.bytes_]) -> NDArray[np.bool_]:
     """Return which digests are among others, which are sorted."""
     found = np.zeros(len(digests), dtype=bool)

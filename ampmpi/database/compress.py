@@ -31,7 +31,6 @@ from ampmpi.database.sound import (
     Source,
     checksum_of,
     remove_taken,
-    union,
 )
 from ampmpi.database.workers import Workers, forked
 from ampmpi.errors import AmpmpiError, DatabaseError
@@ -48,7 +47,7 @@ from ampmpi.files.atomic import (
 )
 from ampmpi.files.trouble import database_error, is_damage, reason_of
 from ampmpi.heap import keep_freed_memory
-from ampmpi.keys import digests_of, is_key, member_of, to_hex
+from ampmpi.keys import digests_of, is_key, member_of, to_hex, union
 
 Progress = Callable[[int, int], None]
 

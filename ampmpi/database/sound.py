@@ -241,7 +241,8 @@ class ArchivedEntries:
         keep[: len(index.digests)] = ~member_of(index.digests, without)
         if not self._others:
             keep[len(index.digests) :] = False
-        runs = list(_runs(index.part(index.by_offset(np.flatnonzero(keep)))))
+        part = index.part(index.by_offset(np.flatnonzero(keep)))
+        runs = [part.some(run) for run in part.runs(_PARCEL, 0)]
         verify = partial(_verify_run, self.home, self._folder, self._name, archive.stamp)
         for run, checksum in zip(runs, self._workers.map(verify, runs), strict=True):
             start, end = int(run.offset[0]), int(run.offset[-1] + run.packed[-1])
@@ -340,19 +341,6 @@ def _folder_of(home: Home, folder: str | None) -> Folder:
     return home.root if folder is None else home.needed(folder)
 
 
-def _runs(part: Part) -> Iterator[Part]:
-    """Cut records, sorted by offset, into runs without gaps of some megabytes at most."""
-    offset = part.offset.astype(np.int64)
-    end = offset + part.packed.astype(np.int64)
-    first = 0
-    while first < len(offset):
-        near = np.searchsorted(offset, offset[first] + _PARCEL, "right")
-        gaps = np.flatnonzero(offset[first + 1 : near] != end[first : near - 1])
-        last = int(first + gaps[0] + 1 if len(gaps) else near)
-        yield part.some(slice(first, last))
-        first = last
-
-
 def _verify_run(home: Home, folder: str | None, name: str, stamp: Stamp, run: Part) -> int | None:
     """Verify records without gaps; return the CRC-32 of what was read, None if one is bad."""
     descriptor, status = _folder_of(home, folder).open_file(name)
@@ -383,10 +371,3 @@ def checksum_of(home: Home, folder: str, name: str, piece: tuple[int, int]) -> i
         return None
     finally:
         os.close(descriptor)
-
-
-def union(*several: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
-    """Join keys as 16-byte strings to one sorted array."""
-    joined = np.concatenate([digests_of([]), *several])
-    joined.sort()
-    return joined

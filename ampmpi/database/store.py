@@ -32,7 +32,7 @@ from ampmpi.errors import CorruptEntryError, DatabaseError
 from ampmpi.files.atomic import temporaries
 from ampmpi.files.folder import Stamp
 from ampmpi.files.trouble import database_error
-from ampmpi.keys import digests_of, distinct, is_key, member_of, to_hex
+from ampmpi.keys import digests_of, is_key, member_of, to_hex, union
 
 T = TypeVar("T")
 _FEW = 32
@@ -303,7 +303,9 @@ class Store:
             in_loose = everywhere = digests_of([]) if home is None else loose.digests(home)
             archive = self._current_archive()
             if archive is not None:
-                everywhere = _united(in_loose, archive.digests())
+                everywhere = archive.digests()
+                if len(in_loose):
+                    everywhere = union(in_loose, everywhere)
             return self._state() == before, Listing(everywhere, in_loose)
 
         return self._settle(look)
@@ -474,7 +476,7 @@ class Store:
         return DatabaseInfo(
             path=self.path,
             kind=self.kind,
-            entries=len(_united(digests_of(loose_keys), archived)),
+            entries=len(union(digests_of(loose_keys), archived)),
             loose=len(loose_keys),
             archived=len(archived),
             bytes_loose=sizes,
@@ -487,15 +489,6 @@ class Store:
             manifest=self.manifest(),
             damage=None if archive is None else archive.damage,
         )
-
-
-def _united(keys: NDArray[np.bytes_], others: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
-    """Return keys of either array, sorted, each once; the others are sorted already."""
-    if not len(keys):
-        return others
-    both = np.concatenate((keys, others))
-    both.sort()
-    return distinct(both)
 
 
 def _parse(

@@ -5,7 +5,7 @@ import pytest
 from entry_samples import make_key
 
 from ampmpi import keys
-from ampmpi.keys import DIGEST, digests_of, distinct, is_key, member_of, to_hex
+from ampmpi.keys import DIGEST, digests_of, distinct, is_key, member_of, to_hex, union
 
 
 def some(count, seed=0):
@@ -47,3 +47,10 @@ def test_member_of(monkeypatch):
         assert not member_of(digests, some(0)).any()
         assert len(member_of(some(0), others)) == 0
         assert not member_of(some(300, seed=1), others).any()
+
+
+def test_union_is_sorted_and_has_each_once():
+    keys = [f"{number:032x}" for number in (7, 1, 1 << 120, 3)]
+    joined = union(digests_of(keys[:3]), digests_of([]), digests_of(keys[1:]))
+    assert to_hex(joined) == sorted(keys)
+    assert to_hex(union()) == []

@@ -59,6 +59,22 @@ class Part(NamedTuple):
         """Return some of the records."""
         return Part._make(column[chosen] for column in self)
 
+    def runs(self, longest: int, gap: int) -> Iterator[slice]:
+        """Cut records that are sorted by offset into runs to be read together.
+
+        A run begins no more than `longest` bytes before its last record, and has no
+        gap of more than `gap` bytes.
+        """
+        offset = self.offset.astype(np.int64)
+        end = offset + self.packed.astype(np.int64)
+        first = 0
+        while first < len(offset):
+            near = np.searchsorted(offset, offset[first] + longest, "right")
+            gaps = np.flatnonzero(offset[first + 1 : near] - end[first : near - 1] > gap)
+            last = int(first + gaps[0] + 1 if len(gaps) else near)
+            yield slice(first, last)
+            first = last
+
 
 class Index(NamedTuple):
     """Where each entry lies in an archive.

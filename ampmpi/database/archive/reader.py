@@ -191,11 +191,8 @@ class Records:
         """
         offset = self.part.offset.astype(np.int64)
         end = offset + self.part.packed.astype(np.int64)
-        first = 0
-        while first < len(offset):
-            near = np.searchsorted(offset, offset[first] + _RUN, "right")
-            gaps = np.flatnonzero(offset[first + 1 : near] - end[first : near - 1] > _GAP)
-            last = int(first + gaps[0] + 1 if len(gaps) else near)
+        for some in self.part.runs(_RUN, _GAP):
+            first, last = some.start, some.stop
             start, run = int(offset[first]), b""
             with unless_damaged(EOFError):
                 run = read_exactly(self.descriptor, int(end[last - 1]) - start, start)
@@ -207,7 +204,6 @@ class Records:
                     yield number, run[begin:stop] if run else self.read(number)
                 except CorruptEntryError as error:
                     yield number, error
-            first = last
 
     def key(self, number: int) -> str | None:
         """Key of one record; None for one that is no entry."""
