@@ -8,6 +8,7 @@ run works without an MPI library.
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -218,6 +219,7 @@ class MPICommunicator:
         sys.stderr.flush()
         time.sleep(0.2)  # launchers drop what they have not read when a job is aborted
         self.mpi.Abort(code)
+        os._exit(code)  # MPICH may come back before the launcher has ended this process
 
 
 def rest_until(condition: Callable[[], bool], longest: float) -> None:
