@@ -5,6 +5,7 @@
     LABEL-fingerprints.ampdb/
         archive.tar.gz
         loose/<32 hex digits>    one file per entry not yet in the archive
+        packs/NAME.tar.gz        archives of one rank each, where a job writes packs
         tmp/                     temporaries of writers
         damaged/                 what check and compress set aside
         descriptor.json          whose fingerprints these are
@@ -33,6 +34,7 @@ from ampmpi.files.trouble import database_error
 SUFFIX = ".ampdb"
 ARCHIVE = "archive.tar.gz"
 LOOSE = "loose"
+PACKS = "packs"
 TEMPORARIES = "tmp"
 DAMAGED = "damaged"
 MANIFEST = "descriptor.json"
@@ -78,7 +80,7 @@ def is_database(path: str | os.PathLike[str]) -> bool:
 
 
 def _holds_a_database(names: list[str]) -> bool:
-    return not names or not {LOOSE, ARCHIVE, TEMPORARIES}.isdisjoint(names)
+    return not names or not {LOOSE, ARCHIVE, PACKS, TEMPORARIES}.isdisjoint(names)
 
 
 class Home:

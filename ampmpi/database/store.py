@@ -50,10 +50,12 @@ class DatabaseInfo:
         The directory.
     kind : str
         ``"fingerprints"``, ``"primes"`` or ``"other"``.
-    entries, loose, archived : int
-        Keys in all, and where they are; a key may be in both places.
-    bytes_loose, bytes_archive : int
+    entries, loose, packed, archived : int
+        Keys in all, and where they are; a key may be in several places.
+    bytes_loose, bytes_packs, bytes_archive : int
         Sizes of the files.
+    packs, open_packs : int
+        Number of packs, and of those that are still being written or were left unfinished.
     files : int
         Number of files and directories: the inodes in use.
     others : int
@@ -72,9 +74,13 @@ class DatabaseInfo:
     kind: Kind
     entries: int
     loose: int
+    packed: int
     archived: int
     bytes_loose: int
+    bytes_packs: int
     bytes_archive: int
+    packs: int
+    open_packs: int
     files: int
     others: int
     temporaries: int
@@ -478,9 +484,13 @@ class Store:
             kind=self.kind,
             entries=len(union(digests_of(loose_keys), archived)),
             loose=len(loose_keys),
+            packed=0,
             archived=len(archived),
             bytes_loose=sizes,
+            bytes_packs=0,
             bytes_archive=archive.stamp.size if archive is not None else 0,
+            packs=0,
+            open_packs=0,
             files=sum(len(folders) + len(files) for _, folders, files in os.walk(self.path)) + 1,
             others=others,
             temporaries=len(temporaries(home.inner(TEMPORARIES))),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.database.layout import TEMPORARIES, Home, check_place
+from ampmpi.database.packs import SECONDS, SIZE, PackLimits
 from ampmpi.errors import ImageError, InputError
 from ampmpi.files.folder import Folder
 from ampmpi.fingerprinting.adopt import resolve, settle_owner
@@ -48,6 +49,7 @@ class Options:
     adopt: bool = False
     verify: bool = False
     retry: bool = False
+    packs: PackLimits | None = None
 
 
 def fingerprint(
@@ -63,6 +65,9 @@ def fingerprint(
     adopt: bool = False,
     verify: bool = False,
     retry: bool = False,
+    packs: bool = False,
+    pack_size: float = SIZE,
+    pack_seconds: float = SECONDS,
     log: Log | None = None,
 ) -> Summary:
     """Compute the fingerprints of images that are not in the database yet.
@@ -98,6 +103,12 @@ def fingerprint(
         Read back archived entries, too, and compute damaged ones again.
     retry : bool
         Try again images that were set aside because ranks crashed on them.
+    packs : bool
+        Let each rank append its entries to files of its own, instead of writing one file
+        an entry. Real Amp sees such entries once they are compressed.
+    pack_size, pack_seconds : float
+        End a pack, so that other jobs see what is in it, once it has as many megabytes or
+        is as old; 256 and 300.
     log : Log, optional
         Where to report progress; silent by default.
 
@@ -129,6 +140,10 @@ def fingerprint(
         descriptor = Gaussian()
     if not hasattr(descriptor, "predict_cost"):
         raise share(InputError(f"the descriptor is {descriptor!r}; give a Gaussian(...)"))
+    try:
+        limits = PackLimits.of(pack_size, pack_seconds) if packs else None
+    except InputError as error:
+        raise share(error) from None
     options = Options(
         os.fspath(label if dblabel is None else dblabel),
         derivatives,
@@ -137,6 +152,7 @@ def fingerprint(
         adopt,
         verify,
         retry,
+        limits,
     )
     started = perf_counter()
     with abort_on_error(ranks):
