@@ -232,6 +232,18 @@ def test_limits_of_packs_that_make_no_sense_are_refused(folder, given, reason):
     assert os.listdir() == ["a.traj"]
 
 
+def test_a_dry_run_knows_of_packs(folder):
+    given = ["a.traj", "--label", "x", "--cutoff", "4", "--dry-run"]
+    loose = CliRunner().invoke(command, given)
+    assert "x-fingerprints.ampdb: 5 files, about" in loose.output
+    assert "with --packs about 1 file on 1 rank" in loose.output
+    packed = CliRunner().invoke(command, [*given, "--packs", "--pack-size", "1e-6"])
+    assert "x-fingerprints.ampdb: about 5 files on 1 rank, about" in packed.output
+    assert "without --packs 5 files" in packed.output
+    assert "a rank whose pack is 300 s old begins another one" in packed.output
+    assert os.listdir() == ["a.traj"]
+
+
 def test_quiet_says_nothing(folder):
     result = CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4", "-q"])
     assert (result.exception, result.output) == (None, "")
