@@ -404,6 +404,7 @@ class _Job:
                     for name in ("reading", "computing", "writing")
                 },
                 plan=plan,
+                packs=self.options.packs,
             )
 
         return agree(comm, describe)
