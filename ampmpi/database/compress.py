@@ -204,7 +204,7 @@ def compress(
     job: str | None = None,
     progress: Progress | None = None,
 ) -> CompressReport:
-    """Move a database's loose entries into its archive.
+    """Move a database's loose entries and packs into its archive.
 
     It may run beside readers, writers, and other compressors of this package.
 

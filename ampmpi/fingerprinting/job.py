@@ -95,7 +95,7 @@ def fingerprint(
     comm : mpi4py communicator, Communicator or None
         The ranks; all of them by default.
     compress : bool
-        Put loose entries into the archive at the end, unless a `dblabel` is given.
+        Put loose entries and packs into the archive at the end, unless a `dblabel` is given.
     dry_run : bool
         Only say what would be computed; nothing is written.
     adopt : bool
@@ -410,7 +410,7 @@ class _Job:
         return agree(comm, describe)
 
     def finalize(self) -> None:
-        """Put all loose entries into the archives."""
+        """Put loose entries and packs into the archives."""
         self.stopping.raise_if_asked("compressing")
         for report in compress_all(self.databases.values(), self.comm):
             if report.added:

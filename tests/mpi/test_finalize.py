@@ -107,7 +107,7 @@ def test_a_lock_held_elsewhere_lets_nobody_wait(comm, database):
         finalize.compress_together(database, comm)
     comm.barrier()
     (report,) = finalize.compress_all([database], comm)
-    assert "the entries stay loose, as another process compresses it" in report.warnings[0]
+    assert "the entries stay where they are, as another process compresses it" in report.warnings[0]
     comm.barrier()
     if comm.rank == 0:
         lock.__exit__(None, None, None)
