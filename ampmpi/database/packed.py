@@ -134,15 +134,17 @@ class PackReader:
     def _listed(self, folder: Folder) -> Packed:
         try:
             with folder.scan() as items:
-                names = {item.name for item in items if item.name.endswith(SUFFIX)}
+                files = {item.name: item.inode() for item in items if item.name.endswith(SUFFIX)}
         except OSError as error:
             if error.errno == errno.ESTALE:
                 raise
             raise database_error(error, "list", folder.path) from error
         before = self._packed
-        if not names.issuperset(pack.name for pack in before.packs):
-            before = _NO_PACKS  # some have gone, and with them the choice among copies
-        fresh = sorted(names.difference(pack.name for pack in before.packs))
+        known = {pack.name: pack.stamp.inode for pack in before.packs}
+        if not known.items() <= files.items():
+            # Some have gone or were replaced, and with them the choice among copies.
+            before, known = _NO_PACKS, {}
+        fresh = sorted(files.keys() - known.keys())
         opened = [each for name in fresh if (each := _opened(folder, name)) is not None]
         return before.plus(opened) if opened else before
 
