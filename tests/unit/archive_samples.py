@@ -14,6 +14,7 @@ from ampmpi.database.archive.index import FOOTER_SIZE
 from ampmpi.database.archive.reader import Archive, IndexedArchive
 from ampmpi.database.archive.writer import ArchiveWriter, pack
 from ampmpi.database.layout import Home
+from ampmpi.database.packs import PackLimits, PackWriter
 from ampmpi.entries.codec import encode
 from ampmpi.files.atomic import temporary_name
 from ampmpi.files.folder import Folder
@@ -146,6 +147,31 @@ def put(database, data, age=3600.0):
         set_age(path, age)
 
 
+def put_packs(database, data, count=1, age=3600.0):
+    """Write entries into so many packs, each of which is a minute younger than the one before."""
+    before = names(database, "packs")
+    writer = PackWriter(Home.create(database))
+    for some in range(count):
+        for key in list(data)[some::count]:
+            writer.put_bytes(key, data[key])
+        writer.close()
+        (new,) = set(names(database, "packs")).difference(before)
+        before.append(new)
+        set_age(f"{database}/packs/{new}", age - 60 * some)
+
+
+def put_open_pack(database, data, name=None):
+    """Leave the unfinished pack of a writer that has ended; return its name."""
+    before = names(database, "tmp")
+    writer = PackWriter(Home.create(database), limits=PackLimits(1 << 62, 1e9))
+    for key, content in data.items():
+        writer.put_bytes(key, content)
+    (new,) = set(names(database, "tmp")).difference(before)
+    name = name or dead_name("pack")
+    os.rename(f"{database}/tmp/{new}", f"{database}/tmp/{name}")
+    return name
+
+
 def set_age(path, age=3600.0):
     """Let a file have been written some time ago."""
     status = os.stat(path)
@@ -202,6 +228,16 @@ def damage_archived(database, key):
     """Change a bit in the middle of an archived entry."""
     archive = f"{database}/archive.tar.gz"
     flip(archive, sum(place_of(archive, key)) // 2)
+
+
+def damage_packed(database, key):
+    """Change a bit in the middle of an entry in the pack that has it."""
+    for name in names(database, "packs"):
+        pack = f"{database}/packs/{name}"
+        if key in records_of(pack):
+            status = os.stat(pack)
+            flip(pack, sum(place_of(pack, key)) // 2)
+            os.utime(pack, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def damage_loose(database, key):
