@@ -16,8 +16,10 @@ from archive_samples import (
     names,
     open_archive,
     place_of,
+    put_packs,
     set_age,
     spoil_sector,
+    write_as_0_1,
 )
 from entry_samples import SPECIAL, make_entries, make_key, make_special, open_files, refuse
 
@@ -61,6 +63,31 @@ def fill_both(database, content):
     fill_loose(database, {key: content[key] for key in KEYS[:4] + KEYS[8:]})
 
 
+def fill_packs(database, content):
+    database.make()
+    put_packs(database.path, content, 3)
+
+
+def fill_old_packs(database, content):
+    """As a program might leave them that knows nothing of checksums of deflated records."""
+    fill_packs(database, content)
+    for name in names(database.path, "packs"):
+        pack = f"{database.path}/packs/{name}"
+        with open_archive(pack) as archive:
+            some = dict(archive.read_many())
+        write_as_0_1(pack, some)
+
+
+def fill_all(database, content):
+    """Some entries in each place, and some in several, of which the first one's counts."""
+    wrong = content[KEYS[-1]]
+    fill_loose(database, dict.fromkeys(KEYS[:6], wrong) | {KEYS[6]: content[KEYS[6]]})
+    database.compress()
+    packed = dict.fromkeys(KEYS[:3], wrong) | {key: content[key] for key in KEYS[3:9]}
+    put_packs(database.path, packed, 2)
+    fill_loose(database, {key: content[key] for key in KEYS[:3] + KEYS[9:]})
+
+
 STORES = {
     "loose": (fill_loose, OURS),
     "loose, of Amp": (fill_loose, AMPS),
@@ -69,6 +96,10 @@ STORES = {
     "archived by GNU tar": (fill_archive("GNU tar"), OURS),
     "archived, index damaged": (fill_archive("damaged index"), OURS),
     "both places": (fill_both, OURS),
+    "packs": (fill_packs, OURS),
+    "packs, of Amp's bytes": (fill_packs, AMPS),
+    "packs without raw checksums": (fill_old_packs, OURS),
+    "all places": (fill_all, OURS),
 }
 """Every way in which entries may lie in a database: what fills it, and with which bytes."""
 
