@@ -457,15 +457,14 @@ class PackedEntries:
 
     def digests(self) -> NDArray[np.bytes_]:
         """Keys of their entries; of a damaged pack there may be more."""
-        return self._packed.part.digests
+        return self._packed.digests()
 
     def copyings(self, without: NDArray[np.bytes_]) -> Iterator[Copying]:
         """Name the records of all sound packs; see `Source`."""
-        rows = np.flatnonzero(~member_of(self._packed.part.digests, without))
-        damaged = self.damaged
+        rows = self._packed.copies(self.damaged)
+        rows = rows[~member_of(self._packed.part.digests[rows], without)]
         for each, part in self._packed.by_pack(rows):
-            if each.name not in damaged:
-                yield Copying(self.home, PACKS, each.name, each.stamp, part)
+            yield Copying(self.home, PACKS, each.name, each.stamp, part)
 
     def parcels(self, without: NDArray[np.bytes_]) -> Iterator[Parcel]:
         """Give what can be saved from damaged packs; see `Source`."""

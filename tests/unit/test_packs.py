@@ -333,7 +333,7 @@ class TestWriter:
 class TestReader:
     def listed(self, reader):
         current = reader.current()
-        return to_hex(current.part.digests), [pack.damage for pack in current.packs]
+        return to_hex(current.digests()), [pack.damage for pack in current.packs]
 
     def test_all_packs_are_one(self, database, home):
         assert self.listed(PackReader(home)) == ([], [])
