@@ -25,7 +25,14 @@ from ampmpi.database.layout import PACKS, TEMPORARIES, Home
 from ampmpi.entries.checksum import crc32
 from ampmpi.entries.codec import judge
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
-from ampmpi.files.atomic import Temporary, is_abandoned, now_on, purpose_of, temporaries
+from ampmpi.files.atomic import (
+    Temporary,
+    is_abandoned,
+    now_on,
+    purpose_of,
+    temporaries,
+    temporary_owner,
+)
 from ampmpi.files.folder import NotRegularError, Stamp
 from ampmpi.files.trouble import database_error
 from ampmpi.keys import DIGEST, is_key
@@ -259,6 +266,12 @@ def open_packs(home: Home) -> list[str]:
     """Names of packs that are being written, or were left unfinished."""
     found = temporaries(home.inner(TEMPORARIES))
     return [name for name in found if purpose_of(name) == _PURPOSE]
+
+
+def has_ended(name: str) -> bool:
+    """Whether the writer of a pack in ``tmp/`` is known on this host to be gone."""
+    owner = temporary_owner(name)
+    return owner is not None and owner.is_dead() is True
 
 
 def salvage_all(home: Home, names: Iterable[str]) -> int:

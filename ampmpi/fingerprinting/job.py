@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.database.layout import TEMPORARIES, Home, check_place
-from ampmpi.database.packs import SECONDS, SIZE, PackLimits, PackWriter, salvage_all, unfinished
+from ampmpi.database.packs import (
+    SECONDS,
+    SIZE,
+    PackLimits,
+    PackWriter,
+    has_ended,
+    open_packs,
+    salvage_all,
+    unfinished,
+)
 from ampmpi.errors import ImageError, InputError
 from ampmpi.files.folder import Folder
 from ampmpi.fingerprinting.adopt import resolve, settle_owner
@@ -279,7 +288,7 @@ class _Job:
         comm, saved = self.comm, 0
         for database in self.databases.values():
             home = database.make()
-            names = agree(comm, partial(unfinished, home))[comm.rank :: comm.size]
+            names = self.left_packs(home)[comm.rank :: comm.size]
             mine = on_all(comm, partial(salvage_all, home, names))
             of_all = sum(comm.allgather(mine))
             if of_all:
@@ -289,6 +298,15 @@ class _Job:
                 )
             saved += of_all
         return saved
+
+    def left_packs(self, home: Home) -> list[str]:
+        """Names of unfinished packs; only on its own host can it be known that a writer is gone."""
+        comm = self.comm
+        there, left = agree(comm, lambda: (open_packs(home), unfinished(home)))
+        if not there:
+            return []
+        ended = comm.allreduce(np.array([has_ended(name) for name in there], dtype=np.float64))
+        return sorted({*left, *itertools.compress(there, ended)})
 
     @property
     def markers(self) -> Folder:
