@@ -488,12 +488,13 @@ class PackedEntries:
 
 
 def copy_records(
-    into: Home, target: str, apart: bool, task: tuple[Copying, int]
+    into: Home, target: str | int, apart: bool, task: tuple[Copying, int]
 ) -> tuple[int, NDArray[np.uint32]] | None:
     """Copy records into a temporary file, one behind the other from a byte on.
 
-    Each is verified on the way: by the checksum of its deflated bytes where that is known,
-    else by inflating it.
+    The file is given by its name or, by a process that has it open, by its descriptor.
+    Each record is verified on the way: by the checksum of its deflated bytes where that is
+    known, else by inflating it.
 
     Returns
     -------
@@ -506,7 +507,10 @@ def copy_records(
     """
     copying, position = task
     try:
-        output = into.temporaries.open_to_write(target)
+        if isinstance(target, str):
+            output = into.temporaries.open_to_write(target)
+        else:
+            output = os.dup(target)
     except OSError as error:
         raise NotTogetherError(error.errno, f"cannot write to {target}") from error
     descriptor = -1
