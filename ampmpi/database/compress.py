@@ -279,7 +279,9 @@ def rewrite(
             except BadRecordsError as error:
                 what.closely.update(error.places)
                 continue
-            except NotTogetherError:
+            except NotTogetherError as error:
+                if not together:
+                    raise database_error(error, "compress", home.path) from error
                 together = False
                 continue
             except FileNotFoundError as error:
@@ -322,7 +324,9 @@ class _Run:
             old = self._open(stack, None, ARCHIVE)
             like = None if old is None else os.fstat(old.archive.descriptor)
             loose = LooseEntries(home, self.workers) if self.what.take_loose else None
-            report.salvaged = sum(self.workers.map(partial(salvage, home), unfinished(home)))
+            for count, trouble in self.workers.map(partial(salvage, home), unfinished(home)):
+                report.salvaged += count
+                report.warnings += [trouble] if trouble else []
             packed = PackedEntries(home, self.what.closely)
             left_over = [
                 source

@@ -11,7 +11,7 @@ import contextlib
 import os
 import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from ampmpi.entries.codec import judge
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
 from ampmpi.files.atomic import Temporary, is_abandoned, now_on, purpose_of, temporaries
 from ampmpi.files.folder import NotRegularError, Stamp
+from ampmpi.files.trouble import database_error, is_of_one_file
 from ampmpi.keys import DIGEST, is_key
 
 SIZE = 256
@@ -84,8 +85,8 @@ class PackWriter:
         MPI rank of this process, for the names of files.
     limits : PackLimits, optional
         When a pack is ended.
-    name : str, optional
-        Name of the pack, where there is to be one only.
+    is_copy : bool
+        Whether the entries are elsewhere, too: a pack that cannot be ended is removed then.
     """
 
     def __init__(
@@ -93,9 +94,10 @@ class PackWriter:
         home: Home,
         rank: int = 0,
         limits: PackLimits | None = None,
-        name: str | None = None,
+        *,
+        is_copy: bool = False,
     ) -> None:
-        self._home, self._rank, self._name = home, rank, name
+        self._home, self._rank, self._is_copy = home, rank, is_copy
         self._limits = PackLimits() if limits is None else limits
         self._file: Temporary | None = None
         self._size = 0
@@ -134,13 +136,15 @@ class PackWriter:
             self.close()
 
     def _append(self, file: Temporary, data: bytes) -> None:
-        """Write all of `data`, or nothing."""
+        """Write all of `data`, or nothing; where that cannot be, another file is begun."""
         try:
             file.write(data)
         except DatabaseError:
-            with contextlib.suppress(OSError):
+            try:
                 os.ftruncate(file.descriptor, self._size)
                 os.lseek(file.descriptor, self._size, os.SEEK_SET)
+            except OSError:
+                self._leave(file)
             raise
 
     def _ready(self, now: float) -> Temporary:
@@ -150,8 +154,9 @@ class PackWriter:
                 lambda: Temporary(self._home.temporaries, _PURPOSE, self._rank)
             )
             self._began = now
-        elif now - self._last > _PAUSE and not os.fstat(self._file.descriptor).st_nlink:
-            self._file = self._again(self._file)
+        elif now - self._last > _PAUSE:
+            with self._told(self._file):
+                self._file = self._still_there(self._file)
         self._last = now
         return self._file
 
@@ -168,33 +173,84 @@ class PackWriter:
             return
         if self._rows:
             self._append(file, tail(_part(self._rows), self._size)[0])
-            file.sync()
-            try:
-                self._place(file)
-            except FileNotFoundError:
-                # Somebody took this process for dead, saved what was there, and removed it.
-                file = self._again(file)
+        try:
+            if self._rows:
                 file.sync()
                 self._place(file)
-        else:
+            else:
+                file.discard()
+        finally:
+            self._leave(file)
+
+    def discard(self) -> None:
+        """Give up the pack that is being written, and remove it."""
+        if self._file is not None:
+            self._file.discard()
+            self._leave(self._file)
+
+    def _leave(self, file: Temporary) -> None:
+        """Write nothing more to a file."""
+        if self._is_copy:
             file.discard()
+        with contextlib.suppress(DatabaseError):
+            file.close()
         self._file, self._size = None, 0
         self._rows = bytearray()
         self._keys.clear()
 
-    def _place(self, file: Temporary) -> None:
-        file.replace(self._home.needed(PACKS), self._name or pack_name(file.name))
+    def _still_there(self, file: Temporary) -> Temporary:
+        """Return the file, or one that holds the same where it has been removed."""
+        if os.fstat(file.descriptor).st_nlink:
+            return file
+        new = self._again(file.descriptor)
+        file.discard()
+        return new
 
-    def _again(self, gone: Temporary) -> Temporary:
-        """Return a new file that holds what is in one that has been removed."""
+    def _place(self, file: Temporary) -> None:
+        with self._told(file), _kept(file.descriptor) as kept:
+            try:
+                file.replace(self._home.needed(PACKS), pack_name(file.name))
+            except FileNotFoundError:
+                # Somebody took this process for dead, saved what was there, and removed it;
+                # or packs/ was removed.
+                self._home.forget(PACKS)
+                new = self._again(kept)
+                new.sync()
+                new.replace(self._home.needed(PACKS), pack_name(new.name))
+                file.discard()
+
+    def _again(self, gone: int) -> Temporary:
+        """Return a new file that holds what is in one that has been removed, but is open."""
         home = self._home
         new = home.write(lambda: Temporary(home.temporaries, _PURPOSE, self._rank))
         position = 0
-        while piece := os.pread(gone.descriptor, _COPIED, position):
+        while piece := os.pread(gone, _COPIED, position):
             new.write(piece)
             position += len(piece)
-        gone.close()
         return new
+
+    @contextlib.contextmanager
+    def _told(self, file: Temporary) -> Iterator[None]:
+        """Say in a sentence what the system refused."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise self._home.removed() from error
+        except OSError as error:
+            if isinstance(error, DatabaseError):
+                raise
+            raise database_error(error, "write", file.path) from error
+
+
+@contextlib.contextmanager
+def _kept(descriptor: int) -> Iterator[int]:
+    """Keep a file open that is closed meanwhile."""
+    kept = os.dup(descriptor)
+    try:
+        yield kept
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(kept)
 
 
 def _part(rows: bytes | bytearray) -> Part:
@@ -229,7 +285,12 @@ def unfinished(home: Home, *, exactly: bool = True) -> list[str]:
     names = open_packs(home)
     if folder is None or not names:
         return []
-    now = now_on(folder) if exactly else time.time()
+    try:
+        now = now_on(folder) if exactly else time.time()
+    except OSError as error:
+        if isinstance(error, DatabaseError):
+            raise
+        raise database_error(error, "write", folder.path) from error
     return [name for name in names if is_abandoned(folder, name, STILL, now)]
 
 
@@ -239,24 +300,43 @@ def open_packs(home: Home) -> list[str]:
     return [name for name in found if purpose_of(name) == _PURPOSE]
 
 
-def salvage_all(home: Home, names: Iterable[str]) -> int:
-    """Salvage several packs; see `salvage`."""
-    return sum(salvage(home, name) for name in names)
+def salvage_all(home: Home, names: Iterable[str]) -> tuple[int, list[str]]:
+    """Salvage several packs; return the sum, and what could not be read; see `salvage`."""
+    done = [salvage(home, name) for name in names]
+    return sum(count for count, _ in done), [trouble for _, trouble in done if trouble]
 
 
-def salvage(home: Home, name: str) -> int:
-    """Put the sound entries of an unfinished pack into ``packs/``; return how many there were.
+def salvage(home: Home, name: str) -> tuple[int, str | None]:
+    """Put the sound entries of an unfinished pack into ``packs/``.
 
-    The unfinished one is removed, unless it was written to meanwhile.
+    The unfinished one is removed, unless it was written to meanwhile. The new one has a name
+    of its own: a writer that is alive after all may give the old one its name at any moment.
+
+    Returns
+    -------
+    count : int
+        How many entries there were.
+    trouble : str or None
+        Why this file, which stays where it is, cannot be read, if so.
+
+    Raises
+    ------
+    DatabaseError
+        The new one cannot be written, or no file can be read; the unfinished one is still there.
     """
     folder = home.temporaries
     try:
         descriptor, status = folder.open_file(name)
     except (FileNotFoundError, NotRegularError):
-        return 0
+        return 0, None
+    except OSError as error:
+        failed = database_error(error, "read", folder.full(name))
+        if is_of_one_file(error):
+            return 0, str(failed)
+        raise failed from error
+    writer = PackWriter(home, limits=PackLimits(1 << 62, 1e9), is_copy=True)
+    count = 0
     try:
-        writer = PackWriter(home, limits=PackLimits(1 << 62, 1e9), name=pack_name(name))
-        count = 0
         for key, data in rescue(descriptor):
             try:
                 judge(data, home.kind)
@@ -265,8 +345,14 @@ def salvage(home: Home, name: str) -> int:
             writer.put_bytes(key, data)
             count += 1
         writer.close()
+    except OSError as error:
+        if isinstance(error, DatabaseError):
+            raise
+        raise database_error(error, "read", folder.full(name)) from error
     finally:
-        os.close(descriptor)
+        writer.discard()
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
     with contextlib.suppress(OSError):
         folder.remove_as_read(name, Stamp.of(status))
-    return count
+    return count, None

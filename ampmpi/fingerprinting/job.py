@@ -281,7 +281,9 @@ class _Job:
             home = database.make()
             names = agree(comm, partial(unfinished, home))[comm.rank :: comm.size]
             mine = on_all(comm, partial(salvage_all, home, names))
-            of_all = sum(comm.allgather(mine))
+            everyone = comm.allgather(mine)
+            of_all = sum(count for count, _ in everyone)
+            self.notes += (trouble for _, troubles in everyone for trouble in troubles)
             if of_all:
                 self.notes.append(
                     f"{database.path}: {amount(of_all, 'entry', 'entries')} saved from packs that "
