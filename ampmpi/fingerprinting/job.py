@@ -23,7 +23,7 @@ from ampmpi.database.packs import (
     PackWriter,
     has_ended,
     open_packs,
-    salvage_all,
+    salvage,
     unfinished,
 )
 from ampmpi.errors import ImageError, InputError
@@ -303,8 +303,10 @@ class _Job:
         for database in map(self.databases.__getitem__, kinds):
             home = database.make()
             names = self.left_packs(home)[comm.rank :: comm.size]
-            mine = on_all(comm, partial(salvage_all, home, names))
-            of_all = sum(comm.allgather(mine))
+            mine = on_all(comm, lambda: [salvage(home, name) for name in names])  # noqa: B023
+            done = [each for part in comm.allgather(mine) for each in part]
+            of_all = sum(count for count, _ in done)
+            self.notes += (f"{home.path}: {trouble}" for _, trouble in done if trouble)
             if of_all:
                 self.notes.append(
                     f"{database.path}: {amount(of_all, 'entry', 'entries')} saved from packs that "
