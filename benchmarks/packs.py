@@ -28,6 +28,7 @@ import gc
 import hashlib
 import json
 import os
+import pickle
 import pstats
 import re
 import shutil
@@ -233,9 +234,14 @@ def calls(options: argparse.Namespace) -> None:
             f"  {way}: {most.total() / options.ranks:g} files per rank and database at the peak "
             f"({where}); {found[way][2]:.1f} s under strace"
         )
-    print("\n  what is left with packs, most first (0 before the images, 1 images, 2 after)")
-    for (phase, name, place), n in counts["packs"].most_common(options.top):
-        print(f"  {n:8d}  {phase}  {name:12} {place}")
+    print("\n  what packs leave from the first image on, most first")
+    left: dict[str, Counter[str]] = {}
+    for (phase, name, place), n in counts["packs"].items():
+        if phase:
+            left.setdefault(place, Counter())[name] += n
+    for place in sorted(left, key=lambda place: -left[place].total())[: options.top]:
+        several = ", ".join(f"{name} {n}" for name, n in left[place].most_common())
+        print(f"  {left[place].total():8d}  {place}: {several}")
 
 
 # ---- CPU time ----
@@ -359,44 +365,72 @@ def print_parts(title: str, profile: cProfile.Profile, n_entries: int) -> None:
 
 # ---- before and after ----
 
-ROUND = """
-import contextlib, json, os, pathlib, pickle, shutil, sys, time
+SIDE = """
+import contextlib, gc, json, pathlib, pickle, shutil, sys, time
 from ampmpi import FingerprintDatabase
 from ampmpi.database.compress import compress
 with contextlib.suppress(ImportError):
     from ampmpi.heap import keep_freed_memory
     keep_freed_memory()
 entries, folder = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()), sys.argv[2]
-result = {}
-for kind, data in entries.items():
-    path = folder + "/x-" + kind + ".ampdb"
-    database = FingerprintDatabase.create(path)
-    keys = ["%032x" % (number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)
-            for number in range(len(data))]
-    def put():
-        for key, each in zip(keys, data): database.put_bytes(key, each)
-    def read():
-        for key in keys: database[key]
-    def read_all():
-        assert sum(1 for _ in database.get_many(keys)) == len(keys)
-    def archive():
-        compress(path, processes=1)
-    put()
-    for name, step in (("put", put), ("read", read), ("get_many", read_all),
-                       ("compress", archive), ("read from archive", read)):
-        start = time.perf_counter(), time.process_time()
-        step()
-        end = time.perf_counter(), time.process_time()
-        result[kind + ": " + name] = [1e3 * (b - a) / len(keys) for a, b in zip(start, end)]
-    shutil.rmtree(path)
-print(json.dumps(result))
+print(json.dumps(None), flush=True)
+for line in sys.stdin:
+    result = {}
+    for kind, (keys, data) in entries.items():
+        path = folder + "/x-" + kind + ".ampdb"
+        database = FingerprintDatabase.create(path)
+        def put():
+            for key, each in zip(keys, data): database.put_bytes(key, each)
+        def read():
+            for key in keys: database[key]
+        def read_all():
+            assert sum(1 for _ in database.get_many(keys)) == len(keys)
+        def archive():
+            compress(path, processes=1)
+        for name, step in (("put", put), ("read", read), ("get_many", read_all),
+                           ("compress", archive), ("read from archive", read)):
+            gc.collect()
+            start = time.perf_counter(), time.process_time()
+            step()
+            end = time.perf_counter(), time.process_time()
+            result[kind + ": " + name] = [1e3 * (b - a) / len(keys) for a, b in zip(start, end)]
+        shutil.rmtree(path)
+    print(json.dumps(result), flush=True)
 """
+
+
+class Side:
+    """A process that measures one side whenever it is told to."""
+
+    def __init__(self, package: str, data: Path, folder: Path) -> None:
+        folder.mkdir()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SIDE, str(data), str(folder)],
+            env=os.environ | {"PYTHONPATH": package}, cwd=folder, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self._answer()
+
+    def _answer(self) -> dict[str, list[float]]:
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit("the measuring process ended")
+        return json.loads(line)
+
+    def measure(self) -> dict[str, list[float]]:
+        """Return wall and CPU time of each step, ms per entry."""
+        self._process.stdin.write("again\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def before(options: argparse.Namespace) -> None:
     """Compare the way of loose entries with that of another commit."""
-    import pickle
-
     from scaling import crystals
 
     from ampmpi import Gaussian
@@ -404,26 +438,35 @@ def before(options: argparse.Namespace) -> None:
 
     if options.checkout is None:
         sys.exit("--checkout says where the other commit is checked out")
-    n = options.entries
+    os.sched_setaffinity(0, {options.core})  # both take turns on one core
+    n = max(options.entries // 10, 1)
     descriptor = Gaussian(cutoff=6.5, elements=["Cu", "Pt"])
     both = [tuple(map(encode, descriptor.calculate(atoms))) for atoms in crystals(n)]
     small, large = map(list, zip(*both, strict=True))
-    sides = {"before": options.checkout, "now": str(Path(__file__).resolve().parents[1])}
-    times: dict[str, list[dict[str, list[float]]]] = {side: [] for side in sides}
-    heading(f"Loose entries, ms per entry: medians of {options.rounds} rounds of {n} entries each")
+    packages = {"before": options.checkout, "now": str(Path(__file__).resolve().parents[1])}
+    times: dict[str, list[dict[str, list[float]]]] = {side: [] for side in packages}
+    rounds = 3 * options.rounds
+    heading(
+        f"Loose entries, ms per entry: medians of {rounds} rounds of {10 * n} fingerprints and "
+        f"{n} primes"
+    )
     with scratch(options.dir) as folder:
-        data = folder / "entries"
-        data.write_bytes(pickle.dumps(dict(zip(KINDS, (small * 5, large), strict=True))))
-        for number in range(options.rounds):
-            for side in list(sides)[:: 1 if number % 2 else -1]:
-                environment = os.environ | {"PYTHONPATH": sides[side]}
-                done = subprocess.run(
-                    [sys.executable, "-c", ROUND, str(data), str(folder)],
-                    env=environment, cwd=folder, capture_output=True, text=True, check=False,
-                )  # fmt: skip
-                if done.returncode:
-                    sys.exit(f"{side}: {done.stderr}")
-                times[side].append(json.loads(done.stdout))
+        entries = {
+            kind: (keys(len(data)), data)
+            for kind, data in zip(KINDS, (small * 10, large), strict=True)
+        }
+        (folder / "entries").write_bytes(pickle.dumps(entries))
+        sides = {
+            name: Side(package, folder / "entries", folder / name)
+            for name, package in packages.items()
+        }
+        for number in range(rounds + 1):
+            for name in list(sides)[:: 1 if number % 2 else -1]:
+                found = sides[name].measure()
+                if number:  # the first round is to warm up
+                    times[name].append(found)
+        for side in sides.values():
+            side.end()
     print(
         " " * 38 + f"{'before':>9}{'now':>9}{'ratio':>8}   CPU: {'before':>9}{'now':>9}{'ratio':>8}"
     )
@@ -431,7 +474,7 @@ def before(options: argparse.Namespace) -> None:
         line = f"  {name:36}"
         for number in (0, 1):
             old, new = (
-                statistics.median(one[name][number] for one in times[side]) for side in sides
+                statistics.median(one[name][number] for one in times[side]) for side in times
             )
             line += f"{old:9.3f}{new:9.3f}{new / old:8.3f}" + " " * 8 * (1 - number)
         print(line)
@@ -445,10 +488,13 @@ def main() -> None:
     parser.add_argument("--dir", help="where to write; in memory by default")
     parser.add_argument("--images", type=int, default=2000, help="of calls")
     parser.add_argument("--ranks", type=int, default=2, help="of calls")
-    parser.add_argument("--top", type=int, default=25, help="lines of what is left, of calls")
+    parser.add_argument(
+        "--top", type=int, default=25, help="places named in what is left, of calls"
+    )
     parser.add_argument("--entries", type=int, default=200, help="of a round of cpu or before")
     parser.add_argument("--rounds", type=int, default=7, help="of cpu or before")
     parser.add_argument("--checkout", help="of another commit, for before")
+    parser.add_argument("--core", type=int, default=0, help="core to run on, for before")
     parser.add_argument("--label", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.what == "job":
