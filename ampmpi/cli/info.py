@@ -57,7 +57,7 @@ def _show(info: DatabaseInfo, holder: str) -> None:
         "temporaries": str(info.temporaries),
         "locked by": holder,
     }
-    if info.packs:
+    if info.packs or info.open_packs:
         still = f" ({info.open_packs} still open)" if info.open_packs else ""
         rows["packs"] = f"{info.packs}{still}; Amp sees what is in them after the next compress"
     if info.damaged:

@@ -204,7 +204,7 @@ def compress(
     job: str | None = None,
     progress: Progress | None = None,
 ) -> CompressReport:
-    """Move a database's loose entries into its archive.
+    """Move a database's loose entries and packs into its archive.
 
     It may run beside readers, writers, and other compressors of this package.
 
@@ -269,11 +269,13 @@ def rewrite(
     sweep(home.temporaries, KEPT)  # before the lock, which takes a file itself
     what = what or Rewriting()
     together = True
+    report = CompressReport(home.path)
     with lock:
         for _ in range(_ATTEMPTS):
-            run = _Run(home, lock, workers or Workers(), what, progress)
+            run = _Run(home, lock, workers or Workers(), what, progress, report)
+            report = run.report
             try:
-                report = run.run(together)
+                run.run(together)
             except ArchiveChangedError:
                 continue
             except BadRecordsError as error:
@@ -306,15 +308,22 @@ class _Run:
         workers: Workers,
         what: Rewriting,
         progress: Progress | None,
+        before: CompressReport,
     ) -> None:
         self.home, self.lock, self.workers, self.what = home, lock, workers, what
-        self.report = CompressReport(home.path)
+        # What an attempt before this one saved and set aside stays so.
+        self.report = CompressReport(
+            home.path,
+            salvaged=before.salvaged,
+            set_aside=before.set_aside,
+            files_freed=len(before.set_aside),
+        )
         self._progress = progress
         self._steps = 0
         self._done = 0.0
         self._taken = what.without
 
-    def run(self, together: bool) -> CompressReport:
+    def run(self, together: bool) -> None:
         """Do it once, and let the workers write if they can do so together."""
         home, report = self.home, self.report
         self._together = together
@@ -322,7 +331,7 @@ class _Run:
             old = self._open(stack, None, ARCHIVE)
             like = None if old is None else os.fstat(old.archive.descriptor)
             loose = LooseEntries(home, self.workers) if self.what.take_loose else None
-            report.salvaged = sum(self.workers.map(partial(salvage, home), unfinished(home)))
+            report.salvaged += sum(self.workers.map(partial(salvage, home), unfinished(home)))
             packed = PackedEntries(home, self.what.closely)
             left_over = [
                 source
@@ -363,7 +372,6 @@ class _Run:
                 remove_loose(home, key)
         if loose is not None:
             self._remove(loose.taken)
-        return report
 
     def _open(
         self, stack: contextlib.ExitStack, folder: str | None, name: str
@@ -395,6 +403,8 @@ class _Run:
     ) -> list[NDArray[np.bytes_]]:
         """Let records be copied, each worker some of them; return the keys of entries."""
         workers = self.workers if self._together else Workers()
+        # Alone by the open file: an archive that nobody may write to is not opened again.
+        target = temporary.descriptor if workers.executor is None else temporary.name
         given: list[NDArray[np.bytes_]] = []
         bad: set[Place] = set()
         waiting: deque[tuple[Copying, int]] = deque()
@@ -405,7 +415,7 @@ class _Run:
                     waiting.append((piece, writer.leave_room(piece.records)))
                     yield waiting[-1]
 
-        copy = partial(copy_records, self.home, temporary.name, workers.apart)
+        copy = partial(copy_records, self.home, target, workers.apart)
         for done in workers.map(copy, tasks()):
             copying, begin = waiting.popleft()
             if done is None:
@@ -507,7 +517,9 @@ class _Run:
 
     def _keep_damaged(self, old: ArchivedEntries | None) -> None:
         """Keep a second name of an archive that is not taken over whole."""
-        if old is None or not (self.report.lost or old.archive.damage or self.what.anew):
+        if old is None:
+            return
+        if not (self._not_given(old.lost) or old.archive.damage or self.what.anew):
             return
         try:
             self.report.copy = keep_copy(self.home.root, ARCHIVE, self.home.damaged)
@@ -520,7 +532,13 @@ class _Run:
 
     def _remove_packs(self, packed: PackedEntries) -> None:
         """Remove the packs that are in the archive now; damaged ones are set aside."""
-        if not packed.packs or not self.lock.is_held():
+        if not packed.packs:
+            return
+        if not self.lock.is_held():
+            self.report.warnings.append(
+                "somebody took the lock away meanwhile: packs stay where they are, and the next "
+                "compression removes those that are in the archive"
+            )
             return
         report, folder = self.report, self.home.needed(PACKS)
         report.packs = len(packed.packs)

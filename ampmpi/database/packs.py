@@ -25,8 +25,16 @@ from ampmpi.database.layout import PACKS, TEMPORARIES, Home
 from ampmpi.entries.checksum import crc32
 from ampmpi.entries.codec import judge
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
-from ampmpi.files.atomic import Temporary, is_abandoned, now_on, purpose_of, temporaries
+from ampmpi.files.atomic import (
+    Temporary,
+    is_abandoned,
+    now_on,
+    purpose_of,
+    temporaries,
+    temporary_owner,
+)
 from ampmpi.files.folder import NotRegularError, Stamp
+from ampmpi.files.trouble import database_error
 from ampmpi.keys import DIGEST, is_key
 
 SIZE = 256
@@ -138,9 +146,7 @@ class PackWriter:
         try:
             file.write(data)
         except DatabaseError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(file.descriptor, self._size)
-                os.lseek(file.descriptor, self._size, os.SEEK_SET)
+            self._cut(file)
             raise
 
     def _ready(self, now: float) -> Temporary:
@@ -150,8 +156,8 @@ class PackWriter:
                 lambda: Temporary(self._home.temporaries, _PURPOSE, self._rank)
             )
             self._began = now
-        elif now - self._last > _PAUSE and not os.fstat(self._file.descriptor).st_nlink:
-            self._file = self._again(self._file)
+        elif now - self._last > _PAUSE:
+            self._file = self._still(self._file)
         self._last = now
         return self._file
 
@@ -163,37 +169,60 @@ class PackWriter:
         DatabaseError
             It cannot be written; what is there already is salvaged later.
         """
-        file = self._file
-        if file is None:
+        if self._file is None:
             return
         if self._rows:
-            self._append(file, tail(_part(self._rows), self._size)[0])
-            file.sync()
-            try:
-                self._place(file)
-            except FileNotFoundError:
-                # Somebody took this process for dead, saved what was there, and removed it.
-                file = self._again(file)
-                file.sync()
-                self._place(file)
+            self._home.write(self._end)
         else:
-            file.discard()
+            self._file.discard()
         self._file, self._size = None, 0
         self._rows = bytearray()
         self._keys.clear()
 
-    def _place(self, file: Temporary) -> None:
-        file.replace(self._home.needed(PACKS), self._name or pack_name(file.name))
+    def _end(self) -> None:
+        assert self._file is not None
+        file = self._file = self._still(self._file)
+        try:
+            spare = os.dup(file.descriptor)
+        except OSError as error:
+            raise database_error(error, "write", file.path) from error
+        try:
+            file.write(tail(_part(self._rows), self._size)[0])
+            file.sync()
+            file.replace(self._home.needed(PACKS), self._name or pack_name(file.name))
+        except OSError:
+            # It, or packs/, was removed, or it cannot be written: as if it had not been ended.
+            with contextlib.suppress(DatabaseError):
+                file.close()
+            file.descriptor, spare = spare, -1
+            self._home.forget(PACKS)
+            self._cut(file)
+            raise
+        finally:
+            if spare >= 0:
+                os.close(spare)
 
-    def _again(self, gone: Temporary) -> Temporary:
-        """Return a new file that holds what is in one that has been removed."""
+    def _cut(self, file: Temporary) -> None:
+        """Leave nothing in the file but whole records."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.descriptor, self._size)
+            os.lseek(file.descriptor, self._size, os.SEEK_SET)
+
+    def _still(self, file: Temporary) -> Temporary:
+        """Return the file or, if somebody took this process for dead, a new one of its content."""
+        if file.folder.has(file.name):
+            return file
         home = self._home
         new = home.write(lambda: Temporary(home.temporaries, _PURPOSE, self._rank))
-        position = 0
-        while piece := os.pread(gone.descriptor, _COPIED, position):
-            new.write(piece)
-            position += len(piece)
-        gone.close()
+        try:
+            position = 0
+            while piece := os.pread(file.descriptor, _COPIED, position):
+                new.write(piece)
+                position += len(piece)
+        except BaseException:
+            new.discard()
+            raise
+        file.close()
         return new
 
 
@@ -239,6 +268,12 @@ def open_packs(home: Home) -> list[str]:
     return [name for name in found if purpose_of(name) == _PURPOSE]
 
 
+def has_ended(name: str) -> bool:
+    """Whether the writer of a pack in ``tmp/`` is known on this host to be gone."""
+    owner = temporary_owner(name)
+    return owner is not None and owner.is_dead() is True
+
+
 def salvage_all(home: Home, names: Iterable[str]) -> int:
     """Salvage several packs; see `salvage`."""
     return sum(salvage(home, name) for name in names)
@@ -256,17 +291,16 @@ def salvage(home: Home, name: str) -> int:
         return 0
     try:
         writer = PackWriter(home, limits=PackLimits(1 << 62, 1e9), name=pack_name(name))
-        count = 0
+        saved: set[str] = set()
         for key, data in rescue(descriptor):
-            try:
+            with contextlib.suppress(CorruptEntryError):
                 judge(data, home.kind)
-            except CorruptEntryError:
-                continue
-            writer.put_bytes(key, data)
-            count += 1
+                if key not in saved:
+                    writer.put_bytes(key, data)
+                saved.add(key)
         writer.close()
     finally:
         os.close(descriptor)
     with contextlib.suppress(OSError):
         folder.remove_as_read(name, Stamp.of(status))
-    return count
+    return len(saved)

@@ -457,15 +457,14 @@ class PackedEntries:
 
     def digests(self) -> NDArray[np.bytes_]:
         """Keys of their entries; of a damaged pack there may be more."""
-        return self._packed.part.digests
+        return self._packed.digests()
 
     def copyings(self, without: NDArray[np.bytes_]) -> Iterator[Copying]:
         """Name the records of all sound packs; see `Source`."""
-        rows = np.flatnonzero(~member_of(self._packed.part.digests, without))
-        damaged = self.damaged
+        rows = self._packed.copies(self.damaged)
+        rows = rows[~member_of(self._packed.part.digests[rows], without)]
         for each, part in self._packed.by_pack(rows):
-            if each.name not in damaged:
-                yield Copying(self.home, PACKS, each.name, each.stamp, part)
+            yield Copying(self.home, PACKS, each.name, each.stamp, part)
 
     def parcels(self, without: NDArray[np.bytes_]) -> Iterator[Parcel]:
         """Give what can be saved from damaged packs; see `Source`."""
@@ -489,12 +488,13 @@ class PackedEntries:
 
 
 def copy_records(
-    into: Home, target: str, apart: bool, task: tuple[Copying, int]
+    into: Home, target: str | int, apart: bool, task: tuple[Copying, int]
 ) -> tuple[int, NDArray[np.uint32]] | None:
     """Copy records into a temporary file, one behind the other from a byte on.
 
-    Each is verified on the way: by the checksum of its deflated bytes where that is known,
-    else by inflating it.
+    The file is given by its name or, by a process that has it open, by its descriptor.
+    Each record is verified on the way: by the checksum of its deflated bytes where that is
+    known, else by inflating it.
 
     Returns
     -------
@@ -507,7 +507,10 @@ def copy_records(
     """
     copying, position = task
     try:
-        output = into.temporaries.open_to_write(target)
+        if isinstance(target, str):
+            output = into.temporaries.open_to_write(target)
+        else:
+            output = os.dup(target)
     except OSError as error:
         raise NotTogetherError(error.errno, f"cannot write to {target}") from error
     descriptor = -1

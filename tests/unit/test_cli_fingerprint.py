@@ -128,7 +128,7 @@ def test_a_database_that_another_process_compresses_stays_loose(folder):
     with Lock(Home.open("x-fingerprints.ampdb")):
         result = CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4"])
     assert result.exception is None, result.exception
-    assert "the entries stay loose, as another process compresses it" in result.output
+    assert "the entries stay where they are, as another process compresses it" in result.output
     assert "5 computed, 0 failed" in result.output
     assert len(list((folder / "x-fingerprints.ampdb/loose").iterdir())) == 5
 
