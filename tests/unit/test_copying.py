@@ -308,7 +308,7 @@ class TestShares:
         monkeypatch.setattr(workers, "_LEAST", 100)
         monkeypatch.setattr(workers, "_MOST", 1000)
         assert Workers(None, 1).share(10) == 100
-        assert Workers(None, 2).share(6400) == 800
+        assert Workers(None, 2).share(1600) == 800
         assert Workers(None, 1).share(10**9) == 1000
         assert Workers(None, 4096).share(0) == 100
 
