@@ -35,7 +35,6 @@ from ampmpi.database.packs import (
     PackLimits,
     PackWriter,
     open_packs,
-    pack_name,
     salvage,
     unfinished,
 )
