@@ -228,15 +228,21 @@ class PackWriter:
         self._file = new
 
     def begins(self, descriptor: int) -> bool:
-        """Whether an open file begins with what was written to the present pack."""
+        """Whether an open file begins with what was written to the present pack.
+
+        Of the last record it may lack the end.
+        """
         part = _part(self._rows)
-        checksum = crc32(MEMBER_HEADER) if len(part.packed) else 0
+        ends = part.offset + part.packed
+        part = part.some(ends <= os.fstat(descriptor).st_size)
+        if not len(part.packed):
+            return True
         lengths = np.append(np.uint64(len(MEMBER_HEADER)), part.packed)
-        wanted = combine(np.append(np.uint32(checksum), part.raw_crc), lengths)
-        found = 0
-        for start in range(0, self._size, _COPIED):
-            found = crc32(os.pread(descriptor, min(_COPIED, self._size - start), start), found)
-        return found == wanted if self._size else True
+        wanted = combine(np.append(np.uint32(crc32(MEMBER_HEADER)), part.raw_crc), lengths)
+        found, size = 0, int(lengths.sum())
+        for start in range(0, size, _COPIED):
+            found = crc32(os.pread(descriptor, min(_COPIED, size - start), start), found)
+        return found == wanted
 
 
 def _part(rows: bytes | bytearray) -> Part:
