@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -23,7 +23,7 @@ from ampmpi.database.packs import (
     PackWriter,
     has_ended,
     open_packs,
-    salvage_all,
+    salvage,
     unfinished,
 )
 from ampmpi.errors import ImageError, InputError
@@ -240,6 +240,8 @@ class _Job:
     def work(self, inventory: Inventory, descriptor: Gaussian) -> Summary:
         """Do what is missing."""
         comm, options = self.comm, self.options
+        if not options.dry_run:
+            self.salvage(self.unclaimed())  # to have something to compare
         self.notes += settle_owner(
             self.databases, inventory, descriptor, comm,
             adopt=options.adopt, dry_run=options.dry_run,
@@ -249,7 +251,7 @@ class _Job:
         suspects: dict[str, int] = {}
         if is_lacking and not options.dry_run:
             self.hold_databases()
-            if self.salvage():
+            if self.salvage(self.databases):
                 what, damaged = find_misses(inventory.digests, self.databases, comm, options.verify)
                 is_lacking = comm.bcast(bool(what.any()))
             suspects = agree(comm, partial(self.suspects, inventory.digests))
@@ -283,19 +285,34 @@ class _Job:
         for kind, home in agree(self.comm, make).items():
             self.databases[kind].hold(home)
 
-    def salvage(self) -> int:
+    def unclaimed(self) -> list[int]:
+        """Databases that do not say whose they are, but may hold something."""
+
+        def look() -> list[int]:
+            return [
+                kind
+                for kind, database in self.databases.items()
+                if database.home is not None and database.manifest() is None
+            ]
+
+        return agree(self.comm, look)
+
+    def salvage(self, kinds: Iterable[int]) -> int:
         """Save what killed ranks left in unfinished packs; return how many entries there were."""
         comm, saved = self.comm, 0
-        for database in self.databases.values():
+        for database in map(self.databases.__getitem__, kinds):
             home = database.make()
             names = self.left_packs(home)[comm.rank :: comm.size]
-            mine = on_all(comm, partial(salvage_all, home, names))
-            of_all = sum(comm.allgather(mine))
+            mine = on_all(comm, lambda: [salvage(home, name) for name in names])  # noqa: B023
+            done = [each for part in comm.allgather(mine) for each in part]
+            of_all = sum(count for count, _ in done)
+            self.notes += (f"{home.path}: {trouble}" for _, trouble in done if trouble)
             if of_all:
                 self.notes.append(
                     f"{database.path}: {amount(of_all, 'entry', 'entries')} saved from packs that "
                     "killed ranks had left unfinished"
                 )
+                database.close()
             saved += of_all
         return saved
 
