@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import struct
 import time
 from collections.abc import Iterable, Iterator
@@ -40,6 +41,7 @@ STILL = 600.0
 """Seconds without a write after which a pack is salvaged whose writer may be alive elsewhere."""
 
 SUFFIX = ".tar.gz"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*" + re.escape(SUFFIX))
 _PURPOSE = "pack"
 _ROW = struct.Struct("<16sQQQII")
 _PAUSE = 60.0
@@ -269,10 +271,15 @@ def pack_name(temporary: str) -> str:
     return temporary.removesuffix(".tmp") + SUFFIX
 
 
+def is_pack_name(name: str) -> bool:
+    """Whether a name in ``packs/`` is a pack's; others, of whatever letters, are left alone."""
+    return _NAME.fullmatch(name) is not None
+
+
 def pack_names(home: Home) -> list[str]:
     """Names of the packs that are in ``packs/``."""
     folder = home.inner(PACKS)
-    return [] if folder is None else [name for name in folder.names() if name.endswith(SUFFIX)]
+    return [] if folder is None else list(filter(is_pack_name, folder.names()))
 
 
 def unfinished(home: Home, *, exactly: bool = True) -> list[str]:
