@@ -8,16 +8,16 @@ into ``packs/``, where others see it; it never changes after that.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import struct
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from ampmpi.database.archive.deflate import MEMBER_HEADER, deflate
+from ampmpi.database.archive.deflate import MEMBER_HEADER, combine, deflate
 from ampmpi.database.archive.index import Part
 from ampmpi.database.archive.salvage import rescue
 from ampmpi.database.archive.tar import entry_record
@@ -26,7 +26,14 @@ from ampmpi.database.layout import PACKS, TEMPORARIES, Home
 from ampmpi.entries.checksum import crc32
 from ampmpi.entries.codec import judge
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
-from ampmpi.files.atomic import Temporary, is_abandoned, now_on, purpose_of, temporaries
+from ampmpi.files.atomic import (
+    Temporary,
+    now_on,
+    purpose_of,
+    set_aside,
+    temporaries,
+    temporary_owner,
+)
 from ampmpi.files.folder import NotRegularError, Stamp
 from ampmpi.files.trouble import database_error, is_of_one_file
 from ampmpi.keys import DIGEST, is_key
@@ -57,7 +64,7 @@ class PackLimits:
     n_bytes : int
         Once it is as large.
     seconds : float
-        Once its first entry is as old.
+        Once its first entry is as old; each time it is, the next pack may be twice as old.
     """
 
     n_bytes: int = SIZE * 10**6
@@ -67,9 +74,9 @@ class PackLimits:
     def of(cls, megabytes: float = SIZE, seconds: float = SECONDS) -> PackLimits:
         """Return limits given as a user gives them; InputError if one is not above zero."""
         if not 0 < megabytes < 1e9:
-            raise InputError(f"a pack of {megabytes} MB cannot be: give a number above 0")
+            raise InputError(f"the size of packs is {megabytes} MB: give a number above 0")
         if not 0 < seconds < 1e9:
-            raise InputError(f"packs of {seconds} seconds cannot be: give a number above 0")
+            raise InputError(f"the age of packs is {seconds} seconds: give a number above 0")
         return cls(int(megabytes * 1e6), seconds)
 
 
@@ -77,7 +84,8 @@ class PackWriter:
     """Writes entries of one rank into packs; each is one write, and nothing else.
 
     Call `close` when all are written: until then nobody else sees those of the last
-    pack. What a killed process leaves is salvaged by the next job or compress.
+    pack. What a killed process leaves, or one that met an error, is salvaged by the next
+    job or compress.
 
     Parameters
     ----------
@@ -101,6 +109,7 @@ class PackWriter:
     ) -> None:
         self._home, self._rank, self._is_copy = home, rank, is_copy
         self._limits = PackLimits() if limits is None else limits
+        self._seconds = self._limits.seconds
         self._file: Temporary | None = None
         self._size = 0
         self._rows = bytearray()
@@ -128,39 +137,36 @@ class PackWriter:
         file = self._ready(now)
         first = not self._rows
         start = len(MEMBER_HEADER) if first else self._size
-        self._append(file, MEMBER_HEADER + raw if first else raw)
+        try:
+            file.write(MEMBER_HEADER + raw if first else raw)
+        except DatabaseError:
+            self._leave(file)
+            raise
         self._size = start + len(raw)
         self._rows += _ROW.pack(
             bytes.fromhex(key), start, len(raw), len(record), crc32(record), crc32(raw)
         )
         self._keys.add(key)
-        if self._size >= self._limits.n_bytes or now - self._began >= self._limits.seconds:
+        if self._size >= self._limits.n_bytes:
             self.close()
-
-    def _append(self, file: Temporary, data: bytes) -> None:
-        """Write all of `data`, or nothing; where that cannot be, another file is begun."""
-        try:
-            file.write(data)
-        except DatabaseError:
-            try:
-                os.ftruncate(file.descriptor, self._size)
-                os.lseek(file.descriptor, self._size, os.SEEK_SET)
-            except OSError:
-                self._leave(file)
-            raise
+        elif now - self._began >= self._seconds:
+            self._seconds *= 2  # else a job of days would write a pack every few minutes
+            self.close()
 
     def _ready(self, now: float) -> Temporary:
         """Return the file to append to."""
+        if self._file is not None and now - self._last > _PAUSE:
+            self._keep(self._file)
         if self._file is None:
-            self._file = self._home.write(
-                lambda: Temporary(self._home.temporaries, _PURPOSE, self._rank)
-            )
+            self._home.needed(PACKS)  # if it cannot be had, that is to be known now
+            self._file = self._new()
             self._began = now
-        elif now - self._last > _PAUSE:
-            with self._told(self._file):
-                self._file = self._still_there(self._file)
         self._last = now
         return self._file
+
+    def _new(self) -> Temporary:
+        home = self._home
+        return home.write(lambda: Temporary(home.temporaries, _PURPOSE, self._rank))
 
     def close(self) -> None:
         """End the pack and give it its name, so that others see it; another one may follow.
@@ -170,28 +176,29 @@ class PackWriter:
         DatabaseError
             It cannot be written; what is there already is salvaged later.
         """
+        if self._file is not None and self._rows:
+            self._keep(self._file)
         file = self._file
         if file is None:
             return
-        if self._rows:
-            self._append(file, tail(_part(self._rows), self._size)[0])
         try:
             if self._rows:
+                file.write(tail(_part(self._rows), self._size)[0])
                 file.sync()
-                self._place(file)
+                name = pack_name(file.name)
+                self._home.write(lambda: file.replace(self._home.needed(PACKS), name))
             else:
                 file.discard()
         finally:
             self._leave(file)
 
     def discard(self) -> None:
-        """Give up the pack that is being written, and remove it."""
+        """Give up what was not ended."""
         if self._file is not None:
-            self._file.discard()
             self._leave(self._file)
 
     def _leave(self, file: Temporary) -> None:
-        """Write nothing more to a file."""
+        """Write nothing more to a file, whether it was ended or not."""
         if self._is_copy:
             file.discard()
         with contextlib.suppress(DatabaseError):
@@ -200,59 +207,44 @@ class PackWriter:
         self._rows = bytearray()
         self._keys.clear()
 
-    def _still_there(self, file: Temporary) -> Temporary:
-        """Return the file, or one that holds the same where it has been removed."""
-        if os.fstat(file.descriptor).st_nlink:
-            return file
-        new = self._again(file.descriptor)
-        file.discard()
-        return new
+    def _keep(self, file: Temporary) -> None:
+        """See that the file is still there; if not, write it again from what is open.
 
-    def _place(self, file: Temporary) -> None:
-        with self._told(file), _kept(file.descriptor) as kept:
-            try:
-                file.replace(self._home.needed(PACKS), pack_name(file.name))
-            except FileNotFoundError:
-                # Somebody took this process for dead, saved what was there, and removed it;
-                # or packs/ was removed.
-                self._home.forget(PACKS)
-                new = self._again(kept)
-                new.sync()
-                new.replace(self._home.needed(PACKS), pack_name(new.name))
-                file.discard()
-
-    def _again(self, gone: int) -> Temporary:
-        """Return a new file that holds what is in one that has been removed, but is open."""
-        home = self._home
-        new = home.write(lambda: Temporary(home.temporaries, _PURPOSE, self._rank))
-        position = 0
-        while piece := os.pread(gone, _COPIED, position):
-            new.write(piece)
-            position += len(piece)
-        return new
-
-    @contextlib.contextmanager
-    def _told(self, file: Temporary) -> Iterator[None]:
-        """Say in a sentence what the system refused."""
+        Somebody took this process for dead then, saved what was there, and removed it.
+        """
+        if file.folder.has(file.name):
+            return
+        new = self._new()
         try:
-            yield
-        except FileNotFoundError as error:
-            raise self._home.removed() from error
+            position = 0
+            while piece := os.pread(file.descriptor, _COPIED, position):
+                new.write(piece)
+                position += len(piece)
         except OSError as error:
-            if isinstance(error, DatabaseError):
-                raise
-            raise database_error(error, "write", file.path) from error
+            new.discard()
+            if error.errno != errno.ESTALE:
+                raise database_error(error, "write", new.path) from error
+            self._leave(file)  # a file server keeps nothing open: it is saved, and that is all
+            return
+        file.close()
+        self._file = new
 
+    def begins(self, descriptor: int) -> bool:
+        """Whether an open file begins with what was written to the present pack.
 
-@contextlib.contextmanager
-def _kept(descriptor: int) -> Iterator[int]:
-    """Keep a file open that is closed meanwhile."""
-    kept = os.dup(descriptor)
-    try:
-        yield kept
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(kept)
+        Of the last record it may lack the end.
+        """
+        part = _part(self._rows)
+        ends = part.offset + part.packed
+        part = part.some(ends <= os.fstat(descriptor).st_size)
+        if not len(part.packed):
+            return True
+        lengths = np.append(np.uint64(len(MEMBER_HEADER)), part.packed)
+        wanted = combine(np.append(np.uint32(crc32(MEMBER_HEADER)), part.raw_crc), lengths)
+        found, size = 0, int(lengths.sum())
+        for start in range(0, size, _COPIED):
+            found = crc32(os.pread(descriptor, min(_COPIED, size - start), start), found)
+        return found == wanted
 
 
 def _part(rows: bytes | bytearray) -> Part:
@@ -279,26 +271,39 @@ def is_pack_name(name: str) -> bool:
 def pack_names(home: Home) -> list[str]:
     """Names of the packs that are in ``packs/``."""
     folder = home.inner(PACKS)
-    return [] if folder is None else list(filter(is_pack_name, folder.names()))
+    if folder is None:
+        return []
+    with folder.scan() as found:
+        return [item.name for item in found if is_pack(item)]
+
+
+def is_pack(found: os.DirEntry[str]) -> bool:
+    """Whether what was found in ``packs/`` is a pack."""
+    return is_pack_name(found.name) and found.is_file(follow_symlinks=False)
 
 
 def unfinished(home: Home, *, exactly: bool = True) -> list[str]:
     """Names of packs in ``tmp/`` whose writers are gone, or have not written for ten minutes.
 
     By the clock of the file system, which takes a file of our own to read; not `exactly`, by
-    this host's.
+    this host's. A writer that is alive after all writes again what was taken.
     """
     folder = home.inner(TEMPORARIES)
     names = open_packs(home)
-    if folder is None or not names:
-        return []
+    left = [name for name in names if has_ended(name)]
+    if folder is None or len(left) == len(names):
+        return left
     try:
         now = now_on(folder) if exactly else time.time()
     except OSError as error:
         if isinstance(error, DatabaseError):
             raise
         raise database_error(error, "write", folder.path) from error
-    return [name for name in names if is_abandoned(folder, name, STILL, now)]
+    for name in sorted(set(names).difference(left)):
+        with contextlib.suppress(OSError):
+            if now - folder.status(name).st_mtime > STILL:
+                left.append(name)
+    return left
 
 
 def open_packs(home: Home) -> list[str]:
@@ -307,24 +312,25 @@ def open_packs(home: Home) -> list[str]:
     return [name for name in found if purpose_of(name) == _PURPOSE]
 
 
-def salvage_all(home: Home, names: Iterable[str]) -> tuple[int, list[str]]:
-    """Salvage several packs; return the sum, and what could not be read; see `salvage`."""
-    done = [salvage(home, name) for name in names]
-    return sum(count for count, _ in done), [trouble for _, trouble in done if trouble]
+def has_ended(name: str) -> bool:
+    """Whether the writer of a pack in ``tmp/`` is known on this host to be gone."""
+    owner = temporary_owner(name)
+    return owner is not None and owner.is_dead() is True
 
 
 def salvage(home: Home, name: str) -> tuple[int, str | None]:
     """Put the sound entries of an unfinished pack into ``packs/``.
 
-    The unfinished one is removed, unless it was written to meanwhile. The new one has a name
-    of its own: a writer that is alive after all may give the old one its name at any moment.
+    The unfinished one is removed, unless it was written to meanwhile; or set aside, if there is
+    more in it than these entries and the one that was being written. The new one has a name of
+    its own: a writer that is alive after all may give the old one its name at any moment.
 
     Returns
     -------
     count : int
         How many entries there were.
     trouble : str or None
-        Why this file, which stays where it is, cannot be read, if so.
+        What the user should know of the file.
 
     Raises
     ------
@@ -342,16 +348,25 @@ def salvage(home: Home, name: str) -> tuple[int, str | None]:
             return 0, str(failed)
         raise failed from error
     writer = PackWriter(home, limits=PackLimits(1 << 62, 1e9), is_copy=True)
-    count = 0
+    stamp, saved, trouble = Stamp.of(status), set[str](), None
     try:
         for key, data in rescue(descriptor):
-            try:
+            with contextlib.suppress(CorruptEntryError):
                 judge(data, home.kind)
-            except CorruptEntryError:
-                continue
-            writer.put_bytes(key, data)
-            count += 1
+                if key not in saved:
+                    writer.put_bytes(key, data)
+                saved.add(key)
+        is_whole = writer.begins(descriptor)
         writer.close()
+        if not is_whole:
+            aside = set_aside(folder, name, stamp, home.damaged)
+            trouble = (
+                f"the unfinished pack {name} is damaged: {len(saved)} entries of it are saved"
+                + (f", and it was moved to {aside}" if aside else "")
+            )
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                folder.remove_as_read(name, stamp)
     except OSError as error:
         if isinstance(error, DatabaseError):
             raise
@@ -360,6 +375,4 @@ def salvage(home: Home, name: str) -> tuple[int, str | None]:
         writer.discard()
         with contextlib.suppress(OSError):
             os.close(descriptor)
-    with contextlib.suppress(OSError):
-        folder.remove_as_read(name, Stamp.of(status))
-    return count, None
+    return len(saved), trouble
