@@ -115,8 +115,8 @@ def save(path, shared, worker, rng):
     with FingerprintDatabase(path) as database:
         home = database.make()
         while True:
-            _, troubles = packs.salvage_all(home, packs.unfinished(home))
-            if troubles:
+            done = [packs.salvage(home, name) for name in packs.unfinished(home)]
+            if troubles := [trouble for _, trouble in done if trouble]:
                 shared.complain(worker, "errors", troubles)
             shared.count(worker, "saves")
             time.sleep(rng.expovariate(3))

@@ -257,7 +257,7 @@ def test_a_full_disk_is_said_in_words(server, renew, tmp_path, victim, error):
     arguments = [str(told)] if victim == "write" else []
     names = server.calls(victim, renew(), *arguments)
     numbers = [number for number, name in enumerate(names, 1) if name == "write"]
-    assert len(numbers) > 4
+    assert len(numbers) >= 4
     for number in numbers:
         path = renew()
         outcome = server.run(victim, path, *arguments, action="FAIL_ON", number=number, error=error)

@@ -58,7 +58,8 @@ def compress(path):
 
 def save(path):
     home = Home.open(path)
-    packs.salvage_all(home, packs.unfinished(home))
+    for name in packs.unfinished(home):
+        packs.salvage(home, name)
 
 
 def end_pack(*numbers):
