@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import struct
 import time
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ STILL = 600.0
 """Seconds without a write after which a pack is salvaged whose writer may be alive elsewhere."""
 
 SUFFIX = ".tar.gz"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*" + re.escape(SUFFIX))
 _PURPOSE = "pack"
 _ROW = struct.Struct("<16sQQQII")
 _PAUSE = 60.0
@@ -184,8 +186,7 @@ class PackWriter:
             if self._rows:
                 file.write(tail(_part(self._rows), self._size)[0])
                 file.sync()
-                name = pack_name(file.name)
-                self._home.write(lambda: file.replace(self._home.needed(PACKS), name))
+                self._place(file)
             else:
                 file.discard()
         finally:
@@ -213,20 +214,52 @@ class PackWriter:
         """
         if file.folder.has(file.name):
             return
+        new = self._copy_of(file.descriptor)
+        if new is None:
+            self._leave(file)
+            return
+        file.close()
+        self._file = new
+
+    def _copy_of(self, descriptor: int) -> Temporary | None:
+        """Return a new file that holds what an open one does; None if it cannot be read.
+
+        A file server keeps nothing open that was removed: it is saved, and that is all.
+        """
         new = self._new()
         try:
             position = 0
-            while piece := os.pread(file.descriptor, _COPIED, position):
+            while piece := os.pread(descriptor, _COPIED, position):
                 new.write(piece)
                 position += len(piece)
         except OSError as error:
             new.discard()
             if error.errno != errno.ESTALE:
                 raise database_error(error, "write", new.path) from error
-            self._leave(file)  # a file server keeps nothing open: it is saved, and that is all
-            return
-        file.close()
-        self._file = new
+            return None
+        return new
+
+    def _place(self, file: Temporary) -> None:
+        """Give a pack its name; it is written again if the file was removed at this moment."""
+        try:
+            kept = os.dup(file.descriptor)
+        except OSError as error:
+            raise database_error(error, "write", file.path) from error
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                file.replace(self._home.needed(PACKS), pack_name(file.name))
+                return
+            if file.folder.has(file.name):  # packs/ was removed
+                self._home.forget(PACKS)
+                new: Temporary | None = file
+            elif (new := self._copy_of(kept)) is not None:
+                new.sync()
+            if (last := new) is not None:
+                name = pack_name(last.name)
+                self._home.write(lambda: last.replace(self._home.needed(PACKS), name))
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(kept)
 
     def begins(self, descriptor: int) -> bool:
         """Whether an open file begins with what was written to the present pack.
@@ -262,6 +295,11 @@ def pack_name(temporary: str) -> str:
     return temporary.removesuffix(".tmp") + SUFFIX
 
 
+def is_pack_name(name: str) -> bool:
+    """Whether a name in ``packs/`` is a pack's; others, of whatever letters, are left alone."""
+    return _NAME.fullmatch(name) is not None
+
+
 def pack_names(home: Home) -> list[str]:
     """Names of the packs that are in ``packs/``."""
     folder = home.inner(PACKS)
@@ -273,7 +311,7 @@ def pack_names(home: Home) -> list[str]:
 
 def is_pack(found: os.DirEntry[str]) -> bool:
     """Whether what was found in ``packs/`` is a pack."""
-    return found.name.endswith(SUFFIX) and found.is_file(follow_symlinks=False)
+    return is_pack_name(found.name) and found.is_file(follow_symlinks=False)
 
 
 def unfinished(
