@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -313,14 +314,17 @@ def is_pack(found: os.DirEntry[str]) -> bool:
     return is_pack_name(found.name) and found.is_file(follow_symlinks=False)
 
 
-def unfinished(home: Home, *, exactly: bool = True) -> list[str]:
+def unfinished(
+    home: Home, found: Sequence[str] | None = None, *, exactly: bool = True
+) -> list[str]:
     """Names of packs in ``tmp/`` whose writers are gone, or have not written for ten minutes.
 
     By the clock of the file system, which takes a file of our own to read; not `exactly`, by
-    this host's. A writer that is alive after all writes again what was taken.
+    this host's. A writer that is alive after all writes again what was taken. The temporaries
+    that there are may be given.
     """
     folder = home.inner(TEMPORARIES)
-    names = open_packs(home)
+    names = open_packs(home, found)
     left = [name for name in names if has_ended(name)]
     if folder is None or len(left) == len(names):
         return left
@@ -337,10 +341,10 @@ def unfinished(home: Home, *, exactly: bool = True) -> list[str]:
     return left
 
 
-def open_packs(home: Home) -> list[str]:
+def open_packs(home: Home, found: Sequence[str] | None = None) -> list[str]:
     """Names of packs that are being written, or were left unfinished."""
-    found = temporaries(home.inner(TEMPORARIES))
-    return [name for name in found if purpose_of(name) == _PURPOSE]
+    names = temporaries(home.inner(TEMPORARIES)) if found is None else found
+    return [name for name in names if purpose_of(name) == _PURPOSE]
 
 
 def has_ended(name: str) -> bool:

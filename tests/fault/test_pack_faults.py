@@ -221,13 +221,15 @@ def test_forked_workers(server, renew, function):
             if outcome.status == "raised":
                 check_sentence(outcome, "" if action == "KILL" else path)
             if action == "KILL":
-                assert "was killed" in outcome.message
+                # Of two tasks one may have fewer calls than there are.
+                assert outcome.status == "returned" or "was killed" in outcome.message
             check_visible(path, VISIBLE)
             check_compress(path, entries_of(OLD))
         except Exception as failure:
             failure.add_note(f"at call {number} of {count}: {action} {error}: {outcome}")
             raise
         statuses[action, outcome.status] += 1
+    assert statuses["KILL", "raised"] >= 3
     print(function, count, dict(statuses))
     os.unlink(f"{path}.count")
 
