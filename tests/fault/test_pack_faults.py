@@ -175,7 +175,7 @@ def test_salvage(server, renew):
         check_visible(path, VISIBLE if left else entries_of(OLD))
         if outcome.status == "raised" and action != "FAIL_ON":
             # Else a full disk would be filled with copies.
-            assert len(left) == 1
+            assert len(left) <= 1
         check_compress(path, entries_of(OLD))
 
     names, endings = run_all(server, "salvage", renew, check)
