@@ -228,7 +228,8 @@ class Amp(Calculator):
             The ranks; all of the job by default.
         **options
             Further settings of `ampmpi.training.Settings`: `validation`,
-            `validation_fraction`, `seed`, `schedule`, `memory`, `restart` and `compress`.
+            `validation_fraction`, `seed`, `schedule`, `memory`, `restart`, `compress`,
+            `packs`, `pack_size` and `pack_seconds`.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""``ampmpi compress`` and ``amp-compress``: move loose entries into the archive."""
+"""``ampmpi compress`` and ``amp-compress``: move loose entries and packs into the archive."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command(
     processes: int | None,
     quiet: bool,
 ) -> None:
-    """Move the loose entries of databases into their archives.
+    """Move the loose entries and packs of databases into their archives.
 
     FILE is an .ampdb; with -r it is a directory. It is safe beside jobs that
     read or write the same database, and beside other compressions.
@@ -157,10 +157,12 @@ def _preview(path: str, delete: bool) -> None:
     with FingerprintDatabase(path) as database:
         info = database.info()
     what = "would be deleted" if delete else "would go into the archive"
-    entries = info.entries if delete else info.loose
+    entries = info.entries if delete else min(info.loose + info.packed, info.entries)
+    packs = amount(info.packs, "pack")
+    packed = f"{info.packed} in {packs}, {size(info.bytes_packs)}; " if info.packs else ""
     click.echo(
         f"{info.path}: {amount(entries, 'entry', 'entries')} {what} "
-        f"({info.loose} loose, {size(info.bytes_loose)}; "
+        f"({info.loose} loose, {size(info.bytes_loose)}; {packed}"
         f"{info.archived} archived, {size(info.bytes_archive)})"
     )
 

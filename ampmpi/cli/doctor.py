@@ -154,47 +154,54 @@ def describe_folder(path: Path) -> Report:
     used = quota(system)
     if used:
         lines += [("Quota" if i == 0 else "", line) for i, line in enumerate(used.splitlines())]
-    advice = advise_on(system)
+    advice = []
     if folder != path.absolute():
-        advice.insert(0, f"{path} is not an existing folder: all of this is about {folder}")
+        advice.append(f"{path} is not an existing folder: all of this is about {folder}")
     try:
         seconds = seconds_per_file(folder)
     except OSError as error:
         advice.append(f"no file can be written in {folder} ({error.strerror}): use another folder")
     else:
+        advice += advise_packs(system, seconds)
         lines.append(
             ("Small files", f"{1000 * seconds:.2f} ms to write, rename, read and remove one")
         )
-        if seconds > SLOW_FILE:
-            advice.append(
-                "small files are slow here: put the databases on the scratch file system, and "
-                "compress them as soon as a job has ended"
-            )
-    return lines, advice
+    return lines, [*advice, *advise_on(system)]
+
+
+def advise_packs(system: FileSystem, seconds_per_file: float) -> list[str]:
+    """Return advice to write packs, in one sentence, where small files are many or slow."""
+    reasons = []
+    if system.free_inodes is not None and system.free_inodes < FEW_INODES:
+        reasons.append(f"only {system.free_inodes:,} more files fit")
+    if seconds_per_file > SLOW_FILE:
+        reasons.append("small files are slow")
+    if system.is_network:
+        reasons.append(f"nodes share {system.kind}")
+    if not reasons:
+        return []
+    return [
+        f"{', and '.join(reasons)}: give fingerprint and train --packs, with which they write a "
+        "few files a rank and database; without it they write one an image and database"
+    ]
 
 
 def advise_on(system: FileSystem) -> list[str]:
     """Return advice about a file system."""
     advice = []
-    if system.free_inodes is not None and system.free_inodes < FEW_INODES:
-        advice.append(
-            f"only {system.free_inodes:,} more files fit, and each image takes one, with "
-            "derivatives two, until it is compressed: compress more often, or use another "
-            "file system"
-        )
     if system.free_bytes < LITTLE_SPACE:
         advice.append(
             "less than 10 GB are free: `ampmpi fingerprint --dry-run` tells how much you need"
         )
     if system.kind == "lustre":
         advice.append(
-            "Lustre: one stripe suits small files; before the first job, run "
-            "`mkdir D-fingerprints.ampdb && lfs setstripe -c 1 D-fingerprints.ampdb`"
+            "Lustre: without --packs one stripe is best: run `lfs setstripe -c 1 FOLDER` before "
+            "the first job"
         )
     elif system.kind.startswith("nfs"):
         advice.append(
-            "NFS: nodes see each other's files a few seconds late, which may cost time but never "
-            "results; for many nodes the scratch file system is faster"
+            "NFS: nodes see each other's files late, which may cost time but never results; for "
+            "many nodes the scratch file system is faster"
         )
     elif system.is_memory:
         advice.append(

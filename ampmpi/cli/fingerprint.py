@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ampmpi.cli.kinds import PREFIX
+from ampmpi.cli.packs import pack_options
 from ampmpi.cli.text import complain
 from ampmpi.errors import ImageError, InputError
 from ampmpi.parallel.comm import world
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 @click.option("--derivatives", is_flag=True, help="Compute the fingerprint primes, too.")
 @click.option("--descriptor", "settings", metavar="FILE", help="Descriptor settings, a TOML file.")
 @click.option("--cutoff", type=float, metavar="R", help="Cutoff radius in Å, default 6.5.")
-@click.option("--no-compress", is_flag=True, help="Leave the entries as loose files.")
+@click.option("--no-compress", is_flag=True, help="Leave the entries out of the archive.")
+@pack_options
 @click.option("--dry-run", is_flag=True, help="Only say what would be computed.")
 @click.option("--adopt", is_flag=True,
               help="Use a database without descriptor.json without comparing.")  # fmt: skip
@@ -42,6 +44,9 @@ def command(
     settings: str | None,
     cutoff: float | None,
     no_compress: bool,
+    packs: bool,
+    pack_size: float,
+    pack_seconds: float,
     dry_run: bool,
     adopt: bool,
     verify: bool,
@@ -71,6 +76,9 @@ def command(
         adopt=adopt,
         verify=verify,
         retry=retry,
+        packs=packs,
+        pack_size=pack_size,
+        pack_seconds=pack_seconds,
         log=log,
     )
     for line in summary.report():

@@ -11,7 +11,7 @@ import ampmpi
 COMMANDS = {
     "fingerprint": "Fingerprint images into a database, under mpirun or alone.",
     "info": "Show what a database holds.",
-    "compress": "Move loose entries into the archive (also: amp-compress).",
+    "compress": "Archive loose entries and packs (also: amp-compress).",
     "check": "Read and verify a database; repair it when asked.",
     "merge": "Add the entries of databases to another one.",
     "train": "Train a potential, a sweep or a committee.",

@@ -46,15 +46,20 @@ def command(context: click.Context, databases: tuple[str, ...]) -> None:
 
 def _show(info: DatabaseInfo, holder: str) -> None:
     click.echo(info.path)
+    packed = f"{info.packed} in packs, " if info.packs else ""
+    packs = f"{size(info.bytes_packs)} packs, " if info.packs else ""
     rows = {
         "holds": _WHAT[info.kind],
-        "entries": f"{info.entries} ({info.loose} loose, {info.archived} archived)",
-        "size": f"{size(info.bytes_loose)} loose, {size(info.bytes_archive)} archive",
+        "entries": f"{info.entries} ({info.loose} loose, {packed}{info.archived} archived)",
+        "size": f"{size(info.bytes_loose)} loose, {packs}{size(info.bytes_archive)} archive",
         "inodes": str(info.files),
         "descriptor": _descriptor(info),
         "temporaries": str(info.temporaries),
         "locked by": holder,
     }
+    if info.packs or info.open_packs:
+        still = f" ({info.open_packs} still open)" if info.open_packs else ""
+        rows["packs"] = f"{info.packs}{still}; Amp sees what is in them after the next compress"
     if info.damaged:
         rows["damaged"] = f"{amount(info.damaged, 'file')} set aside in damaged/"
     if info.others:

@@ -45,10 +45,10 @@ def command(
     )
     for key, reason in report.corrupt.items():
         complain(f"{key} was not taken over: {reason}")
-    for path, reason in report.damaged.items():
+    for what, reason in report.damaged.items():
         complain(
-            f"the archive of {path} is damaged ({reason}): what could be saved was taken; "
-            f"keep {path} until you know that nothing is missing"
+            f"{what} is damaged ({reason}): what could be saved was taken; "
+            "keep it until you know that nothing is missing"
         )
     for remark in report.compress.remarks():
         complain(remark)

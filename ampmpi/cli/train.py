@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ampmpi.cli.kinds import PREFIX
+from ampmpi.cli.packs import pack_options
 from ampmpi.errors import InputError
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ COUNT = click.IntRange(min=1)
               help="Replace LABEL.amp, and another training's checkpoint.")  # fmt: skip
 @click.option("--memory", type=POSITIVE, metavar="GB", help="Memory that a rank may use.")
 @click.option("--no-compress", is_flag=True, help="Leave the databases as they are at the end.")
+@pack_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 def command(**options: Any) -> None:
     """Train a potential on IMAGES: files that ASE reads, with energies and forces.
@@ -242,4 +244,7 @@ def _settings(o: dict[str, Any]) -> Settings:
         overwrite=o["overwrite"],
         restart=o["restart"],
         compress=not o["no_compress"],
+        packs=o["packs"],
+        pack_size=o["pack_size"],
+        pack_seconds=o["pack_seconds"],
     )

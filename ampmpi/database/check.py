@@ -21,9 +21,10 @@ from ampmpi.database.archive.index import read_exactly
 from ampmpi.database.archive.reader import Archive, IndexedArchive, StreamedArchive
 from ampmpi.database.archive.tar import END
 from ampmpi.database.compress import Progress, Rewriting, abandoned, rewrite
-from ampmpi.database.layout import ARCHIVE, LOOSE, MANIFEST, Home
+from ampmpi.database.layout import ARCHIVE, DAMAGED, LOOSE, MANIFEST, PACKS, Home
 from ampmpi.database.lock import Lock, read_holder
 from ampmpi.database.manifest import DamagedManifestError, Manifest
+from ampmpi.database.packs import pack_names, unfinished
 from ampmpi.database.sound import salvageable
 from ampmpi.entries import Entry, codec
 from ampmpi.entries.checksum import crc32
@@ -82,6 +83,8 @@ class CheckReport:
             return 5
         return LockedError.exit_code if self.locked else DatabaseError.exit_code
 
+
+_PLACES = {"archive": "archived", "pack": "in a pack"}
 
 Doubt = Callable[[Manifest], str | None]
 
@@ -146,6 +149,9 @@ class _Check:
         self._young: set[str] = set()
         self._bad_archived: set[str] = set()
         self._archive_is_bad = False
+        self._bad_packed: set[str] = set()
+        self._packed: set[str] = set()
+        self._packs_are_bad = False
         self._done = 0
         self._progress = progress
 
@@ -153,12 +159,13 @@ class _Check:
         """Read everything; of suspects, too, find out whether they are lost."""
         self._check_manifest()
         self._check_loose()
+        self._check_packs()
         with contextlib.ExitStack() as stack:
             archive: Archive | None = None
             with contextlib.suppress(FileNotFoundError):
                 archive = stack.enter_context(Archive.open(self.home.root, ARCHIVE))
             if isinstance(archive, IndexedArchive):
-                self._check_indexed(archive)
+                self._archive_is_bad = self._check_indexed(archive, "archive", self._bad_archived)
             elif isinstance(archive, StreamedArchive):
                 self._check_streamed(archive)
             self._find_lost(archive, suspects)
@@ -248,15 +255,41 @@ class _Check:
             self._problem(f"loose: {key} is damaged: {error}")
             self._bad_loose[key] = stamp
 
-    def _check_indexed(self, archive: IndexedArchive) -> None:
-        if archive.damage is not None:
-            self._archive_is_bad = True
+    def _check_packs(self) -> None:
+        for name in sorted(pack_names(self.home)):
+            try:
+                with Archive.open(self.home.needed(PACKS), name) as pack:
+                    keys = set(to_hex(pack.digests()))
+                    bad: set[str] = set()
+                    if isinstance(pack, IndexedArchive):
+                        self._packs_are_bad |= self._check_indexed(pack, "pack", bad)
+                    else:
+                        self._packs_are_bad = True
+                        bad = keys
+                        self._problem(
+                            f"pack: {pack.path} has no index that fits"
+                            + (f" ({pack.damage})" if pack.damage else "")
+                            + ": --repair or the next compression saves what is sound in it"
+                        )
+                    if bad:
+                        bad -= salvageable(pack, self.home.kind)
+            except FileNotFoundError:
+                continue  # a compress has taken it
+            except DatabaseError as error:
+                self._packs_are_bad = True
+                self._problem(f"pack: {error}")
+                continue
+            self._packed |= keys - bad
+            self._bad_packed |= bad
+
+    def _check_indexed(self, archive: IndexedArchive, what: str, bad_keys: set[str]) -> bool:
+        """Read an archive or pack with an index; return whether anything is wrong with it."""
+        if is_bad := archive.damage is not None:
             self._problem(
-                f"archive: {archive.path} is damaged ({archive.damage}), but its index is whole"
+                f"{what}: {archive.path} is damaged ({archive.damage}), but its index is whole"
             )
         records = archive.records()
         total = len(self._loose) + len(records.part.offset)
-        bad = False
         for number, raw in records.walk():
             self._step(total)
             key = records.key(number)
@@ -265,20 +298,19 @@ class _Check:
                     raise raw
                 data = records.entry(number, raw)
                 if key is not None:
-                    self.report.sound += self._judge("archived", key, data)
+                    self.report.sound += self._judge(_PLACES[what], key, data)
             except CorruptEntryError as error:
-                bad = True
+                is_bad = True
                 if key is not None:
-                    self._bad_archived.add(key)
-                    self._problem(f"archive: {key}: {error}")
+                    bad_keys.add(key)
+                    self._problem(f"{what}: {key}: {error}")
                 else:
-                    self._problem(f"archive: {error}")
-        if not bad and archive.damage is None:
-            reason = _disagreement(archive)
-            if reason is not None:
-                bad = True
-                self._problem(f"index: {reason}")
-        self._archive_is_bad |= bad
+                    self._problem(f"{what}: {error}")
+        if not is_bad and (reason := _disagreement(archive)) is not None:
+            is_bad = True
+            where = "index" if what == "archive" else f"pack: {archive.path}"
+            self._problem(f"{where}: {reason}")
+        return is_bad
 
     def _check_streamed(self, archive: StreamedArchive) -> None:
         missing = set(to_hex(archive.digests()))
@@ -320,7 +352,8 @@ class _Check:
             )
 
     def _find_lost(self, archive: Archive | None, suspects: Iterable[str]) -> None:
-        lost = {*self._bad_loose, *self._bad_archived, *suspects} - self._loose
+        lost = {*self._bad_loose, *self._bad_archived, *self._bad_packed, *suspects}
+        lost -= self._loose | self._packed
         if archive is not None:
             lost = {key for key in lost if key in self._bad_archived or key not in archive}
             if lost:
@@ -346,7 +379,13 @@ class _Check:
                 f"tmp: {archives} archives that killed compressions left: the next one takes over "
                 "what only they hold"
             )
-        others = len(abandoned(home, "")) - archives
+        packs = len(unfinished(home, exactly=False))
+        if packs:
+            notes.append(
+                f"tmp: {packs} packs that killed ranks left unfinished: the next job or "
+                "compression saves what is in them"
+            )
+        others = len(abandoned(home, "")) - archives - len(abandoned(home, "pack"))
         if others:
             notes.append(
                 f"tmp: {others} temporaries of killed processes: a compression removes them"
@@ -368,9 +407,9 @@ class _Check:
             self._set_aside("manifest", home.root, MANIFEST, self._bad_manifest, failed)
         for key, stamp in self._bad_loose.items():
             self._set_aside("loose", home.needed(LOOSE), key, stamp, failed)
-        if self._archive_is_bad:
+        if self._archive_is_bad or self._packs_are_bad:
             try:
-                done = rewrite(home, lock, what=Rewriting(anew=True))
+                done = rewrite(home, lock, what=Rewriting(anew=self._archive_is_bad))
             except DatabaseError as error:
                 report.locked = isinstance(error, LockedError)
                 failed.append(f"archive: {error}")
@@ -379,6 +418,8 @@ class _Check:
                     f"archive: written anew with {done.entries} entries"
                     + (f"; the damaged one is kept as {done.copy}" if done.copy else "")
                 )
+                for name in done.packs_aside:
+                    report.repairs.append(f"pack: {name} moved to {home.full(DAMAGED)}")
                 report.lost = sorted({*report.lost, *filter(is_key, done.lost)})
         return failed
 

@@ -1,8 +1,11 @@
-"""Moving loose entries into the archive, so that at no moment one is lost.
+"""Moving loose entries and packs into the archive, so that at no moment one is lost.
 
 The order is what makes it safe: the new archive is written beside the old one,
 is on the disk, and was read back whole, before it takes the old one's place;
-loose files go only after that, and only those that are still what was read.
+loose files and packs go only after that, and only those that are still what was read.
+
+Loose entries are deflated; records of packs and of the old archive are copied as they
+are, each piece by whoever has a hand free, to where room was left for it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,16 +24,23 @@ from numpy.typing import NDArray
 
 from ampmpi.database.archive.reader import Archive, IndexedArchive
 from ampmpi.database.archive.writer import ArchiveWriter
-from ampmpi.database.layout import ARCHIVE, LOOSE, TEMPORARIES, Home
+from ampmpi.database.layout import ARCHIVE, LOOSE, PACKS, TEMPORARIES, Home
 from ampmpi.database.lock import Lock
 from ampmpi.database.loose import digests
 from ampmpi.database.loose import remove as remove_loose
+from ampmpi.database.packs import pack_names, salvage, unfinished
 from ampmpi.database.sound import (
     ArchiveChangedError,
     ArchivedEntries,
+    BadRecordsError,
+    Copying,
     LooseEntries,
+    NotTogetherError,
+    PackedEntries,
+    Place,
     Source,
-    checksum_of,
+    checksums_of,
+    copy_records,
     remove_taken,
 )
 from ampmpi.database.workers import Workers, forked
@@ -48,13 +59,14 @@ from ampmpi.files.atomic import (
 from ampmpi.files.trouble import database_error, is_damage, reason_of
 from ampmpi.heap import keep_freed_memory
 from ampmpi.keys import digests_of, is_key, member_of, to_hex, union
+from ampmpi.text import amount
 
 Progress = Callable[[int, int], None]
 
-KEPT = frozenset({"archive", "suspect"})
+KEPT = frozenset({"archive", "pack", "suspect"})
 """Purposes of temporaries that are not swept: what is in them may still be needed."""
 
-_ATTEMPTS = 3
+_ATTEMPTS = 5
 _SHOWN = 10
 
 
@@ -68,6 +80,10 @@ class CompressReport:
         The database.
     added : int
         Number of entries that went into the archive.
+    packs : int
+        Number of packs that did.
+    salvaged : int
+        Number of entries that were saved from packs whose writers were killed.
     given : dict of str to int
         How many entries further sources gave (see `Rewriting.more`), by their database's path.
     removed : int
@@ -75,17 +91,17 @@ class CompressReport:
     entries : int
         Number of entries in the archive now.
     bytes_before, bytes_after : int
-        Size of the archive and the loose files.
+        Size of the archive, the packs and the loose files.
     files_freed : int
         How many fewer files there are.
-    set_aside : dict of str to str
-        Damaged loose entries that were moved to ``damaged/``, and why.
+    set_aside, packs_aside : dict of str to str
+        Damaged loose entries, and packs, that were moved to ``damaged/``, and why.
     left : dict of str to str
         Loose entries that stay loose for now, and why.
     stuck : dict of str to str
         Loose entries that cannot be read, or are damaged and cannot be set aside, and why.
     lost : dict of str to str
-        Entries of a damaged archive that could not be saved, and why.
+        Entries of a damaged archive or pack that could not be saved, and why.
     copy : str or None
         Where the damaged archive is kept.
     warnings : list of str
@@ -96,6 +112,8 @@ class CompressReport:
 
     path: str
     added: int = 0
+    packs: int = 0
+    salvaged: int = 0
     given: dict[str, int] = field(default_factory=dict)
     removed: int = 0
     entries: int = 0
@@ -103,6 +121,7 @@ class CompressReport:
     bytes_after: int = 0
     files_freed: int = 0
     set_aside: dict[str, str] = field(default_factory=dict)
+    packs_aside: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
@@ -115,7 +134,7 @@ class CompressReport:
         """As of a check: 4 if damage is left, 5 if it is set aside, else 0."""
         if self.stuck:
             return DatabaseError.exit_code
-        return 5 if self.lost or self.set_aside or self.copy else 0
+        return 5 if self.lost or self.set_aside or self.packs_aside or self.copy else 0
 
     def remarks(self) -> list[str]:
         """Return what the user should know, a sentence each; many of a kind are summed up."""
@@ -123,10 +142,19 @@ class CompressReport:
             *_several("loose entry {} is damaged ({}): moved to damaged/", self.set_aside),
             *_several("loose entry {} stays where it is: {}", self.left | self.stuck),
             *_several(
+                "pack {} is damaged ({}): moved to damaged/; what could be saved is archived",
+                self.packs_aside,
+            ),
+            *_several(
                 "{} is lost from the archive ({}): the next job that needs it computes it again",
                 self.lost,
             ),
         ]
+        if self.salvaged:
+            lines.append(
+                f"{amount(self.salvaged, 'entry', 'entries')} saved from packs that killed ranks "
+                "had left unfinished"
+            )
         if self.copy is not None:
             lines.append(
                 f"the archive was damaged and is kept as {self.copy}; what could be saved is "
@@ -156,12 +184,15 @@ class Rewriting:
         Keys of entries to leave out, sorted; their loose copies are removed.
     anew : bool
         Write it even if nothing is to be added, and keep the old one.
+    closely : set of Place
+        Where bad records were found; those who know the set learn of them.
     """
 
     take_loose: bool = True
     more: Sequence[Source] = ()
     without: NDArray[np.bytes_] = field(default_factory=lambda: digests_of([]))
     anew: bool = False
+    closely: set[Place] = field(default_factory=set)
 
 
 def compress(
@@ -173,7 +204,7 @@ def compress(
     job: str | None = None,
     progress: Progress | None = None,
 ) -> CompressReport:
-    """Move a database's loose entries into its archive.
+    """Move a database's loose entries and packs into its archive.
 
     It may run beside readers, writers, and other compressors of this package.
 
@@ -236,12 +267,20 @@ def rewrite(
     started = time.monotonic()
     keep_freed_memory()
     sweep(home.temporaries, KEPT)  # before the lock, which takes a file itself
+    what = what or Rewriting()
+    together = True
     with lock:
         for _ in range(_ATTEMPTS):
-            run = _Run(home, lock, workers or Workers(), what or Rewriting(), progress)
+            run = _Run(home, lock, workers or Workers(), what, progress)
             try:
-                report = run.run()
+                report = run.run(together)
             except ArchiveChangedError:
+                continue
+            except BadRecordsError as error:
+                what.closely.update(error.places)
+                continue
+            except NotTogetherError:
+                together = False
                 continue
             except FileNotFoundError as error:
                 raise home.removed() from error
@@ -275,39 +314,47 @@ class _Run:
         self._done = 0.0
         self._taken = what.without
 
-    def run(self) -> CompressReport:
+    def run(self, together: bool) -> CompressReport:
+        """Do it once, and let the workers write if they can do so together."""
         home, report = self.home, self.report
+        self._together = together
         with contextlib.ExitStack() as stack:
             old = self._open(stack, None, ARCHIVE)
             like = None if old is None else os.fstat(old.archive.descriptor)
             loose = LooseEntries(home, self.workers) if self.what.take_loose else None
+            report.salvaged = sum(self.workers.map(partial(salvage, home), unfinished(home)))
+            packed = PackedEntries(home, self.what.closely)
             left_over = [
                 source
                 for name in abandoned(home)
                 if (source := self._open(stack, TEMPORARIES, name)) is not None
             ]
-            report.bytes_before = report.bytes_after = old.archive.stamp.size if old else 0
+            report.bytes_before = old.archive.stamp.size if old else 0
+            report.bytes_after = report.bytes_before
             n_old = len(old.digests()) if old else 0
-            self._steps = 2 * (n_old + (len(loose.digests()) if loose else 0))
+            n_new = len(packed.digests()) + (len(loose.digests()) if loose else 0)
+            self._steps = 2 * (n_old + n_new)
             temporary = stack.enter_context(Temporary(home.temporaries, "archive", like=like))
             writer = ArchiveWriter(temporary)
             if loose is not None:
-                report.added += self._add(writer, loose)
+                report.added += self._add(writer, temporary, loose)
                 self._judge(loose)
+            report.added += self._add(writer, temporary, packed)
             more: list[Source] = [*left_over, *self.what.more]
-            if self._is_needed(writer, old, more):
+            if packed.packs or self._is_needed(writer, old, more):
                 if old is not None:
                     report.removed = int(member_of(old.digests(), self.what.without).sum())
-                    self._add(writer, old)
+                    self._add(writer, temporary, old)
                 for other in more:
-                    number = self._add(writer, other)
+                    number = self._add(writer, temporary, other)
                     report.given[other.home.path] = report.given.get(other.home.path, 0) + number
                     report.added += number
-                report.lost = {} if old is None else self._not_given(old.lost)
+                report.lost = self._not_given(packed.lost | ({} if old is None else old.lost))
                 self._finish(temporary, writer, old)
                 report.files_freed -= old is None
             else:
                 report.entries = n_old
+            self._remove_packs(packed)
             for done in left_over:
                 with contextlib.suppress(OSError):
                     home.temporaries.unlink(os.path.basename(done.archive.path))
@@ -322,24 +369,61 @@ class _Run:
         self, stack: contextlib.ExitStack, folder: str | None, name: str
     ) -> ArchivedEntries | None:
         try:
-            source = ArchivedEntries(self.home, folder, name, self.workers, others=folder is None)
+            source = ArchivedEntries(
+                self.home, folder, name, self.what.closely, others=folder is None
+            )
         except FileNotFoundError:
             return None
         return stack.enter_context(source)
 
-    def _add(self, writer: ArchiveWriter, source: Source) -> int:
+    def _add(self, writer: ArchiveWriter, temporary: Temporary, source: Source) -> int:
         """Write what a source has and no earlier one gave; return how many entries."""
+        before = len(self._taken)
+        added = [self._taken, *self._copy(writer, temporary, source)]
+        self._taken = union(*added)
         added = [self._taken]
         for parcel in source.parcels(self._taken):
             writer.add(parcel)
             added.append(parcel.digests[parcel.is_entry])
             self._step(len(parcel.digests))
-        before = len(self._taken)
-        self._taken = union(*added)
+        if len(added) > 1:
+            self._taken = union(*added)
         return len(self._taken) - before
 
+    def _copy(
+        self, writer: ArchiveWriter, temporary: Temporary, source: Source
+    ) -> list[NDArray[np.bytes_]]:
+        """Let records be copied, each worker some of them; return the keys of entries."""
+        workers = self.workers if self._together else Workers()
+        given: list[NDArray[np.bytes_]] = []
+        bad: set[Place] = set()
+        waiting: deque[tuple[Copying, int]] = deque()
+
+        def tasks() -> Iterator[tuple[Copying, int]]:
+            for copying in source.copyings(self._taken):
+                for piece in copying.pieces(workers.share(source.n_bytes)):
+                    waiting.append((piece, writer.leave_room(piece.records)))
+                    yield waiting[-1]
+
+        copy = partial(copy_records, self.home, temporary.name, workers.apart)
+        for done in workers.map(copy, tasks()):
+            copying, begin = waiting.popleft()
+            if done is None:
+                bad.add(copying.place)
+                continue
+            checksum, raw_crc = done
+            records = copying.records._replace(raw_crc=raw_crc)
+            writer.fill(records, begin, checksum)
+            given.append(records.digests[records.is_entry])
+            self._step(len(records.offset))
+        if bad:
+            raise BadRecordsError(bad)
+        if given:
+            temporary.seek(writer.size)
+        return given
+
     def _not_given(self, lost: dict[str, str]) -> dict[str, str]:
-        """Return what is lost in the old archive and did not come from elsewhere, either."""
+        """Return what is lost in archive and packs, and did not come from elsewhere, either."""
         keys = digests_of(filter(is_key, lost))
         given = set(to_hex(keys[member_of(keys, self._taken)]))
         return {key: reason for key, reason in lost.items() if key not in given}
@@ -374,11 +458,7 @@ class _Run:
         if member_of(there, self.what.without).any():
             return True
         known = union(there, self.what.without)
-        return any(
-            not member_of(source.digests(), known).all()
-            or (isinstance(source, ArchivedEntries) and source.is_odd)
-            for source in more
-        )
+        return any(source.is_odd or not member_of(source.digests(), known).all() for source in more)
 
     def _finish(
         self, temporary: Temporary, writer: ArchiveWriter, old: ArchivedEntries | None
@@ -404,22 +484,26 @@ class _Run:
 
     def _read_back(self, temporary: Temporary, writer: ArchiveWriter) -> None:
         """Read all that was written, and compare it with what was verified before."""
-        check = partial(checksum_of, self.home, TEMPORARIES, temporary.name)
-        pieces = [(offset, size) for offset, size, _ in writer.written]
-        results = self.workers.map(check, pieces)
-        unreadable = DatabaseError(
-            f"{temporary.path} reads back otherwise than it was written: the disk or its cable "
-            "may be failing; the database is as it was"
-        )
-        per_piece = writer.entries / len(pieces)
-        for (_, _, wanted), found in zip(writer.written, results, strict=True):
-            if found != wanted:
-                raise unreadable
-            self._step(per_piece)
-        with Archive.open(self.home.temporaries, temporary.name) as new:
-            whole = isinstance(new, IndexedArchive) and new.damage is None
-            if not whole or len(new) != writer.entries:
-                raise unreadable
+        workers = self.workers if self._together else Workers()
+        check = partial(checksums_of, self.home, TEMPORARIES, temporary.name, workers.apart)
+        groups = _grouped(writer.written, workers.share(writer.size))
+        results = workers.map(check, ([piece[:2] for piece in group] for group in groups))
+        per_piece = writer.entries / len(writer.written)
+        is_whole = True
+        for group, found in zip(groups, results, strict=True):
+            is_whole &= found == [wanted for _, _, wanted in group]
+            self._step(per_piece * len(group))
+        if is_whole:
+            with Archive.open(self.home.temporaries, temporary.name) as new:
+                is_whole = isinstance(new, IndexedArchive) and new.damage is None
+                is_whole = is_whole and len(new) == writer.entries
+        if not is_whole:
+            if self._together and self.workers.executor is not None:
+                raise NotTogetherError
+            raise DatabaseError(
+                f"{temporary.path} reads back otherwise than it was written: the disk or its "
+                "cable may be failing; the database is as it was"
+            )
 
     def _keep_damaged(self, old: ArchivedEntries | None) -> None:
         """Keep a second name of an archive that is not taken over whole."""
@@ -433,6 +517,31 @@ class _Run:
             self.report.warnings.append(
                 f"there is no whole copy of the damaged {old.archive.path}: {reason_of(error)}"
             )
+
+    def _remove_packs(self, packed: PackedEntries) -> None:
+        """Remove the packs that are in the archive now; damaged ones are set aside."""
+        if not packed.packs or not self.lock.is_held():
+            return
+        report, folder = self.report, self.home.needed(PACKS)
+        report.packs = len(packed.packs)
+        for pack in packed.packs:
+            report.bytes_before += pack.stamp.size
+            reason = packed.damaged.get(pack.name)
+            try:
+                if reason is not None:
+                    if set_aside(folder, pack.name, pack.stamp, self.home.damaged) is not None:
+                        report.packs_aside[pack.name] = reason
+                        report.files_freed += 1
+                elif folder.remove_as_read(pack.name, pack.stamp):
+                    report.files_freed += 1
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                report.bytes_after += pack.stamp.size
+                report.warnings.append(
+                    f"pack {pack.name} is in the archive now but cannot be removed "
+                    f"({error.strerror or error}): the next compression tries again"
+                )
 
     def _remove(self, several: Sequence[NDArray[np.void]]) -> None:
         """Remove the loose entries that are in the archive now."""
@@ -471,7 +580,24 @@ class _Run:
 
 def is_compressed(home: Home) -> bool:
     """Whether a compress would find nothing to move; looks without writing anything."""
-    return not len(digests(home)) and not abandoned(home)
+    return not (
+        len(digests(home)) or pack_names(home) or unfinished(home, exactly=False) or abandoned(home)
+    )
+
+
+def _grouped(
+    written: Sequence[tuple[int, int, int]], n_bytes: int
+) -> list[list[tuple[int, int, int]]]:
+    """Put pieces of a file together, so that it is not opened for each of them."""
+    groups: list[list[tuple[int, int, int]]] = []
+    size = n_bytes
+    for piece in written:
+        if size + piece[1] > n_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(piece)
+        size += piece[1]
+    return groups
 
 
 def abandoned(home: Home, purpose: str = "archive") -> list[str]:

@@ -50,7 +50,7 @@ class FingerprintDatabase(Store, MutableMapping[str, Entry]):
     """
 
     def compress(self, **options: Any) -> CompressReport:
-        """Move the loose entries into the archive; see `ampmpi.database.compress`."""
+        """Move loose entries and packs into the archive; see `ampmpi.database.compress`."""
         try:
             return compress(self.home or self.path, **options)
         finally:

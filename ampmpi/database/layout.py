@@ -162,7 +162,7 @@ class Home:
     def complete(self) -> None:
         """Make the folders that are missing; raises where all of the database was removed."""
         for name in (LOOSE, TEMPORARIES):
-            self._inner.pop(name, None)
+            self.forget(name)
             self.needed(name)
 
     def write(self, write: Callable[[], T]) -> T:
@@ -203,6 +203,10 @@ class Home:
             except OSError as error:
                 raise self._refused(name, error) from error
         return folder
+
+    def forget(self, name: str) -> None:
+        """Open a folder anew when it is needed next: another one may have its name."""
+        self._inner.pop(name, None)
 
     def needed(self, name: str) -> Folder:
         """Return a folder of the database, made where it is missing."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from ampmpi.database import manifest
 from ampmpi.database.compress import CompressReport, Rewriting, rewrite
-from ampmpi.database.layout import ARCHIVE, Home
+from ampmpi.database.layout import ARCHIVE, PACKS, Home
 from ampmpi.database.lock import Lock
 from ampmpi.database.manifest import Manifest, difference
-from ampmpi.database.sound import ArchivedEntries, LooseEntries
+from ampmpi.database.sound import ArchivedEntries, LooseEntries, PackedEntries, Place
 from ampmpi.database.store import Store
 from ampmpi.database.workers import Workers
 from ampmpi.errors import DescriptorMismatchError, InputError
@@ -29,7 +29,7 @@ class MergeReport:
     corrupt : dict of str to str
         Entries of sources of which no copy was sound, and why.
     damaged : dict of str to str
-        Sources whose archive is damaged, and how: what could be saved was taken.
+        Archives and packs of sources that are damaged, and how: what could be saved was taken.
     compress : CompressReport
         What became of the target.
     """
@@ -87,21 +87,25 @@ def merge(
     if owner is not None:
         manifest.claim(target_home, owner)
     with contextlib.ExitStack() as stack:
-        more: list[LooseEntries | ArchivedEntries] = []
+        closely: set[Place] = set()
+        more: list[LooseEntries | PackedEntries | ArchivedEntries] = []
         for home in homes:  # what counts first comes first
-            more.append(LooseEntries(home, Workers()))
+            more += [LooseEntries(home, Workers()), PackedEntries(home, closely)]
             with contextlib.suppress(FileNotFoundError):
-                archived = ArchivedEntries(home, None, ARCHIVE, Workers())
+                archived = ArchivedEntries(home, None, ARCHIVE, closely)
                 more.append(stack.enter_context(archived))
         lock = Lock(target_home, wait=wait, break_lock=break_lock, job=job)
-        done = rewrite(target_home, lock, what=Rewriting(more=more))
+        done = rewrite(target_home, lock, what=Rewriting(more=more, closely=closely))
     added = {home.path: done.given.get(home.path, 0) for home in homes}
     corrupt: dict[str, str] = {}
     damaged: dict[str, str] = {}
     for source in more:
         corrupt = source.lost | corrupt
+        path = source.home.path
         if isinstance(source, ArchivedEntries) and source.archive.damage is not None:
-            damaged[source.home.path] = source.archive.damage
+            damaged[f"the archive of {path}"] = source.archive.damage
+        elif isinstance(source, PackedEntries):
+            damaged |= {f"{path}/{PACKS}/{name}": why for name, why in source.damaged.items()}
     corrupt = {key: reason for key, reason in corrupt.items() if key not in into}
     return MergeReport(added, corrupt, damaged, done)
 

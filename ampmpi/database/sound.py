@@ -1,16 +1,21 @@
 """Sound copies of entries, wherever they lie: loose, in an archive, or in a damaged one.
 
-A source gives its copies as parcels, ready to be put into an archive: each was
-verified on the way. What it has and cannot give, it names.
+A source gives its copies in two ways. Records of an archive or pack with a sound index
+are named, to be copied as they are by whoever has a hand free, who verifies them; if
+one is bad the source is asked again, to look more closely. Everything else comes as
+parcels, ready to be put into an archive, of which each was verified on the way. What a
+source has and cannot give, it names.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -22,14 +27,16 @@ from ampmpi.database.archive.reader import Archive, IndexedArchive, Records, Str
 from ampmpi.database.archive.salvage import rescue
 from ampmpi.database.archive.tar import MAX_ENTRY_SIZE
 from ampmpi.database.archive.writer import Parcel, pack, pack_records
-from ampmpi.database.layout import LOOSE, Home
+from ampmpi.database.layout import LOOSE, PACKS, Home
+from ampmpi.database.packed import PackReader
 from ampmpi.database.workers import Workers
-from ampmpi.entries import Kind, codec
+from ampmpi.entries import Kind
 from ampmpi.entries.checksum import crc32
-from ampmpi.errors import CorruptEntryError
+from ampmpi.entries.codec import judge
+from ampmpi.errors import CorruptEntryError, DatabaseError
 from ampmpi.files.folder import Folder, Stamp
 from ampmpi.files.trouble import unless_damaged
-from ampmpi.keys import DIGEST, digests_of, member_of, to_hex
+from ampmpi.keys import DIGEST, digests_of, member_of, to_hex, union
 
 _STAMP = [("inode", "u8"), ("size", "i8"), ("mtime_ns", "i8")]
 STAMPS = np.dtype(_STAMP)
@@ -53,27 +60,67 @@ class ArchiveChangedError(OSError):
     """Another archive has taken the name of the one that was read."""
 
 
+Place = tuple[str, str | None, str]
+"""Where an archive or pack lies: path of the database, folder in it, and name."""
+
+
+class BadRecordsError(OSError):
+    """Archives or packs have records that are not what was written: to be looked at closely."""
+
+    def __init__(self, places: set[Place]) -> None:
+        super().__init__(places)
+        self.places = places
+
+
+class NotTogetherError(OSError):
+    """Several processes cannot write into one file here."""
+
+
+class Copying(NamedTuple):
+    """Records that can be copied as they are: where they lie, and in which file of that name."""
+
+    home: Home
+    folder: str | None
+    name: str
+    stamp: Stamp
+    records: Part
+
+    @property
+    def place(self) -> Place:
+        """Where they lie."""
+        return self.home.path, self.folder, self.name
+
+    def pieces(self, n_bytes: int) -> Iterator[Copying]:
+        """Cut them into pieces of about so many bytes."""
+        ends = np.cumsum(self.records.packed)
+        cuts = np.searchsorted(ends, np.arange(n_bytes, int(ends[-1]) if len(ends) else 0, n_bytes))
+        edges = sorted({0, *cuts.tolist(), len(ends)})
+        for first, last in pairwise(edges):
+            yield self._replace(records=self.records.some(slice(first, last)))
+
+
 class Source(Protocol):
     """Where entries come from; `lost` says which it cannot give, and why."""
 
     home: Home
     lost: dict[str, str]
 
+    @property
+    def n_bytes(self) -> int:
+        """About how many bytes it has."""
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether it may have more than it knows of, as it is damaged."""
+
     def digests(self) -> NDArray[np.bytes_]:
         """Keys, as 16-byte strings, that the source may be able to give; sorted."""
 
+    def copyings(self, without: NDArray[np.bytes_]) -> Iterator[Copying]:
+        """Name records to be copied, but for those of some keys, which are sorted."""
+
     def parcels(self, without: NDArray[np.bytes_]) -> Iterator[Parcel]:
-        """Give each sound entry once, but for some keys, which are sorted."""
-
-
-def judge(data: bytes, kind: Kind) -> None:
-    """Raise CorruptEntryError unless an entry is whole.
-
-    In databases of other kinds, only what says that it is one of this package's
-    entries is judged.
-    """
-    if kind != "other" or not data or codec.MAGIC in data[-64:]:
-        codec.verify(data)
+        """Give each sound entry that is not to be copied once, but for some keys."""
 
 
 class LooseEntries:
@@ -96,9 +143,16 @@ class LooseEntries:
         self.lost: dict[str, str] = {}
         self.damaged: dict[str, Stamp] = {}
 
+    n_bytes = 0
+    is_odd = False
+
     def digests(self) -> NDArray[np.bytes_]:
         """Keys of all loose entries when they were listed."""
         return self._listed
+
+    def copyings(self, without: NDArray[np.bytes_]) -> Iterator[Copying]:
+        """Name nothing: loose entries are not deflated yet."""
+        return iter(())
 
     def parcels(self, without: NDArray[np.bytes_]) -> Iterator[Parcel]:
         """Give the sound entries; see `Source`."""
@@ -202,13 +256,28 @@ class ArchivedEntries:
     """The entries of an archive in a database's folder and, if wanted, its other members.
 
     Raises FileNotFoundError if there is no such archive.
+
+    Parameters
+    ----------
+    home, folder, name
+        Where it lies.
+    closely : collection of Place
+        Where records were found to be bad; it may grow.
+    others : bool
+        Whether members that are no entries are given, too.
     """
 
     def __init__(
-        self, home: Home, folder: str | None, name: str, workers: Workers, *, others: bool = False
+        self,
+        home: Home,
+        folder: str | None,
+        name: str,
+        closely: Collection[Place] = (),
+        *,
+        others: bool = False,
     ) -> None:
         self.home, self._folder, self._name = home, folder, name
-        self._workers, self._others = workers, others
+        self._others, self._bad_places = others, closely
         self.archive = Archive.open(_folder_of(home, folder), name)
         self.lost: dict[str, str] = {}
 
@@ -219,58 +288,69 @@ class ArchivedEntries:
         self.archive.close()
 
     @property
+    def _closely(self) -> bool:
+        return (self.home.path, self._folder, self._name) in self._bad_places
+
+    @property
     def is_odd(self) -> bool:
         """Whether it has no index that fits, or is damaged."""
         return not isinstance(self.archive, IndexedArchive) or self.archive.damage is not None
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the file."""
+        return self.archive.stamp.size
 
     def digests(self) -> NDArray[np.bytes_]:
         """Keys of its entries; of a damaged archive there may be more."""
         return self.archive.digests()
 
+    def copyings(self, without: NDArray[np.bytes_]) -> Iterator[Copying]:
+        """Name the records of an archive with an index; see `Source`."""
+        if isinstance(self.archive, IndexedArchive) and not self._closely:
+            part = self._wanted(self.archive, without)
+            if len(part.offset):
+                yield Copying(self.home, self._folder, self._name, self.archive.stamp, part)
+
     def parcels(self, without: NDArray[np.bytes_]) -> Iterator[Parcel]:
         """Give the sound entries; see `Source`."""
-        if isinstance(self.archive, IndexedArchive):
-            yield from self._copied(self.archive, without)
-        elif isinstance(self.archive, StreamedArchive):
+        if isinstance(self.archive, StreamedArchive):
             yield from self._streamed(self.archive, without)
+        elif isinstance(self.archive, IndexedArchive) and self._closely:
+            part = self._wanted(self.archive, without)
+            yield from self._verified(Records(self.archive.path, self.archive.descriptor, part))
+            if self.lost:
+                given = {*to_hex(without), *to_hex(self.archive.digests())} - self.lost.keys()
+                yield from _packed(self._sound(_rescued(self.archive), given))
 
-    def _copied(self, archive: IndexedArchive, without: NDArray[np.bytes_]) -> Iterator[Parcel]:
-        """Give records as they are, verified by the workers."""
+    def _wanted(self, archive: IndexedArchive, without: NDArray[np.bytes_]) -> Part:
         index = archive.index
         keep = np.ones(len(index.offset), bool)
         keep[: len(index.digests)] = ~member_of(index.digests, without)
         if not self._others:
             keep[len(index.digests) :] = False
-        part = index.part(index.by_offset(np.flatnonzero(keep)))
-        runs = [part.some(run) for run in part.runs(_PARCEL, 0)]
-        verify = partial(_verify_run, self.home, self._folder, self._name, archive.stamp)
-        for run, checksum in zip(runs, self._workers.map(verify, runs), strict=True):
-            start, end = int(run.offset[0]), int(run.offset[-1] + run.packed[-1])
-            raw = b""
-            if checksum is not None:
-                with unless_damaged(EOFError):
-                    raw = read_exactly(archive.descriptor, end - start, start)
-            if raw and crc32(raw) == checksum:
-                yield Parcel.of(run, raw, checksum)
-            else:
-                # Once more, one by one: a network mount may have been away for a moment.
-                yield from self._one_by_one(Records(archive.path, archive.descriptor, run))
-        if self.lost:
-            given = {*to_hex(without), *to_hex(archive.digests())} - self.lost.keys()
-            yield from _packed(self._sound(_rescued(archive), given))
+        return index.part(index.by_offset(np.flatnonzero(keep)))
 
-    def _one_by_one(self, records: Records) -> Iterator[Parcel]:
-        for number in range(len(records.part.offset)):
+    def _verified(self, records: Records) -> Iterator[Parcel]:
+        """Give records one by one: only the bad ones are lost."""
+        part = records.part
+        sound: list[int] = []
+        raws: list[bytes] = []
+        for number, raw in records.walk():
             try:
-                raw = records.read(number)
                 records.verify(number, raw)
             except CorruptEntryError as error:
-                place = f"the member at byte {records.part.offset[number]}"
-                name = records.key(number) or place
+                name = records.key(number) or f"the member at byte {part.offset[number]}"
                 self.lost[name] = str(error)
-            else:
-                one = records.part.some(slice(number, number + 1))
-                yield Parcel.of(one, raw, crc32(raw))
+                continue
+            assert isinstance(raw, bytes)
+            sound.append(number)
+            raws.append(raw)
+            if sum(map(len, raws)) >= _PARCEL:
+                yield Parcel.of(part.some(np.array(sound)), raws)
+                sound, raws = [], []
+        if sound:
+            yield Parcel.of(part.some(np.array(sound)), raws)
 
     def _streamed(self, archive: StreamedArchive, without: NDArray[np.bytes_]) -> Iterator[Parcel]:
         """Give the entries of an archive without an index, and what lies behind its damage."""
@@ -341,33 +421,166 @@ def _folder_of(home: Home, folder: str | None) -> Folder:
     return home.root if folder is None else home.needed(folder)
 
 
-def _verify_run(home: Home, folder: str | None, name: str, stamp: Stamp, run: Part) -> int | None:
-    """Verify records without gaps; return the CRC-32 of what was read, None if one is bad."""
-    descriptor, status = _folder_of(home, folder).open_file(name)
+class PackedEntries:
+    """The entries of all packs of a database.
+
+    Attributes
+    ----------
+    packs : tuple of Pack
+        The packs that were found.
+    """
+
+    def __init__(self, home: Home, closely: Collection[Place] = ()) -> None:
+        self.home, self._bad_places = home, closely
+        self._packed = PackReader(home).current()
+        self.packs = self._packed.packs
+        self.lost: dict[str, str] = {}
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Packs that are damaged, and how."""
+        return {
+            each.name: each.damage or "some of its records are"
+            for each in self.packs
+            if each.damage is not None or (self.home.path, PACKS, each.name) in self._bad_places
+        }
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all of them."""
+        return sum(each.stamp.size for each in self.packs)
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether one is damaged."""
+        return bool(self.damaged)
+
+    def digests(self) -> NDArray[np.bytes_]:
+        """Keys of their entries; of a damaged pack there may be more."""
+        return self._packed.part.digests
+
+    def copyings(self, without: NDArray[np.bytes_]) -> Iterator[Copying]:
+        """Name the records of all sound packs; see `Source`."""
+        rows = np.flatnonzero(~member_of(self._packed.part.digests, without))
+        damaged = self.damaged
+        for each, part in self._packed.by_pack(rows):
+            if each.name not in damaged:
+                yield Copying(self.home, PACKS, each.name, each.stamp, part)
+
+    def parcels(self, without: NDArray[np.bytes_]) -> Iterator[Parcel]:
+        """Give what can be saved from damaged packs; see `Source`."""
+        given = without
+        for name in self.damaged:
+            place = (self.home.path, PACKS, name)
+            try:
+                source = ArchivedEntries(self.home, PACKS, name, [place])
+            except FileNotFoundError:
+                continue
+            except DatabaseError as error:
+                self.lost.setdefault(f"pack {name}", str(error))
+                continue
+            with source:
+                parts = [given]
+                for parcel in source.parcels(given):
+                    parts.append(parcel.digests)
+                    yield parcel
+                given = union(*parts)
+                self.lost |= source.lost
+
+
+def copy_records(
+    into: Home, target: str, apart: bool, task: tuple[Copying, int]
+) -> tuple[int, NDArray[np.uint32]] | None:
+    """Copy records into a temporary file, one behind the other from a byte on.
+
+    Each is verified on the way: by the checksum of its deflated bytes where that is known,
+    else by inflating it.
+
+    Returns
+    -------
+    checksum : int
+        CRC-32 of all that was written.
+    raw_crc : (n,) uint32 array
+        That of each record.
+    None
+        One is bad.
+    """
+    copying, position = task
     try:
-        if Stamp.of(status) != stamp:
+        output = into.temporaries.open_to_write(target)
+    except OSError as error:
+        raise NotTogetherError(error.errno, f"cannot write to {target}") from error
+    descriptor = -1
+    try:
+        descriptor, status = _folder_of(copying.home, copying.folder).open_file(copying.name)
+        if Stamp.of(status) != copying.stamp:
             raise ArchiveChangedError
-        start, end = int(run.offset[0]), int(run.offset[-1] + run.packed[-1])
-        with unless_damaged(EOFError, CorruptEntryError):
-            raw = read_exactly(descriptor, end - start, start)
-            records = Records(name, descriptor, run)
-            begin = 0
-            for number, size in enumerate(run.packed.tolist()):
-                records.verify(number, raw[begin : begin + size])
-                begin += size
-            return crc32(raw)
-        return None
+        checksum, raw_crcs = 0, list[int]()
+        with unless_damaged(EOFError, CorruptEntryError) as damage:
+            for chosen in copying.records.runs(_PARCEL, 0):
+                run = copying.records.some(chosen)
+                start, end = int(run.offset[0]), int(run.offset[-1] + run.packed[-1])
+                raw = read_exactly(descriptor, end - start, start)
+                raw_crcs += _verify(copying.name, descriptor, run, raw)
+                checksum = crc32(raw, checksum)
+                _write_at(output, raw, position)
+                position += len(raw)
+        if apart:
+            os.fsync(output)
     finally:
-        os.close(descriptor)
+        os.close(output)
+        if descriptor >= 0:
+            os.close(descriptor)
+    return None if damage else (checksum, np.array(raw_crcs, np.uint32))
 
 
-def checksum_of(home: Home, folder: str, name: str, piece: tuple[int, int]) -> int | None:
-    """Return the CRC-32 of some bytes of a file, given as offset and number; None if not there."""
-    offset, size = piece
+def _verify(name: str, descriptor: int, run: Part, raw: bytes) -> list[int]:
+    """Verify records that were read together; return the CRC-32 of each one's bytes."""
+    records, view, begin = Records(name, descriptor, run), memoryview(raw), 0
+    found = []
+    for number, (size, wanted) in enumerate(
+        zip(run.packed.tolist(), run.raw_crc.tolist(), strict=True)
+    ):
+        piece = view[begin : begin + size]
+        found.append(crc32(piece))
+        if found[-1] != wanted:
+            if wanted:
+                raise CorruptEntryError(f"record {number} has another checksum")
+            records.verify(number, bytes(piece))
+        begin += size
+    return found
+
+
+def _write_at(descriptor: int, data: bytes, position: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(descriptor, rest, position)
+        if written == 0:
+            raise OSError(errno.EIO, "nothing was written")
+        rest, position = rest[written:], position + written
+
+
+def checksums_of(
+    home: Home, folder: str, name: str, apart: bool, pieces: Sequence[tuple[int, int]]
+) -> list[int | None]:
+    """Return the CRC-32 of pieces of a file, given as offset and size; None if not there.
+
+    Where others on other hosts wrote them, what this host remembers of the file is not asked.
+    """
     descriptor, _ = _folder_of(home, folder).open_file(name)
     try:
-        with unless_damaged(EOFError):
-            return crc32(read_exactly(descriptor, size, offset))
-        return None
+        if apart:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return [_checksum(descriptor, offset, size) for offset, size in pieces]
     finally:
         os.close(descriptor)
+
+
+def _checksum(descriptor: int, offset: int, size: int) -> int | None:
+    checksum = 0
+    with unless_damaged(EOFError):
+        for start in range(offset, offset + size, _PARCEL):
+            length = min(_PARCEL, offset + size - start)
+            checksum = crc32(read_exactly(descriptor, length, start), checksum)
+        return checksum
+    return None

@@ -25,9 +25,10 @@ from ampmpi.database.layout import (
     kind_of,
 )
 from ampmpi.database.manifest import Manifest
-from ampmpi.database.sound import judge
+from ampmpi.database.packed import PackReader
+from ampmpi.database.packs import open_packs
 from ampmpi.entries import Entry, Fingerprint, Kind
-from ampmpi.entries.codec import decode, encode
+from ampmpi.entries.codec import decode, encode, judge
 from ampmpi.errors import CorruptEntryError, DatabaseError
 from ampmpi.files.atomic import temporaries
 from ampmpi.files.folder import Stamp
@@ -37,7 +38,7 @@ from ampmpi.keys import digests_of, is_key, member_of, to_hex, union
 T = TypeVar("T")
 _FEW = 32
 _TRIES = 10
-_LOOSE, _ARCHIVED = "its loose copy", "its copy in the archive"
+_LOOSE, _PACKED, _ARCHIVED = "its loose copy", "its copy in a pack", "its copy in the archive"
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ class Store:
         self.rank = rank
         self.corrupt: dict[str, str] = {}
         self._archive: Archive | None = None
+        self._packs: PackReader | None = None
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], rank: int = 0) -> Self:
@@ -147,9 +149,9 @@ class Store:
         return kind_of(self.path)
 
     def close(self) -> None:
-        """Close the archive; the database can be used again nevertheless."""
+        """Close the archive and forget the packs; the database can be used again nevertheless."""
         # Dropped, not closed: someone may be in the middle of get_many.
-        self._archive = None
+        self._archive = self._packs = None
 
     def __enter__(self) -> Self:
         return self
@@ -172,7 +174,11 @@ class Store:
         reasons: dict[str, str] = {}
 
         def look() -> tuple[bool, T | None]:
-            for place, read in ((_LOOSE, self._from_loose), (_ARCHIVED, self._from_archive)):
+            for place, read in (
+                (_LOOSE, self._from_loose),
+                (_PACKED, self._from_packs),
+                (_ARCHIVED, self._from_archive),
+            ):
                 value = _parse(key, place, read(key), parse, reasons)
                 if value is not None:
                     return True, value
@@ -211,16 +217,24 @@ class Store:
                     return found
         raise AssertionError("unreachable")
 
-    def _state(self) -> tuple[Stamp | None, int]:
-        """Which file the archive is now and, if there is none, when names here last changed.
+    def _state(self) -> object:
+        """Return what changes when entries move.
 
-        An archive may have come and gone between two looks.
+        That is which file the archive is now and, if there is none, when names here last changed,
+        since one may have come and gone between two looks; and the state of the packs.
         """
-        home = self.home
-        if home is None:
-            return None, 0
+        home, packs = self.home, self._pack_reader()
+        if home is None or packs is None:
+            return None
         stamp = self._archive_stamp(home)
-        return stamp, 0 if stamp else os.fstat(home.root.descriptor).st_mtime_ns
+        changed = 0 if stamp else os.fstat(home.root.descriptor).st_mtime_ns
+        return stamp, changed, packs.state()
+
+    def _pack_reader(self) -> PackReader | None:
+        home = self.home
+        if self._packs is None and home is not None:
+            self._packs = PackReader(home)
+        return self._packs
 
     def _archive_stamp(self, home: Home) -> Stamp | None:
         try:
@@ -247,6 +261,10 @@ class Store:
         except CorruptEntryError as error:
             return error
         return None if found is None else found[0]
+
+    def _from_packs(self, key: str) -> bytes | CorruptEntryError | None:
+        packs = self._pack_reader()
+        return None if packs is None else packs.read(key)
 
     def _from_archive(self, key: str) -> bytes | CorruptEntryError | None:
         archive = self._current_archive()
@@ -289,8 +307,10 @@ class Store:
             return False
 
         def look() -> tuple[bool, bool]:
-            home = self.home
-            found = home is not None and loose.exists(home, key)
+            home, packs = self.home, self._pack_reader()
+            if home is None or packs is None:
+                return False, False
+            found = loose.exists(home, key) or key in packs
             found = found or ((archive := self._current_archive()) is not None and key in archive)
             return found, found
 
@@ -305,13 +325,16 @@ class Store:
 
         def look() -> tuple[bool, Listing]:
             before = self._state()
-            home = self.home
-            in_loose = everywhere = digests_of([]) if home is None else loose.digests(home)
+            home, packs = self.home, self._pack_reader()
+            if home is None or packs is None:
+                return True, Listing(digests_of([]), digests_of([]))
+            in_loose = loose.digests(home)
+            places = [in_loose, packs.current().part.digests]
             archive = self._current_archive()
             if archive is not None:
-                everywhere = archive.digests()
-                if len(in_loose):
-                    everywhere = union(in_loose, everywhere)
+                places.append(archive.digests())
+            filled = [digests for digests in places if len(digests)]
+            everywhere = union(*filled) if len(filled) > 1 else (filled or places)[0]
             return self._state() == before, Listing(everywhere, in_loose)
 
         return self._settle(look)
@@ -377,6 +400,7 @@ class Store:
         reasons: dict[str, str] = {}
         for place, copies in (
             (_LOOSE, self._loose_copies(rest)),
+            (_PACKED, self._packed_copies(rest)),
             (_ARCHIVED, self._archived_copies(rest)),
         ):
             for key, data in copies:
@@ -406,6 +430,18 @@ class Store:
                 continue  # it was replaced on its server: it is looked for again in the end
             if data is not None:
                 yield key, data
+
+    def _packed_copies(self, keys: set[str]) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
+        packs = self._pack_reader() if keys else None
+        if packs is None:
+            return
+        try:
+            if len(packs.current().part.digests):
+                yield from packs.read_many(digests_of(sorted(keys)))
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+            self.close()  # it was replaced on its server: the rest is looked for one by one
 
     def _archived_copies(self, keys: set[str]) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
         archive = self._current_archive() if keys else None
@@ -476,21 +512,22 @@ class Store:
                             others += 1
         except OSError as error:
             raise database_error(error, "list", home.full(LOOSE)) from error
+        packs = PackReader(home).current()
         archive = self._current_archive()
         archived = digests_of([]) if archive is None else archive.digests()
         aside = home.inner(DAMAGED)
         return DatabaseInfo(
             path=self.path,
             kind=self.kind,
-            entries=len(union(digests_of(loose_keys), archived)),
+            entries=len(union(digests_of(loose_keys), packs.part.digests, archived)),
             loose=len(loose_keys),
-            packed=0,
+            packed=len(packs.part.digests),
             archived=len(archived),
             bytes_loose=sizes,
-            bytes_packs=0,
+            bytes_packs=sum(pack.stamp.size for pack in packs.packs),
             bytes_archive=archive.stamp.size if archive is not None else 0,
-            packs=0,
-            open_packs=0,
+            packs=len(packs.packs),
+            open_packs=len(open_packs(home)),
             files=sum(len(folders) + len(files) for _, folders, files in os.walk(self.path)) + 1,
             others=others,
             temporaries=len(temporaries(home.inner(TEMPORARIES))),

@@ -30,6 +30,10 @@ _AHEAD = 3
 _PORTION = 256
 """Most items of a task."""
 
+_ROUNDS = 4
+_LEAST, _MOST = 1 << 21, 1 << 26
+"""Bytes that one task copies: each opens the files anew."""
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -78,6 +82,10 @@ class Workers:
         finally:
             # None is cancelled: over those a pool stumbles whose workers were killed meanwhile.
             wait([future for future in waiting if not future.cancelled()])
+
+    def share(self, n_bytes: int) -> int:
+        """Bytes of a task where so many are to be copied: a few for each worker, but large ones."""
+        return min(max(n_bytes // (_ROUNDS * self.count), _LEAST), _MOST)
 
     def cut(self, items: NDArray[_Items]) -> list[NDArray[_Items]]:
         """Cut items into tasks of one size, equally many for each worker: so all end together."""

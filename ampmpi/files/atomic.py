@@ -152,6 +152,10 @@ class Temporary:
         except OSError as error:
             raise self._unwritten(error) from error
 
+    def seek(self, position: int) -> None:
+        """Write on from a byte: others have written what is before it."""
+        os.lseek(self.descriptor, position, os.SEEK_SET)
+
     def sync(self) -> None:
         """Wait until the file is on the disk."""
         try:
@@ -249,6 +253,10 @@ class Temporary:
         finally:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+    def discard(self) -> None:
+        """Close the file and remove it, unless it was placed."""
+        self._abandon()
 
     def _abandon(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
@@ -429,16 +437,29 @@ def sweep(folder: Folder, but: frozenset[str] = frozenset(), older_than: float =
     return removed
 
 
-def is_abandoned(folder: Folder, name: str, older_than: float = DAY) -> bool:
-    """Whether a temporary's writer is dead, or it has not been written to for long."""
+def is_abandoned(
+    folder: Folder, name: str, older_than: float = DAY, now: float | None = None
+) -> bool:
+    """Whether a temporary's writer is dead or, if that cannot be known, it is old.
+
+    `older_than` is in seconds since it was last written to; `now` is this host's time by
+    default.
+    """
     owner = temporary_owner(name)
     dead = owner.is_dead() if owner else None
     if dead is not None:
         return dead
     try:
-        return time.time() - folder.status(name).st_mtime > older_than
+        return (time.time() if now is None else now) - folder.status(name).st_mtime > older_than
     except OSError:
         return False
+
+
+def now_on(folder: Folder) -> float:
+    """Return the time by the clock that stamps the files of a folder, by making one."""
+    with Temporary(folder, "clock") as new:
+        new.write(b"\0")
+        return os.fstat(new.descriptor).st_mtime
 
 
 def temporaries(folder: Folder | None) -> list[str]:

@@ -18,6 +18,7 @@ from typing import NamedTuple, Self
 OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """To open what may be anything: a link is refused, a pipe is not waited for."""
 
+_WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PIECE = 1 << 20
 
@@ -139,6 +140,10 @@ class Folder:
             os.close(descriptor)
             raise
         return descriptor, status
+
+    def open_to_write(self, name: str) -> int:
+        """Open a file that exists for writing; of a link, ELOOP."""
+        return os.open(name, _WRITE, dir_fd=self.descriptor)
 
     def create_file(
         self, name: str, like: os.stat_result | None = None

@@ -1,7 +1,8 @@
-"""The job's end: loose entries go into the archive.
+"""The job's end: loose entries and packs go into the archive.
 
-All ranks deflate, read back and remove; rank 0 alone writes, and puts in place what
-all have found to be right, so that the promise that nothing is lost stays with one.
+All ranks deflate, copy, read back and remove; rank 0 alone begins and ends the new file,
+and puts in place what all have found to be right, so that the promise that nothing is lost
+stays with one.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ def _compress(database: FingerprintDatabase, comm: Communicator) -> CompressRepo
         return compress_together(database, comm)
     except LockedError:
         why = (
-            "the entries stay loose, as another process compresses it; amp-compress or the next "
-            "job archives them"
+            "the entries stay where they are, as another process compresses it; amp-compress or "
+            "the next job archives them"
         )
     except DatabaseError as error:
         if error.errno not in NOT_YOURS:
             raise
-        why = f"the entries stay loose, as it may only be read here ({error})"
+        why = f"the entries stay where they are, as it may only be read here ({error})"
     return CompressReport(database.path, warnings=[why])
 
 

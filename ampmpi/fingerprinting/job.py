@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.database.layout import TEMPORARIES, Home, check_place
-from ampmpi.database.packs import SECONDS, SIZE, PackLimits
+from ampmpi.database.packs import SECONDS, SIZE, PackLimits, PackWriter, salvage_all, unfinished
 from ampmpi.errors import ImageError, InputError
 from ampmpi.files.folder import Folder
 from ampmpi.fingerprinting.adopt import resolve, settle_owner
@@ -33,6 +34,7 @@ from ampmpi.parallel.failure import abort_on_error, agree, install_excepthook, o
 from ampmpi.parallel.kernels import warm_up
 from ampmpi.parallel.log import Log
 from ampmpi.parallel.stopping import Stopping
+from ampmpi.text import amount
 
 if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
@@ -93,7 +95,7 @@ def fingerprint(
     comm : mpi4py communicator, Communicator or None
         The ranks; all of them by default.
     compress : bool
-        Put loose entries into the archive at the end, unless a `dblabel` is given.
+        Put loose entries and packs into the archive at the end, unless a `dblabel` is given.
     dry_run : bool
         Only say what would be computed; nothing is written.
     adopt : bool
@@ -238,6 +240,9 @@ class _Job:
         suspects: dict[str, int] = {}
         if is_lacking and not options.dry_run:
             self.hold_databases()
+            if self.salvage():
+                what, damaged = find_misses(inventory.digests, self.databases, comm, options.verify)
+                is_lacking = comm.bcast(bool(what.any()))
             suspects = agree(comm, partial(self.suspects, inventory.digests))
         shares, aside = deal_images(inventory, what, suspects, comm)
         done, plan = Done(), tuple[Plan, ...]()
@@ -268,6 +273,22 @@ class _Job:
 
         for kind, home in agree(self.comm, make).items():
             self.databases[kind].hold(home)
+
+    def salvage(self) -> int:
+        """Save what killed ranks left in unfinished packs; return how many entries there were."""
+        comm, saved = self.comm, 0
+        for database in self.databases.values():
+            home = database.make()
+            names = agree(comm, partial(unfinished, home))[comm.rank :: comm.size]
+            mine = on_all(comm, partial(salvage_all, home, names))
+            of_all = sum(comm.allgather(mine))
+            if of_all:
+                self.notes.append(
+                    f"{database.path}: {amount(of_all, 'entry', 'entries')} saved from packs that "
+                    "killed ranks had left unfinished"
+                )
+            saved += of_all
+        return saved
 
     @property
     def markers(self) -> Folder:
@@ -305,6 +326,15 @@ class _Job:
         started = perf_counter()
         done = Done()
         marker = on_all(comm, lambda: InFlight(self.markers, comm.rank))
+        limits = self.options.packs
+        packs = (
+            {}
+            if limits is None
+            else {
+                kind: PackWriter(database.make(), comm.rank, limits)
+                for kind, database in self.databases.items()
+            }
+        )
         what = "computing" if comm.size == 1 else f"computing, rank 0 of {comm.size}"
 
         def runs(key: str) -> int | None:
@@ -313,7 +343,10 @@ class _Job:
                 return None
             return read_suspects(self.markers, but=marker.name).get(key, 0) + 1
 
-        try:
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(marker.end)
+            for writer in packs.values():
+                at_end.callback(writer.close)
             first, suspects = shares
             total = len(first.indices) + len(suspects.indices)
             with self.log.progress(total, what) as progress:
@@ -321,7 +354,7 @@ class _Job:
                     compute,
                     images=inventory.images,
                     descriptor=descriptor,
-                    databases=self.databases,
+                    outputs=packs or self.databases,
                     marker=marker,
                     stopping=self.stopping,
                     progress=progress,
@@ -329,8 +362,6 @@ class _Job:
                 )
                 at_work(first)
                 at_work(suspects, runs=runs)
-        finally:
-            marker.end()
         comm.rest()
         done.seconds = perf_counter() - started
         self.stopping.raise_if_asked("computing")
@@ -373,12 +404,13 @@ class _Job:
                     for name in ("reading", "computing", "writing")
                 },
                 plan=plan,
+                packs=self.options.packs,
             )
 
         return agree(comm, describe)
 
     def finalize(self) -> None:
-        """Put all loose entries into the archives."""
+        """Put loose entries and packs into the archives."""
         self.stopping.raise_if_asked("compressing")
         for report in compress_all(self.databases.values(), self.comm):
             if report.added:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from ampmpi.database.packs import PackLimits
 from ampmpi.images import ImageRef
 from ampmpi.text import amount, size
 
 SHOWN = 20
+
+DEFLATED = 0.57
+"""What deflating leaves of fingerprint primes, next to which fingerprints hardly count."""
+
+MANY_FILES = 10_000
+"""Packs are advised from here on: clusters give a user some 10⁶ files, and this is one job."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,30 @@ class Plan:
     entries: int
     n_bytes: int
 
+    @property
+    def deflated(self) -> int:
+        """Their predicted size in bytes in packs."""
+        return round(DEFLATED * self.n_bytes)
+
+    def packs(self, ranks: int, limits: PackLimits) -> int:
+        """Predict the number of packs, as far as their size decides when another one is begun."""
+        writers = min(ranks, self.entries)
+        if not writers:
+            return 0
+        each = max(1, math.ceil(self.deflated / writers / limits.n_bytes))
+        return min(writers * each, self.entries)
+
+    def line(self, ranks: int, limits: PackLimits | None) -> str:
+        """Say how many files there would be, with packs and without."""
+        files = amount(self.entries, "file")
+        if not self.entries:
+            return f"{self.path}: {files}"
+        packs = amount(self.packs(ranks, limits or PackLimits()), "file")
+        packs = f"about {packs} on {amount(ranks, 'rank')}"
+        if limits is None:
+            return f"{self.path}: {files}, about {size(self.n_bytes)}; with --packs {packs}"
+        return f"{self.path}: {packs}, about {size(self.deflated)}; without --packs {files}"
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -82,6 +114,8 @@ class Summary:
         What else the user should know.
     plan : tuple of Plan
         What a dry run predicts; empty where the job ran.
+    packs : PackLimits or None
+        When packs are ended; None where each entry is a file.
     """
 
     images: int
@@ -98,6 +132,7 @@ class Summary:
     split: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     plan: tuple[Plan, ...] = ()
+    packs: PackLimits | None = None
 
     @property
     def rate(self) -> float:
@@ -112,10 +147,18 @@ class Summary:
         if self.plan:
             missing = self.images - self.duplicates - self.found - len(self.failed)
             lines = [f"{counts}, {missing} to compute, {len(self.failed)} failed"]
-            lines += [
-                f"{plan.path}: {plan.entries} files, about {size(plan.n_bytes)}"
-                for plan in self.plan
-            ]
+            lines += [plan.line(self.ranks, self.packs) for plan in self.plan]
+            n_files = sum(plan.entries for plan in self.plan)
+            if self.packs is not None:
+                lines.append(
+                    f"a rank whose pack is {self.packs.seconds:g} s old begins another one, so "
+                    "that a long job makes more files"
+                )
+            elif n_files >= MANY_FILES:
+                lines.append(
+                    f"{n_files} small files are slow where nodes share a file system, and count "
+                    "against a quota: give --packs"
+                )
             return lines
         rate = f", {self.rate:.3g} images/s/rank" if self.computed else ""
         return [

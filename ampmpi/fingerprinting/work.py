@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,13 @@ FINGERPRINTS, PRIMES = 1, 2
 
 SAMPLES = 20
 """About so many images are computed in a dry run, to learn the size of an entry."""
+
+
+class Output(Protocol):
+    """Where entries go: a database, or the packs of one."""
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """Write an entry that is encoded already."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ def compute(
     share: Share,
     images: Images,
     descriptor: Gaussian,
-    databases: Mapping[int, FingerprintDatabase],
+    outputs: Mapping[int, Output],
     marker: InFlight,
     stopping: Stopping,
     progress: Progress,
@@ -124,7 +131,7 @@ def compute(
                 ready = perf_counter()
                 done.computing += ready - read
                 for kind, data in encoded:
-                    databases[kind].put_bytes(key, data)
+                    outputs[kind].put_bytes(key, data)
                 done.writing += perf_counter() - ready
                 done.images += 1
         progress.step()

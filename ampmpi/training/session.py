@@ -202,7 +202,7 @@ class Session:
 
     def _fingerprint(self, *, dry_run: bool = False) -> None:
         """See that the database has all fingerprints."""
-        started = time.monotonic()
+        started, settings = time.monotonic(), self.settings
         for images in (self.images, self.validation):
             if images is None:
                 continue
@@ -215,6 +215,9 @@ class Session:
                 comm=self.comm,
                 compress=False,
                 dry_run=dry_run,
+                packs=settings.packs,
+                pack_size=settings.pack_size,
+                pack_seconds=settings.pack_seconds,
             )
             for line in summary.remarks():
                 self.voice.warn(line)

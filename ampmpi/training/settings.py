@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
+from ampmpi.database.packs import SECONDS, SIZE, PackLimits
 from ampmpi.errors import InputError
 from ampmpi.model.optimise import BLOCK
 
@@ -60,6 +61,11 @@ class Settings:
         the queue goes on nevertheless.
     compress : bool
         Compress the databases at the end, unless they are shared by a dblabel.
+    packs : bool
+        Let each rank append the fingerprints that are missing to files of its own, instead
+        of writing one file an entry.
+    pack_size, pack_seconds : float
+        Begin another pack after so many megabytes and seconds.
     logging : bool
         Write LABEL-log.txt.
     """
@@ -73,6 +79,9 @@ class Settings:
     overwrite: bool = False
     restart: bool = False
     compress: bool = True
+    packs: bool = False
+    pack_size: float = SIZE
+    pack_seconds: float = SECONDS
     logging: bool = True
 
     def check(self) -> None:
@@ -92,3 +101,5 @@ class Settings:
             raise InputError("patience needs validation images or a validation fraction")
         if self.memory is not None and not (isinstance(self.memory, Real) and self.memory > 0):
             raise InputError(f"memory is {self.memory!r}; give a number of bytes")
+        if self.packs:
+            PackLimits.of(self.pack_size, self.pack_seconds)

@@ -8,8 +8,9 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #
-# Move the loose entries of databases into their archives once other jobs have ended, however they
-# ended. It may also run while others still write; killed at any moment it loses nothing.
+# Move the loose entries and packs of databases into their archives once other jobs have ended,
+# however they ended. It may also run while others still write; killed at any moment it loses
+# nothing.
 #     sbatch --dependency=afterany:JOB[:JOB...] compress.sh [what `amp-compress` takes]
 
 arguments=(--wait 1800 --recursive .) # every database in or below this folder

@@ -14,7 +14,7 @@ from ampmpi.errors import DatabaseError, LockedError
 from ampmpi.fingerprinting import finalize
 
 KEYS = [f"{number:032x}" for number in range(61)]
-STEPS = {"_pack_some": sound, "_verify_run": sound, "checksum_of": compress,
+STEPS = {"_pack_some": sound, "copy_records": compress, "checksums_of": compress,
          "remove_taken": compress}  # fmt: skip
 """What the ranks do, and where it is looked up."""
 
@@ -82,9 +82,10 @@ def test_all_ranks_share_every_step(comm, database, monkeypatch, name):
         return real(*arguments)
 
     monkeypatch.setattr(workers, "_PORTION", 1)
+    monkeypatch.setattr(workers, "_MOST", 1)
     monkeypatch.setattr(sound, "_PARCEL", 1)
     monkeypatch.setattr(sound, "_BATCH", 1)
-    if name == "_verify_run":  # records of an archive that is there
+    if name == "copy_records":  # records of an archive that is there
         finalize.compress_together(database, comm)
         if comm.rank == 0:
             database["f" * 32] = entry(100)
@@ -106,19 +107,20 @@ def test_a_lock_held_elsewhere_lets_nobody_wait(comm, database):
         finalize.compress_together(database, comm)
     comm.barrier()
     (report,) = finalize.compress_all([database], comm)
-    assert "the entries stay loose, as another process compresses it" in report.warnings[0]
+    assert "the entries stay where they are, as another process compresses it" in report.warnings[0]
     comm.barrier()
     if comm.rank == 0:
         lock.__exit__(None, None, None)
         assert len(os.listdir(f"{database.path}/loose")) == 61
 
 
-@pytest.mark.parametrize("name", ["_pack_some", "checksum_of"])
+@pytest.mark.parametrize("name", ["_pack_some", "checksums_of"])
 def test_what_a_disk_does_to_one_rank_all_hear_of(comm, database, monkeypatch, name):
     def fail(*_):
         raise OSError(errno.EIO, "what the disk says")
 
     monkeypatch.setattr(workers, "_PORTION", 1)
+    monkeypatch.setattr(workers, "_MOST", 1)
     if comm.rank == comm.size - 1:
         replace(monkeypatch, name, fail)
     with pytest.raises(DatabaseError, match="input/output error"):

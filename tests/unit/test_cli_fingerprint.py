@@ -18,6 +18,7 @@ from ampmpi.cli.group import COMMANDS, group
 from ampmpi.database import FingerprintDatabase
 from ampmpi.database.layout import Home
 from ampmpi.database.lock import Lock
+from ampmpi.database.packs import PackLimits
 from ampmpi.errors import (
     DatabaseError,
     DescriptorError,
@@ -127,7 +128,7 @@ def test_a_database_that_another_process_compresses_stays_loose(folder):
     with Lock(Home.open("x-fingerprints.ampdb")):
         result = CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4"])
     assert result.exception is None, result.exception
-    assert "the entries stay loose, as another process compresses it" in result.output
+    assert "the entries stay where they are, as another process compresses it" in result.output
     assert "5 computed, 0 failed" in result.output
     assert len(list((folder / "x-fingerprints.ampdb/loose").iterdir())) == 5
 
@@ -191,6 +192,56 @@ def test_loose_entries_stay_where_that_is_wanted(folder):
         with FingerprintDatabase(f"{name}-fingerprints.ampdb") as database:
             assert database.info().loose == 5
     assert not (folder / "y-fingerprints.ampdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        ((), None),
+        (("--packs",), PackLimits(256 * 10**6, 300)),
+        (("--packs", "--pack-size", "0.5", "--pack-seconds", "7"), PackLimits(500_000, 7)),
+    ],
+)
+def test_packs_and_their_limits_reach_the_job(folder, monkeypatch, given, limits):
+    class Seen(Exception):
+        pass
+
+    def job(comm, log, options):
+        assert options.packs == limits
+        raise Seen
+
+    monkeypatch.setattr("ampmpi.fingerprinting.job._Job", job)
+    result = CliRunner().invoke(command, ["a.traj", "--label", "x", *given])
+    assert isinstance(result.exception, Seen), result.exception
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (("--pack-size", "64"), "--pack-size needs --packs"),
+        (("--pack-seconds", "300"), "--pack-seconds needs --packs"),
+        (("--pack-size", "0", "--packs"), "0.0 is not in the range"),
+    ],
+)
+def test_limits_of_packs_that_make_no_sense_are_refused(folder, given, reason):
+    result = CliRunner().invoke(command, ["a.traj", "--label", "x", *given])
+    assert result.exit_code == 2
+    assert reason in result.output
+    endless = CliRunner().invoke(command, ["a.traj", "--label", "x", "--packs", "--pack-size=inf"])
+    assert isinstance(endless.exception, InputError)
+    assert os.listdir() == ["a.traj"]
+
+
+def test_a_dry_run_knows_of_packs(folder):
+    given = ["a.traj", "--label", "x", "--cutoff", "4", "--dry-run"]
+    loose = CliRunner().invoke(command, given)
+    assert "x-fingerprints.ampdb: 5 files, about" in loose.output
+    assert "with --packs about 1 file on 1 rank" in loose.output
+    packed = CliRunner().invoke(command, [*given, "--packs", "--pack-size", "1e-6"])
+    assert "x-fingerprints.ampdb: about 5 files on 1 rank, about" in packed.output
+    assert "without --packs 5 files" in packed.output
+    assert "a rank whose pack is 300 s old begins another one" in packed.output
+    assert os.listdir() == ["a.traj"]
 
 
 def test_quiet_says_nothing(folder):

@@ -81,8 +81,9 @@ def test_small_files_leave_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def advice(kind="ext4", free_bytes=10**12, free_inodes=10**9):
-    return " ".join(doctor.advise_on(FileSystem(kind, Path("/"), free_bytes, free_inodes)))
+def advice(kind="ext4", free_bytes=10**12, free_inodes=10**9, seconds_per_file=0.001):
+    system = FileSystem(kind, Path("/"), free_bytes, free_inodes)
+    return " ".join([*doctor.advise_packs(system, seconds_per_file), *doctor.advise_on(system)])
 
 
 def test_a_good_file_system_needs_no_advice():
@@ -96,12 +97,35 @@ def test_a_good_file_system_needs_no_advice():
         ({"kind": "lustre"}, "lfs setstripe"),
         ({"kind": "nfs4"}, "NFS"),
         ({"kind": "tmpfs"}, "memory"),
-        ({"free_inodes": 5}, "only 5 more files fit"),
+        ({"kind": "lustre"}, "nodes share lustre: give fingerprint and train --packs"),
+        ({"kind": "nfs4"}, "nodes share nfs4: give fingerprint and train --packs"),
+        ({"kind": "gpfs"}, "a few files a rank and database; without it they write one an image"),
+        ({"free_inodes": 5}, "only 5 more files fit: give fingerprint and train --packs"),
+        ({"seconds_per_file": 0.03}, "small files are slow: give fingerprint and train --packs"),
         ({"free_bytes": 10**6}, "dry-run"),
     ],
 )
 def test_advice_on_file_systems(settings, said):
     assert said in advice(**settings)
+
+
+def test_reasons_for_packs_are_one_sentence():
+    said = doctor.advise_packs(FileSystem("nfs4", Path("/"), 10**12, 5), 1.0)
+    assert len(said) == 1
+    reasons, _, _ = said[0].partition(": ")
+    assert reasons == "only 5 more files fit, and small files are slow, and nodes share nfs4"
+
+
+def test_a_slow_folder_is_advised_of_packs(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "seconds_per_file", lambda _: 0.025)
+    lines, hints = describe_folder(tmp_path)
+    assert ("Small files", "25.00 ms to write, rename, read and remove one") in lines
+    assert any("small files are slow" in hint and "--packs" in hint for hint in hints)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "tmpfs"])
+def test_packs_are_not_advised_where_files_are_cheap(kind):
+    assert "--packs" not in advice(kind=kind)
 
 
 def rank(host="n1", cores=4, **threads):

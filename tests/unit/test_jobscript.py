@@ -18,6 +18,7 @@ from ampmpi.errors import InputError
 
 KINDS = ["fingerprint", "train", "committee", "compress", "chain", "env"]
 PARALLEL = ["fingerprint", "train", "committee"]
+command_of = jobscript.command_of
 
 
 @pytest.fixture(autouse=True)
@@ -107,6 +108,27 @@ def test_arguments_reach_the_command_as_they_were_given():
     ]  # fmt: skip
     script = printed("fingerprint", "--", *words)
     assert after_bash(script, '"${arguments[@]}"') == words
+
+
+@pytest.mark.parametrize("kind", PARALLEL)
+def test_packs_reach_the_jobs_own_command(kind, monkeypatch):
+    monkeypatch.setattr(jobscript, "command_of", command_of)
+    label = [] if kind == "committee" else ["--label", "x"]
+    words = ["a.traj", "--packs", "--pack-size", "64", "--pack-seconds", "60", *label]
+    given = after_bash(printed(kind, "--", *words), '"${arguments[@]}"')
+    assert given[: len(words)] == words
+    with pytest.raises(InputError, match="would refuse this: --pack-size needs --packs"):
+        printed(kind, "--", "a.traj", "--pack-size", "64", *label)
+
+
+def test_packs_reach_the_jobs_of_a_chain(monkeypatch):
+    monkeypatch.setattr(jobscript, "command_of", command_of)
+    script = printed("chain", "--fingerprint", "--derivatives --packs", "--train", "--packs")
+    assert after_bash(script, '"${fingerprint[@]}" "${train[@]}"') == [
+        "--derivatives", "--packs", "--packs",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="fingerprint would refuse this: --pack-size needs"):
+        printed("chain", "--fingerprint", "--pack-size 64")
 
 
 @pytest.mark.parametrize("kind", ["fingerprint", "train", "compress"])

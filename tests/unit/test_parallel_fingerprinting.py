@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from ase.build import bulk
 
+from ampmpi.database.packs import PackLimits
 from ampmpi.database.store import Listing
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.entries.compare import TOLERANCE, difference, disagreement
@@ -200,7 +202,47 @@ def test_summary_in_words():
     dry = Summary(images=10, duplicates=2, found=3, plan=(Plan("x.ampdb", 5, 12345),))
     assert dry.lines() == [
         "10 images, 2 duplicates, 3 found, 5 to compute, 0 failed",
-        "x.ampdb: 5 files, about 12.3 kB",
+        "x.ampdb: 5 files, about 12.3 kB; with --packs about 1 file on 1 rank",
     ]
     assert str(ImageRef("a.traj", 3)) == "a.traj, image 3"
     assert str(ImageRef("", 3)) == "image 3"
+
+
+@pytest.mark.parametrize(
+    ("entries", "n_bytes", "ranks", "limits", "packs"),
+    [
+        (0, 0, 4, PackLimits(), 0),
+        (3, 10**6, 4, PackLimits(), 3),
+        (1000, 10**6, 4, PackLimits(), 4),
+        # 5.7 GB deflated: 1.425 GB a rank of four, and thus six packs of 256 MB
+        (1000, 10**10, 4, PackLimits(), 4 * 6),
+        (1000, 10**10, 1, PackLimits(), 23),
+        (1000, 10**10, 4, PackLimits.of(megabytes=64), 4 * 23),
+    ],
+)
+def test_the_number_of_packs_follows_from_size_and_ranks(entries, n_bytes, ranks, limits, packs):
+    assert Plan("x.ampdb", entries, n_bytes).packs(ranks, limits) == packs
+
+
+def test_a_dry_run_says_how_many_files_there_are_either_way():
+    plans = (Plan("x.ampdb", 5000, 10**8), Plan("y.ampdb", 5000, 10**10), Plan("z.ampdb", 0, 0))
+    loose = Summary(images=5000, ranks=4, plan=plans)
+    assert loose.lines()[1:] == [
+        "x.ampdb: 5000 files, about 100 MB; with --packs about 4 files on 4 ranks",
+        "y.ampdb: 5000 files, about 10 GB; with --packs about 24 files on 4 ranks",
+        "z.ampdb: 0 files",
+        "10000 small files are slow where nodes share a file system, and count against a quota: "
+        "give --packs",
+    ]
+    packed = replace(loose, packs=PackLimits.of(seconds=60))
+    assert packed.lines()[1:] == [
+        "x.ampdb: about 4 files on 4 ranks, about 57 MB; without --packs 5000 files",
+        "y.ampdb: about 24 files on 4 ranks, about 5.7 GB; without --packs 5000 files",
+        "z.ampdb: 0 files",
+        "a rank whose pack is 60 s old begins another one, so that a long job makes more files",
+    ]
+
+
+def test_few_files_need_no_packs():
+    few = Summary(images=5000, ranks=4, plan=(Plan("x.ampdb", 9999, 10**8),))
+    assert not any("give --packs" in line for line in few.lines())

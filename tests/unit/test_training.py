@@ -22,7 +22,16 @@ from click.testing import CliRunner
 from scipy.optimize import minimize
 from training_images import emt_images
 
-from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor, hash_image, hash_images
+from ampmpi import (
+    Amp,
+    Gaussian,
+    LossFunction,
+    NeuralNetwork,
+    Regressor,
+    fingerprint,
+    hash_image,
+    hash_images,
+)
 from ampmpi.cli.train import command
 from ampmpi.errors import (
     ImageError,
@@ -384,6 +393,7 @@ def test_the_file_of_a_result_holds_it():
         ({"validation_fraction": 0.5, "seed": -1}, "seed of the validation set is -1"),
         ({"memory": "2GB"}, "memory is '2GB'; give a number of bytes"),
         ({"validation": 3}, "images is of type int"),
+        ({"packs": True, "pack_size": 0}, "a pack of 0 MB cannot be: give a number above 0"),
     ],
 )
 def test_wrong_options_are_named(options, reason):
@@ -692,6 +702,9 @@ OPTIONS = {
     "overwrite": True,
     "memory": 1.5,
     "no-compress": True,
+    "packs": True,
+    "pack-size": 64.0,
+    "pack-seconds": 60.0,
     "dry-run": True,
 }
 
@@ -731,6 +744,7 @@ def test_every_option_is_the_same_in_a_file():
         ('hidden = "wide"', "is not a list of numbers of nodes"),
         ("hidden = []", "--hidden is empty"),
         ("groups = 2", "1 ranks cannot be split into 2 groups"),
+        ("packs = true\npack-seconds = inf", "packs of inf seconds cannot be"),
     ],
 )
 def test_a_wrong_configuration_is_named(toml, reason):
@@ -738,6 +752,34 @@ def test_a_wrong_configuration_is_named(toml, reason):
     Path("train.toml").write_text(toml)
     with pytest.raises(InputError, match=reason):
         run("set.traj", "--config", "train.toml")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [("--pack-size", "5"), ("--config", "train.toml"), ("--config=train.toml", "--label=x")],
+)
+def test_limits_of_packs_without_packs_are_refused(given):
+    Path("train.toml").write_text("pack-size = 5")
+    result = CliRunner().invoke(command, ["set.traj", *given])
+    assert result.exit_code == 2
+    assert "--pack-size needs --packs" in result.output
+
+
+def test_packs_and_their_limits_reach_the_fingerprints(monkeypatch):
+    seen = []
+
+    def recorded(images, descriptor, **options):
+        seen.append([options[name] for name in ("packs", "pack_size", "pack_seconds")])
+        return fingerprint(images, descriptor, **options)
+
+    monkeypatch.setattr("ampmpi.training.session.fingerprint", recorded)
+    images = emt_images(4)
+    write("set.traj", images)
+    Path("train.toml").write_text("packs = true\npack-size = 8\n")
+    run("set.traj", "--config", "train.toml", "--pack-seconds", 9, "--max-steps", 2)
+    calculator(maxiter=2).train(images, packs=True, pack_size=0.5)
+    calculator("other", maxiter=2).train(images)
+    assert seen == [[True, 8, 9], [True, 0.5, 300], [False, 256, 300]]
 
 
 def test_a_calculator_is_not_replaced_unasked():

@@ -75,7 +75,7 @@ def test_damage_in_the_old_archive_is_found(database, small_tasks):
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(sound, "_pack_some"), (sound, "_verify_run"), (compress_module, "checksum_of")],
+    [(sound, "_pack_some"), (compress_module, "copy_records"), (compress_module, "checksums_of")],
 )
 def test_a_killed_worker_ends_the_compress_and_nothing_changes(database, monkeypatch, module, name):
     old = {make_key(number): make_data(33)[make_key(number)] for number in (30, 31)}

@@ -38,8 +38,9 @@ FOOTER_SIZE = len(stored_member(bytes(_FOOTER.size)))
 
 _PIECE = 1 << 20
 _ROWS = 1 << 16
-_COLUMNS = ("<u8", "<u8", "<u8", "<u4")
-_ROW = 28  # bytes of these
+_COLUMNS = ("<u8", "<u8", "<u8", "<u4", "<u4")
+_ROW, _OLD_ROW = 32, 28
+"""Bytes of these in a row; version 0.1 wrote no `raw_crc`."""
 
 
 class Part(NamedTuple):
@@ -54,6 +55,7 @@ class Part(NamedTuple):
     packed: NDArray[np.uint64]
     length: NDArray[np.uint64]
     crc: NDArray[np.uint32]
+    raw_crc: NDArray[np.uint32]
 
     def some(self, chosen: NDArray[np.intp] | slice) -> Part:
         """Return some of the records."""
@@ -90,8 +92,8 @@ class Index(NamedTuple):
         First byte of the deflated record in the file, its number of bytes
         there, and its number of bytes inflated (tar header and padding
         included).
-    crc : (n + m,) uint32 array
-        CRC-32 of the inflated record.
+    crc, raw_crc : (n + m,) uint32 arrays
+        CRC-32 of the record, inflated and deflated; the latter is 0 where it is not known.
     """
 
     digests: NDArray[np.bytes_]
@@ -99,6 +101,7 @@ class Index(NamedTuple):
     packed: NDArray[np.uint64]
     length: NDArray[np.uint64]
     crc: NDArray[np.uint32]
+    raw_crc: NDArray[np.uint32]
 
     def row(self, digest: bytes) -> int | None:
         """Row of an entry, or None."""
@@ -174,13 +177,16 @@ def _unpacked(content: memoryview) -> Index:
         raise ValueError("the index is too short")
     magic, entries, others = _HEAD.unpack_from(content)
     rows = entries + others
-    if magic != INDEX_MAGIC or len(content) != _HEAD.size + 16 * entries + _ROW * rows:
+    size = len(content) - _HEAD.size - 16 * entries
+    if magic != INDEX_MAGIC or size not in (_ROW * rows, _OLD_ROW * rows):
         raise ValueError("the index has a wrong size")
     columns = [np.frombuffer(content, DIGEST, entries, _HEAD.size)]
     position = _HEAD.size + columns[0].nbytes
-    for kind in _COLUMNS:
+    for kind in _COLUMNS if size == _ROW * rows else _COLUMNS[:-1]:
         columns.append(np.frombuffer(content, kind, rows, position))
         position += columns[-1].nbytes
+    if len(columns) == len(_COLUMNS):
+        columns.append(np.zeros(rows, np.uint32))
     return Index._make(columns)
 
 

@@ -42,8 +42,8 @@ class Parcel(NamedTuple):
         The records, one behind the other.
     packed, length : (n,) uint64 array
         Number of bytes of each record, deflated and inflated.
-    crc : (n,) uint32 array
-        CRC-32 of each record, inflated.
+    crc, raw_crc : (n,) uint32 arrays
+        CRC-32 of each record, inflated and deflated.
     checksum : int
         CRC-32 of `raw`, from when the records were verified.
     """
@@ -54,12 +54,16 @@ class Parcel(NamedTuple):
     packed: NDArray[np.uint64]
     length: NDArray[np.uint64]
     crc: NDArray[np.uint32]
+    raw_crc: NDArray[np.uint32]
     checksum: int
 
     @classmethod
-    def of(cls, part: Part, raw: bytes, checksum: int) -> Parcel:
-        """Return the parcel of records that lie one behind the other in another archive."""
-        return cls(part.digests, part.is_entry, raw, part.packed, part.length, part.crc, checksum)
+    def of(cls, records: Part, raws: Sequence[bytes]) -> Parcel:
+        """Return the parcel of records of another archive, given with their bytes."""
+        digests, is_entry, _, packed, length, crc, _ = records
+        raw = b"".join(raws)
+        raw_crc = np.array(list(map(crc32, raws)), np.uint32)
+        return cls(digests, is_entry, raw, packed, length, crc, raw_crc, crc32(raw))
 
 
 def pack(entries: Sequence[tuple[str, bytes]]) -> Parcel:
@@ -91,6 +95,7 @@ def pack_records(
         np.array(list(map(len, deflated)), np.uint64),
         np.array(list(map(len, records)), np.uint64),
         np.array(list(map(crc32, records)), np.uint32),
+        np.array(list(map(crc32, deflated)), np.uint32),
         crc32(raw),
     )
 
@@ -117,7 +122,7 @@ class ArchiveWriter:
 
     Notes
     -----
-    What is kept in memory is the index: 45 bytes per entry.
+    What is kept in memory is the index: 49 bytes per entry.
     """
 
     def __init__(self, output: Output) -> None:
@@ -129,40 +134,36 @@ class ArchiveWriter:
 
     def add(self, parcel: Parcel) -> None:
         """Append records. An entry is added only once."""
-        digests, is_entry, raw, packed, length, crc, checksum = parcel
-        offset = np.uint64(self.size) + np.cumsum(packed, dtype=np.uint64) - packed
-        self._parts.append(Part(digests, is_entry, offset, packed, length, crc))
-        self.entries += int(np.count_nonzero(is_entry))
+        digests, is_entry, raw, packed, length, crc, raw_crc, checksum = parcel
+        records = Part(digests, is_entry, packed, packed, length, crc, raw_crc)
+        self._note(_placed(records, self.size))
         self._append(raw, checksum)
+
+    def leave_room(self, records: Part) -> int:
+        """Leave room for records that somebody else writes there; return where it begins."""
+        begin = self.size
+        self.size += int(records.packed.sum())
+        return begin
+
+    def fill(self, records: Part, begin: int, checksum: int) -> None:
+        """Take note of records that were written where room was left for them."""
+        self._note(_placed(records, begin))
+        self.written.append((begin, int(records.packed.sum()), checksum))
 
     def close(self) -> Footer:
         """End the tar, and write the index and the footer behind it.
 
         Raises ValueError if an entry was added twice.
         """
-        records = Part._make(map(np.concatenate, zip(*self._parts, strict=True)))
-        lengths = np.append(records.length, np.uint64(len(END)))
-        data_length = int(lengths.sum())
-        data_crc = combine(np.append(records.crc, np.uint32(crc32(END))), lengths)
-        end = deflate(END, last=True) + member_trailer(data_crc, data_length)
-        entries, others = np.flatnonzero(records.is_entry), np.flatnonzero(~records.is_entry)
-        entries = entries[np.argsort(records.digests[entries], kind="stable")]
-        digests, _, *columns = records.some(np.concatenate((entries, others)))
-        index = Index._make((digests[: len(entries)], *columns))
-        if np.any(index.digests[1:] == index.digests[:-1]):
-            raise ValueError("an entry was added twice")
-        member, index_crc = new_index_member(index)
-        footer = Footer(
-            data_size=self.size + len(end),
-            data_length=data_length,
-            index_size=len(member),
-            entries=len(entries),
-            data_crc=data_crc,
-            index_crc=index_crc,
+        end, footer = tail(
+            Part._make(map(np.concatenate, zip(*self._parts, strict=True))), self.size
         )
-        tail = end + member + footer.pack()
-        self._append(tail, crc32(tail))
+        self._append(end, crc32(end))
         return footer
+
+    def _note(self, records: Part) -> None:
+        self._parts.append(records)
+        self.entries += int(np.count_nonzero(records.is_entry))
 
     def _append(self, raw: bytes, checksum: int) -> None:
         if raw:
@@ -171,7 +172,41 @@ class ArchiveWriter:
             self.size += len(raw)
 
 
+def _placed(records: Part, begin: int) -> Part:
+    """Return records as they lie one behind the other from a byte on."""
+    ends = np.cumsum(records.packed, dtype=np.uint64)
+    return records._replace(offset=np.uint64(begin) + ends - records.packed)
+
+
+def tail(records: Part, size: int) -> tuple[bytes, Footer]:
+    """Return what follows an archive's records: the tar's end, the index, and the footer.
+
+    `size` is the number of bytes before it. Raises ValueError if an entry is there twice.
+    """
+    lengths = np.append(records.length, np.uint64(len(END)))
+    data_length = int(lengths.sum())
+    data_crc = combine(np.append(records.crc, np.uint32(crc32(END))), lengths)
+    end = deflate(END, last=True) + member_trailer(data_crc, data_length)
+    entries, others = np.flatnonzero(records.is_entry), np.flatnonzero(~records.is_entry)
+    entries = entries[np.argsort(records.digests[entries], kind="stable")]
+    digests, _, *columns = records.some(np.concatenate((entries, others)))
+    index = Index._make((digests[: len(entries)], *columns))
+    if np.any(index.digests[1:] == index.digests[:-1]):
+        raise ValueError("an entry was added twice")
+    member, index_crc = new_index_member(index)
+    footer = Footer(
+        data_size=size + len(end),
+        data_length=data_length,
+        index_size=len(member),
+        entries=len(entries),
+        data_crc=data_crc,
+        index_crc=index_crc,
+    )
+    return end + member + footer.pack(), footer
+
+
 _SIZES = np.empty(0, np.uint64)
+_CHECKSUMS = np.empty(0, np.uint32)
 _NO_RECORDS = Part(
-    np.empty(0, DIGEST), np.empty(0, bool), _SIZES, _SIZES, _SIZES, np.empty(0, np.uint32)
+    np.empty(0, DIGEST), np.empty(0, bool), _SIZES, _SIZES, _SIZES, _CHECKSUMS, _CHECKSUMS
 )

@@ -1,0 +1,224 @@
+"""Reading packs: where the entries of all of them lie, looked up anew when there are others."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.database.archive.index import Part, read_index
+from ampmpi.database.archive.reader import Records
+from ampmpi.database.layout import PACKS, Home
+from ampmpi.database.packs import SUFFIX
+from ampmpi.errors import CorruptEntryError
+from ampmpi.files.folder import Folder, NotRegularError, Stamp
+from ampmpi.files.trouble import database_error, is_of_one_file, reason_of
+from ampmpi.keys import digests_of, to_hex
+
+_RECENT = 2.0
+"""Seconds in which a directory may change again without showing it by its time."""
+
+_NONE = np.empty(0, np.uint64)
+_NOTHING = Part(
+    digests_of([]), np.empty(0, bool), _NONE, _NONE, _NONE, _NONE.astype("u4"), _NONE.astype("u4")
+)
+
+
+class Pack(NamedTuple):
+    """One pack: its name, which file it is, and what is wrong with it, if anything is."""
+
+    name: str
+    stamp: Stamp
+    damage: str | None
+
+
+class Packed(NamedTuple):
+    """The packs of a database, as they were when they were listed.
+
+    Attributes
+    ----------
+    packs : tuple of Pack
+        All of them.
+    part : Part
+        Their entries, sorted by key; of several copies, the newest pack's.
+    number : (n,) uint32 array
+        In which pack each of them is.
+    """
+
+    packs: tuple[Pack, ...]
+    part: Part
+    number: NDArray[np.uint32]
+
+    def plus(self, more: list[tuple[Pack, Part]]) -> Packed:
+        """Add packs that are newer than these."""
+        more = sorted(more, key=lambda each: each[0].stamp.mtime_ns, reverse=True)
+        packs = self.packs + tuple(pack for pack, _ in more)
+        part = Part._make(
+            map(np.concatenate, zip(*(part for _, part in more), self.part, strict=True))
+        )
+        numbers = np.arange(len(self.packs), len(packs), dtype=np.uint32)
+        number = np.repeat(numbers, [len(part.digests) for _, part in more])
+        number = np.concatenate((number, self.number))
+        order = np.argsort(part.digests, kind="stable")
+        digests = part.digests[order]
+        new = np.ones(len(digests), bool)
+        np.not_equal(digests[1:], digests[:-1], out=new[1:])
+        order = order[new]
+        return Packed(packs, part.some(order), number[order])
+
+    def rows(self, digests: NDArray[np.bytes_]) -> NDArray[np.intp]:
+        """Rows of those of some keys that are there."""
+        there = self.part.digests
+        if not len(there):
+            return np.empty(0, np.intp)
+        at = np.minimum(np.searchsorted(there, digests), len(there) - 1)
+        return np.unique(at[there[at] == digests])
+
+    def by_pack(self, rows: NDArray[np.intp]) -> Iterator[tuple[Pack, Part]]:
+        """Go through rows pack by pack, those of each in the order in which they lie there."""
+        if not len(rows):
+            return
+        rows = rows[np.lexsort((self.part.offset[rows], self.number[rows]))]
+        numbers, starts = np.unique(self.number[rows], return_index=True)
+        for number, some in zip(numbers.tolist(), np.split(rows, starts[1:]), strict=True):
+            yield self.packs[number], self.part.some(some)
+
+
+_NO_PACKS = Packed((), _NOTHING, np.empty(0, np.uint32))
+
+
+class PackReader:
+    """Knows the packs of a database; reads each one's index once."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._state: tuple[int, int] | None = None
+        self._packed = _NO_PACKS
+
+    def state(self) -> tuple[int, int]:
+        """Return what changes when packs come and go: the directory, and its time of change."""
+        try:
+            status = self._home.root.status(PACKS)
+        except FileNotFoundError:
+            return 0, 0
+        return status.st_ino, status.st_mtime_ns
+
+    def current(self) -> Packed:
+        """Return the packs that are there now.
+
+        Raises
+        ------
+        DatabaseError
+            They cannot be listed, or one cannot be read for a reason that concerns all.
+        OSError
+            A file was replaced on its server meanwhile (ESTALE).
+        """
+        state = self.state()
+        if state != self._state:
+            folder = self._home.inner(PACKS) if state[0] else None
+            if folder is not None and folder.inode != state[0]:
+                self._home.forget(PACKS)
+                folder = self._home.inner(PACKS)
+            self._packed = _NO_PACKS if folder is None else self._listed(folder)
+            # Another change in the same tick of the clock would not show.
+            is_old = time.time() - state[1] / 1e9 > _RECENT
+            self._state = state if is_old or not state[0] else None
+        return self._packed
+
+    def _listed(self, folder: Folder) -> Packed:
+        try:
+            with folder.scan() as items:
+                names = {item.name for item in items if item.name.endswith(SUFFIX)}
+        except OSError as error:
+            if error.errno == errno.ESTALE:
+                raise
+            raise database_error(error, "list", folder.path) from error
+        before = self._packed
+        if not names.issuperset(pack.name for pack in before.packs):
+            before = _NO_PACKS  # some have gone, and with them the choice among copies
+        fresh = sorted(names.difference(pack.name for pack in before.packs))
+        opened = [each for name in fresh if (each := _opened(folder, name)) is not None]
+        return before.plus(opened) if opened else before
+
+    def __contains__(self, key: str) -> bool:
+        return len(self.current().rows(digests_of([key]))) > 0
+
+    def read(self, key: str) -> bytes | CorruptEntryError | None:
+        """Return an entry's bytes, or what is wrong with it; None if no pack has it."""
+        packed = self.current()
+        for pack, part in packed.by_pack(packed.rows(digests_of([key]))):
+            for _, data in self._records(pack, part):
+                return data
+        return None
+
+    def read_many(
+        self, digests: NDArray[np.bytes_]
+    ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
+        """Go through those of some entries that are there, pack by pack."""
+        packed = self.current()
+        for pack, part in packed.by_pack(packed.rows(digests)):
+            yield from self._records(pack, part)
+
+    def _records(self, pack: Pack, part: Part) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
+        folder = self._home.inner(PACKS)
+        if folder is None:
+            return
+        path = folder.full(pack.name)
+        try:
+            descriptor, _ = folder.open_file(pack.name)
+        except (FileNotFoundError, NotRegularError):
+            return  # a compress has moved what is in it into the archive
+        except OSError as error:
+            if not is_of_one_file(error):
+                raise
+            reason = CorruptEntryError(f"cannot read {path}: {reason_of(error)}")
+            yield from ((key, reason) for key in to_hex(part.digests))
+            return
+        try:
+            records = Records(path, descriptor, part)
+            for number, raw in records.walk():
+                key = records.key(number)
+                assert key is not None
+                try:
+                    yield key, records.entry(number, raw)
+                except CorruptEntryError as error:
+                    yield key, error
+        finally:
+            os.close(descriptor)
+
+
+def _opened(folder: Folder, name: str) -> tuple[Pack, Part] | None:
+    """Read a pack's index; None if it is no regular file, or is gone."""
+    try:
+        descriptor, status = folder.open_file(name)
+    except (FileNotFoundError, NotRegularError):
+        return None
+    except OSError as error:
+        if not is_of_one_file(error):
+            raise database_error(error, "read", folder.full(name)) from error
+        try:
+            stamp = Stamp.of(folder.status(name))
+        except FileNotFoundError:
+            return None
+        return Pack(name, stamp, reason_of(error)), _NOTHING
+    try:
+        found = read_index(descriptor, status.st_size)
+    except OSError as error:
+        if error.errno == errno.ESTALE:
+            raise
+        raise database_error(error, "read", folder.full(name)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    stamp = Stamp.of(status)
+    if found is None:
+        return Pack(name, stamp, "it has no index, or a damaged one"), _NOTHING
+    entries = np.arange(len(found.index.digests))
+    part = _NOTHING if found.is_moved else found.index.part(entries)
+    return Pack(name, stamp, found.misfit), part
