@@ -71,7 +71,7 @@ class Costs:
     imports : float
         Start-up of one process, files cached.
     opens : int
-        Files that a start-up looks for or opens.
+        How often a start-up asks for a file by its name.
     entry_bytes, archive_bytes : float
         The entries of one image, loose and archived.
     deflate, inflate, copy : float
@@ -134,11 +134,9 @@ class FileSystem:
 PUT = 3  # create, close, rename
 READ = 2  # open, close
 REMOVE = 2  # lstat, unlink
-PACK_BEGIN = 2  # create, see whether it is the right folder
-PACK_END = 4  # fsync, close, rename, fsync of the folder
-
-TASK = 32e6
-"""Bytes of a pack that one task of a compress copies."""
+PACK_BEGIN = 1  # create
+PACK_END = 3  # fsync, close, rename
+COPY = 5  # open and close both files, fsync
 
 MESSAGE = 5e-5
 """Seconds that rank 0 takes to send another rank a share or a task, and to take its answer."""
@@ -155,6 +153,8 @@ class Assembly:
     ----------
     name, text : str
         What it is called, and what happens.
+    at_once : bool
+        At the end of the job; False: they stay packs.
     by_rank_0 : bool
         Rank 0 alone reads the indexes of all packs and unlinks all packs.
     read : bool
@@ -168,6 +168,7 @@ class Assembly:
 
     name: str
     text: str
+    at_once: bool = True
     by_rank_0: bool = False
     read: bool = True
     written: float = 1.0
@@ -179,15 +180,16 @@ ASSEMBLIES = (
         "serial", "packs are copied and read back by all; rank 0 reads indexes and unlinks",
         by_rank_0=True,
     ),
-    Assembly("shared", "the same, but ranks send their packs' indexes and unlink their own packs"),
+    Assembly("shared", "the same, but all ranks together read the indexes and unlink"),
     Assembly("own", "the same, and each rank copies its own packs out of memory", read=False),
     Assembly("trusting", "the same without reading back", read=False, read_back=False),
     Assembly(
         "in-place",
         "ranks write at their own places in one file, in which at the end a tenth is moved, as "
-        "the ranks have come to unequal sizes; nothing is read back, as nothing is removed",
+        "they have come to unequal sizes; nothing is read back, as nothing is removed",
         read=False, written=0.1, read_back=False,
     ),
+    Assembly("left", "packs stay packs, as with --no-compress or a dblabel", at_once=False),
 )  # fmt: skip
 
 
@@ -403,6 +405,7 @@ def simulate_packs(
         How packs become the archive.
     """
     from ampmpi.database.packs import PackLimits
+    from ampmpi.database.workers import Workers
 
     limits = PackLimits()
     share = n_images / n_ranks
@@ -431,20 +434,20 @@ def simulate_packs(
     def by_rank_0(operations: float) -> float:
         return operations * (files.latency + files.service)
 
-    alone = by_rank_0 if assembly.by_rank_0 else by_all
     phases["metadata"] = by_all(packs * (PACK_BEGIN + PACK_END))
+    if not assembly.at_once:
+        return phases
+    alone = by_rank_0 if assembly.by_rank_0 else by_all
     phases["indexes"] = alone(packs * READ)
-    if not assembly.by_rank_0:
-        phases["indexes"] += n_ranks * MESSAGE
-    tasks = (packs + n_bytes / TASK) * (assembly.written + assembly.read_back)
+    tasks = packs + n_bytes / Workers(count=n_ranks).share(int(n_bytes))
     phases["books"] = (
         n_images * costs.entries * costs.entry_books
         + packs * costs.pack_books
-        + tasks * MESSAGE
-    )  # fmt: skip
+        + tasks * (assembly.written + assembly.read_back) * MESSAGE
+    )
     in_memory = 0.0 if assembly.read else min(1.0, nodes * CACHE / n_bytes)
     phases["copy"] = assembly.written * max(
-        share * costs.assemble, (2.0 - in_memory) * line, by_all(2 * READ * tasks)
+        share * costs.assemble, (2.0 - in_memory) * line, by_all(COPY * tasks)
     )
     phases["read back"] = assembly.read_back * max(line, by_all(READ * tasks))
     phases["unlink"] = alone(packs * REMOVE)
@@ -454,14 +457,24 @@ def simulate_packs(
 # ---- what things cost here ----
 
 
-def best(function: Callable[[], object], repeats: int = 5) -> float:
-    """Return the shortest time of a call, s."""
+def best(
+    function: Callable[[], object],
+    repeats: int = 5,
+    clock: Callable[[], float] = time.process_time,
+) -> float:
+    """Return the shortest time of a call, s: the processor's, unless another clock is given."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         function()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)
+
+
+def children() -> float:
+    """Return the processor time of the processes that this one has started, s."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def crystals(n_images: int, seed: int = 0, cells: int = 2) -> list:
@@ -501,8 +514,8 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
     entries = calculate(images[0])
     compute = best(lambda: list(map(calculate, images))) / len(images)
     data = b"".join(entries)
-    write(folder / "images.traj", images)
-    reading = best(lambda: read(folder / "images.traj", ":")) / len(images)
+    write(folder / "images.traj", images * 20)
+    reading = best(lambda: read(folder / "images.traj", ":")) / (20 * len(images))
     digest = best(lambda: [hash_image(a) for a in images]) / len(images)
     n = 200_000
     digests = np.random.default_rng(0).integers(0, 2**63, (n, 2)).view("S16").ravel()
@@ -527,7 +540,8 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
         entries, encode(descriptor.fingerprint(pair))
     )
     program = "import ampmpi.cli.fingerprint, ampmpi.descriptor.gaussian, ase.io, mpi4py"
-    imports = best(lambda: subprocess.run([sys.executable, "-c", program], check=True), 3)
+    command = [sys.executable, "-c", program]
+    imports = best(lambda: subprocess.run(command, check=True), 5, children)
     return Costs(
         entries=len(entries),
         compute=compute,
@@ -558,9 +572,9 @@ class Elsewhere(Executor):
     def submit(self, function: Callable, task: object) -> Future:
         """Return the result of a task as it comes out of a message."""
         name = getattr(function, "func", function).__name__
-        start = time.perf_counter()
+        start = time.process_time()
         message = pickle.dumps(function(task))
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
         future: Future = Future()
         future.set_result(pickle.loads(message))
         return future
@@ -584,10 +598,10 @@ def measure_compress(entry: bytes) -> tuple[float, float]:
                     database.put_bytes(f"{i:032x}", entry)
                 home = database.make()
             others = Elsewhere()
-            start = time.perf_counter()
+            start = time.process_time()
             rewrite(home, Lock(home), Workers(others))
-            whole = time.perf_counter() - start
-            inflate.append(others.seconds["checksum_of"] / n)
+            whole = time.process_time() - start
+            inflate.append(others.seconds["checksums_of"] / n)
             copy.append((whole - sum(others.seconds.values())) / n)
     return min(inflate), min(copy)
 
@@ -632,30 +646,34 @@ def compress_packs(entry: bytes, n: int, n_packs: int) -> tuple[float, float, fl
         for rank in range(n_packs):
             writer = PackWriter(home, rank, PackLimits())
             keys = [f"{i:032x}" for i in range(rank, n, n_packs)]
-            start = time.perf_counter()
+            start = time.process_time()
             for key in keys:
                 writer.put_bytes(key, entry)
-            putting += time.perf_counter() - start
+            putting += time.process_time() - start
             writer.close()
         others = Elsewhere()
-        start = time.perf_counter()
+        start = time.process_time()
         rewrite(home, Lock(home), Workers(others))
-        whole = time.perf_counter() - start
+        whole = time.process_time() - start
     working = sum(others.seconds.values())
     return putting, working, whole - working
 
 
 def count_opens(program: str) -> int:
-    """Return how many files a start-up looks for or opens, by strace where it is installed."""
-    try:
-        done = subprocess.run(
-            ["strace", "-f", "-c", "-e", "trace=%file", sys.executable, "-c", program],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return 8000
-    match = re.search(r"([\d]+)(?:\s+\d+)? total", done.stderr)
-    return int(match[1]) if match else 8000
+    """Return how many names of files a start-up asks for, by strace where it is installed.
+
+    What is asked of a file that is open, and the system's own files, are left out.
+    """
+    with tempfile.NamedTemporaryFile("r") as trace:
+        strace = ["strace", "-f", "-o", trace.name, "-e", "trace=%file"]
+        try:
+            subprocess.run(
+                [*strace, sys.executable, "-c", program], capture_output=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return 6000
+        names = re.findall(r'^\d+ +\w+\([^"\n]*"([^"]+)"', trace.read(), re.MULTILINE)
+    return sum(not name.startswith(("/proc", "/sys", "/dev")) for name in names)
 
 
 def measure_files(folder: Path) -> FileSystem:
@@ -669,7 +687,7 @@ def measure_files(folder: Path) -> FileSystem:
                 file.write(data)
             (folder / "t").rename(folder / f"e{next(names)}")
 
-    operation = best(put, 3) / n / PUT
+    operation = best(put, 3, time.perf_counter) / n / PUT
     block = os.urandom(1 << 24)
     n_blocks = 32
 
@@ -680,7 +698,7 @@ def measure_files(folder: Path) -> FileSystem:
             file.flush()
             os.fsync(file.fileno())
 
-    bandwidth = n_blocks * len(block) / best(fill, 3)
+    bandwidth = n_blocks * len(block) / best(fill, 3, time.perf_counter)
     return FileSystem("this machine's disk", 0.0, operation, os.cpu_count() or 1, bandwidth)
 
 

@@ -71,7 +71,8 @@ def test_packs_on_a_file_system_that_costs_nothing_take_only_time_of_the_ranks()
     phases = packs(16, 10_000, "shared")
     computed = phases["compute"] + phases["deflate"]
     assert computed == pytest.approx(10_000 * (3e-3 + 2e-3) / 16, rel=0.05)
-    books = 20_000 * 1e-6 + 32 * 1e-4
+    tasks = 32 + 64  # one a pack at least, and four a rank
+    books = 20_000 * 1e-6 + 32 * 1e-4 + 2 * tasks * scaling.MESSAGE
     copied = 10_000 * 5e-4 / 16
     assert phases["copy"] == pytest.approx(copied)
     whole = sum(phases.values()) - phases["start"] - phases["read, hash"] - phases["rank 0"]
@@ -84,6 +85,7 @@ def test_bytes_of_packs_cross_the_line_as_often_as_they_are_read_and_written():
         phases = packs(1024, 10_000, assembly, bandwidth=1e9)
         moved = phases["compute"] + phases["copy"] + phases["read back"]
         assert moved == pytest.approx(times * once, rel=0.02), assembly
+    assert "copy" not in packs(1024, 10_000, "left", bandwidth=1e9)
 
 
 def test_packs_that_no_longer_fit_into_memory_are_read_again():
