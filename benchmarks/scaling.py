@@ -381,19 +381,13 @@ def simulate(n_ranks: int, n_images: int, costs: Costs, files: FileSystem) -> di
 
 
 def simulate_packs(
-    n_ranks: int,
-    n_images: int,
-    costs: Costs,
-    files: FileSystem,
-    assembly: Assembly = ASSEMBLIES[0],
-) -> dict[str, float]:
-    """Return the seconds of each phase of a job with packs, up to the finished archive.
+    n_ranks: int, n_images: int, costs: Costs, files: FileSystem
+) -> tuple[dict[str, float], float]:
+    """Return the seconds of each phase of a job with packs up to the last image, and their number.
 
     ``compute`` is what is in the limit: all ranks' computing, or one writing of the bytes,
-    whichever takes longer. Every other phase is time above it: ``deflate`` and ``uneven`` while
-    images are computed, ``metadata`` of packs that begin and end, and at the end ``indexes``
-    (reading those of the packs), ``books`` (rank 0's time for entries, packs and tasks),
-    ``copy``, ``read back`` and ``unlink``.
+    whichever takes longer. ``deflate`` and ``uneven`` are what the images take above that, and
+    ``metadata`` is of packs that begin and end.
 
     Parameters
     ----------
@@ -401,57 +395,75 @@ def simulate_packs(
         Size of the job.
     costs, files
         What things cost.
-    assembly : Assembly
-        How packs become the archive.
     """
     from ampmpi.database.packs import PackLimits
-    from ampmpi.database.workers import Workers
 
     limits = PackLimits()
-    share = n_images / n_ranks
-    nodes = max(1, n_ranks // RANKS_PER_NODE)
     phases = before(n_ranks, n_images, costs, files)
     actual, starts = dealt(n_ranks, n_images, costs.compute)
     n_bytes = n_images * costs.archive_bytes
     last, _, _ = run_ranks(
         actual + costs.append, starts, 0.0, 0.0, 1, costs.archive_bytes / files.bandwidth
     )
-    line = n_bytes / files.bandwidth
-    phases["compute"] = max(float(actual.sum()) / n_ranks, line)
+    phases["compute"] = max(float(actual.sum()) / n_ranks, n_bytes / files.bandwidth)
     above = max(0.0, last - phases["compute"])
-    phases["deflate"] = min(above, share * costs.append)
+    phases["deflate"] = min(above, n_images / n_ranks * costs.append)
     phases["uneven"] = above - phases["deflate"]
-
     packs = costs.entries * max(
         min(n_ranks, n_images), n_bytes / limits.n_bytes, n_ranks * last / limits.seconds
     )
+    phases["metadata"] = by_all(packs * (PACK_BEGIN + PACK_END), n_ranks, files)
+    return phases, packs
 
-    def by_all(operations: float) -> float:
-        """Return the time of metadata operations that all ranks share."""
-        served = operations * files.service / files.servers
-        return max(served, operations / n_ranks * (files.latency + files.service))
 
-    def by_rank_0(operations: float) -> float:
-        return operations * (files.latency + files.service)
+def by_all(operations: float, n_ranks: int, files: FileSystem) -> float:
+    """Return the time of metadata operations that all ranks share."""
+    served = operations * files.service / files.servers
+    return max(served, operations / n_ranks * (files.latency + files.service))
 
-    phases["metadata"] = by_all(packs * (PACK_BEGIN + PACK_END))
+
+def simulate_assembly(
+    n_ranks: int,
+    n_images: int,
+    packs: float,
+    costs: Costs,
+    files: FileSystem,
+    assembly: Assembly,
+) -> dict[str, float]:
+    """Return the seconds of each phase in which so many packs become the archive.
+
+    They are ``indexes`` (reading those of the packs), ``books`` (rank 0's time for entries, packs
+    and tasks), ``copy``, ``read back`` and ``unlink``.
+    """
+    from ampmpi.database.workers import Workers
+
     if not assembly.at_once:
-        return phases
-    alone = by_rank_0 if assembly.by_rank_0 else by_all
-    phases["indexes"] = alone(packs * READ)
-    tasks = packs + n_bytes / Workers(count=n_ranks).share(int(n_bytes))
-    phases["books"] = (
-        n_images * costs.entries * costs.entry_books
-        + packs * costs.pack_books
-        + tasks * (assembly.written + assembly.read_back) * MESSAGE
-    )
+        return {}
+
+    def alone(operations: float) -> float:
+        if assembly.by_rank_0:
+            return operations * (files.latency + files.service)
+        return by_all(operations, n_ranks, files)
+
+    n_bytes = n_images * costs.archive_bytes
+    line = n_bytes / files.bandwidth
+    nodes = max(1, n_ranks // RANKS_PER_NODE)
     in_memory = 0.0 if assembly.read else min(1.0, nodes * CACHE / n_bytes)
-    phases["copy"] = assembly.written * max(
-        share * costs.assemble, (2.0 - in_memory) * line, by_all(COPY * tasks)
-    )
-    phases["read back"] = assembly.read_back * max(line, by_all(READ * tasks))
-    phases["unlink"] = alone(packs * REMOVE)
-    return phases
+    tasks = packs + n_bytes / Workers(count=n_ranks).share(int(n_bytes))
+    return {
+        "indexes": alone(packs * READ),
+        "books": n_images * costs.entries * costs.entry_books
+        + packs * costs.pack_books
+        + tasks * (assembly.written + assembly.read_back) * MESSAGE,
+        "copy": assembly.written
+        * max(
+            n_images / n_ranks * costs.assemble,
+            (2.0 - in_memory) * line,
+            by_all(COPY * tasks, n_ranks, files),
+        ),
+        "read back": assembly.read_back * max(line, by_all(READ * tasks, n_ranks, files)),
+        "unlink": alone(packs * REMOVE),
+    }
 
 
 # ---- what things cost here ----
@@ -729,17 +741,22 @@ class Cell:
         return f"{self.loose:,.0f} | {self.packs:,.0f} s, {self.ratio:.1f}{mark}"
 
 
-def cell(n_ranks: int, n_images: int, costs: Costs, files: FileSystem, assembly: Assembly) -> Cell:
-    """Simulate one job."""
+def cells_of(n_ranks: int, n_images: int, costs: Costs, files: FileSystem) -> dict[str, Cell]:
+    """Simulate one job; return a cell for each way to assemble packs, by its name."""
     phases = simulate(n_ranks, n_images, costs, files)
     del phases["again"]
     loose = sum(phases.values())
     least = limit(n_ranks, n_images, costs, files)
-    phases = simulate_packs(n_ranks, n_images, costs, files, assembly)
-    packs = sum(phases.values())
-    del phases["compute"], phases["start"]
-    above = max(phases, key=phases.__getitem__)
-    return Cell(loose, packs, packs / least, packs / (least + phases["deflate"]), above)
+    phases, packs = simulate_packs(n_ranks, n_images, costs, files)
+    found = {}
+    for way in ASSEMBLIES:
+        whole = phases | simulate_assembly(n_ranks, n_images, packs, costs, files, way)
+        total = sum(whole.values())
+        del whole["compute"], whole["start"]
+        above = max(whole, key=whole.__getitem__)
+        deflating = total / (least + phases["deflate"])
+        found[way.name] = Cell(loose, total, total / least, deflating, above)
+    return found
 
 
 def table(cells: dict[tuple[int, int], Cell]) -> str:
@@ -785,8 +802,8 @@ def model(arguments: argparse.Namespace) -> None:
     }
     for job in jobs:  # the outer loop, since the dealing of a job is kept until the next one
         for files in systems:
-            for way in ASSEMBLIES:
-                found[files.name, way.name][job] = cell(*job, costs, files, way)
+            for name, cell in cells_of(*job, costs, files).items():
+                found[files.name, name][job] = cell
     print(
         "\nloose | packs, seconds; ratio of the latter to the limit, and what takes most above it"
     )

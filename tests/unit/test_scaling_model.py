@@ -30,7 +30,10 @@ def simulate(n_ranks: int, n_images: int, **settings: float) -> dict[str, float]
 
 def packs(n_ranks: int, n_images: int, assembly: str, **settings: float) -> dict[str, float]:
     way = next(way for way in scaling.ASSEMBLIES if way.name == assembly)
-    return scaling.simulate_packs(n_ranks, n_images, COSTS, replace(FAST, **settings), way)
+    job = (n_ranks, n_images)
+    files = replace(FAST, **settings)
+    phases, number = scaling.simulate_packs(*job, COSTS, files)
+    return phases | scaling.simulate_assembly(*job, number, COSTS, files, way)
 
 
 def job(phases: dict[str, float]) -> float:
@@ -105,11 +108,11 @@ def test_what_rank_0_asks_alone_of_the_file_system_takes_its_time():
 
 def test_a_cell_says_how_far_a_job_is_above_the_limit_and_why():
     files = replace(FAST, bandwidth=1e9)
-    way = scaling.ASSEMBLIES[0]
-    cell = scaling.cell(1024, 10_000, COSTS, files, way)
+    cell = scaling.cells_of(1024, 10_000, COSTS, files)["serial"]
     limit = 1.0 + 16 * 6000 * 1e-9 / 4 + 10_000 * 0.35e6 / 1e9
     assert cell.ratio == pytest.approx(cell.packs / limit, rel=1e-3)
     assert str(cell).endswith(f"{cell.ratio:.1f} copy")
-    fast = scaling.cell(16, 10_000, replace(COSTS, append=1e-4, assemble=1e-4), FAST, way)
+    cheap = replace(COSTS, append=1e-4, assemble=1e-4)
+    fast = scaling.cells_of(16, 10_000, cheap, FAST)["serial"]
     assert fast.ratio < scaling.BOUND
     assert str(fast).endswith(f"{fast.ratio:.1f}")
