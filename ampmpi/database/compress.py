@@ -14,7 +14,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -80,8 +80,8 @@ class CompressReport:
         The database.
     added : int
         Number of entries that went into the archive.
-    packs : int
-        Number of packs that did.
+    packs, packs_left : int
+        Number of packs that did, and of those that are still in ``packs/`` too.
     salvaged : int
         Number of entries that were saved from packs whose writers were killed.
     given : dict of str to int
@@ -113,6 +113,7 @@ class CompressReport:
     path: str
     added: int = 0
     packs: int = 0
+    packs_left: int = 0
     salvaged: int = 0
     given: dict[str, int] = field(default_factory=dict)
     removed: int = 0
@@ -146,7 +147,7 @@ class CompressReport:
                 self.packs_aside,
             ),
             *_several(
-                "{} is lost from the archive ({}): the next job that needs it computes it again",
+                "{} is lost ({}): the next job that needs it computes it again",
                 self.lost,
             ),
         ]
@@ -170,6 +171,10 @@ def _several(text: str, found: dict[str, str]) -> Iterator[str]:
         yield f"so it is with {len(found) - _SHOWN} more (ampmpi check --verbose names all)"
 
 
+def _nothing_more(*_: object) -> Sequence[Source]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Rewriting:
     """What is to be done to an archive.
@@ -178,21 +183,19 @@ class Rewriting:
     ----------
     take_loose : bool
         Move the loose entries into it.
-    more : sequence of Source
-        What gives further entries, that the database itself lacks.
+    more : callable
+        Opens what gives further entries, that the database itself lacks, given a stack that
+        closes it and the places to look at closely; called for each attempt.
     without : (n,) array of 16-byte strings
         Keys of entries to leave out, sorted; their loose copies are removed.
     anew : bool
         Write it even if nothing is to be added, and keep the old one.
-    closely : set of Place
-        Where bad records were found; those who know the set learn of them.
     """
 
     take_loose: bool = True
-    more: Sequence[Source] = ()
+    more: Callable[[contextlib.ExitStack, Collection[Place]], Sequence[Source]] = _nothing_more
     without: NDArray[np.bytes_] = field(default_factory=lambda: digests_of([]))
     anew: bool = False
-    closely: set[Place] = field(default_factory=set)
 
 
 def compress(
@@ -267,19 +270,24 @@ def rewrite(
     started = time.monotonic()
     keep_freed_memory()
     sweep(home.temporaries, KEPT)  # before the lock, which takes a file itself
-    what = what or Rewriting()
-    together = True
+    closely: set[Place] = set()
+    together, changes = True, 0
+    report = CompressReport(home.path)
     with lock:
-        for _ in range(_ATTEMPTS):
-            run = _Run(home, lock, workers or Workers(), what, progress)
+        while changes < _ATTEMPTS:
+            run = _Run(home, lock, workers or Workers(), what or Rewriting(), progress, report)
+            report = run.report
             try:
-                report = run.run(together)
+                run.run(closely, together)
             except ArchiveChangedError:
+                changes += 1
                 continue
             except BadRecordsError as error:
-                what.closely.update(error.places)
+                closely |= error.places
                 continue
-            except NotTogetherError:
+            except NotTogetherError as error:
+                if not together:
+                    raise database_error(error, "compress", home.path) from error
                 together = False
                 continue
             except FileNotFoundError as error:
@@ -306,24 +314,35 @@ class _Run:
         workers: Workers,
         what: Rewriting,
         progress: Progress | None,
+        before: CompressReport,
     ) -> None:
         self.home, self.lock, self.workers, self.what = home, lock, workers, what
-        self.report = CompressReport(home.path)
+        # What an attempt before this one saved and set aside stays so.
+        self.report = CompressReport(
+            home.path,
+            salvaged=before.salvaged,
+            set_aside=before.set_aside,
+            warnings=[*before.warnings],
+            files_freed=len(before.set_aside),
+        )
         self._progress = progress
         self._steps = 0
         self._done = 0.0
         self._taken = what.without
 
-    def run(self, together: bool) -> CompressReport:
-        """Do it once, and let the workers write if they can do so together."""
+    def run(self, closely: Collection[Place], together: bool) -> None:
+        """Do it once; some places are looked at closely, and workers may write together or not."""
         home, report = self.home, self.report
-        self._together = together
+        self._together, self._closely = together, closely
         with contextlib.ExitStack() as stack:
             old = self._open(stack, None, ARCHIVE)
             like = None if old is None else os.fstat(old.archive.descriptor)
             loose = LooseEntries(home, self.workers) if self.what.take_loose else None
-            report.salvaged = sum(self.workers.map(partial(salvage, home), unfinished(home)))
-            packed = PackedEntries(home, self.what.closely)
+            for count, trouble in self.workers.map(partial(salvage, home), unfinished(home)):
+                report.salvaged += count
+                report.warnings += [trouble] if trouble else []
+            packed = PackedEntries(home, closely)
+            report.stuck |= packed.unreadable
             left_over = [
                 source
                 for name in abandoned(home)
@@ -340,7 +359,7 @@ class _Run:
                 report.added += self._add(writer, temporary, loose)
                 self._judge(loose)
             report.added += self._add(writer, temporary, packed)
-            more: list[Source] = [*left_over, *self.what.more]
+            more: list[Source] = [*left_over, *self.what.more(stack, closely)]
             if packed.packs or self._is_needed(writer, old, more):
                 if old is not None:
                     report.removed = int(member_of(old.digests(), self.what.without).sum())
@@ -363,15 +382,12 @@ class _Run:
                 remove_loose(home, key)
         if loose is not None:
             self._remove(loose.taken)
-        return report
 
     def _open(
         self, stack: contextlib.ExitStack, folder: str | None, name: str
     ) -> ArchivedEntries | None:
         try:
-            source = ArchivedEntries(
-                self.home, folder, name, self.what.closely, others=folder is None
-            )
+            source = ArchivedEntries(self.home, folder, name, self._closely, others=folder is None)
         except FileNotFoundError:
             return None
         return stack.enter_context(source)
@@ -395,6 +411,8 @@ class _Run:
     ) -> list[NDArray[np.bytes_]]:
         """Let records be copied, each worker some of them; return the keys of entries."""
         workers = self.workers if self._together else Workers()
+        # Alone by the open file: an archive that nobody may write to is not opened again.
+        target = temporary.descriptor if workers.executor is None else temporary.name
         given: list[NDArray[np.bytes_]] = []
         bad: set[Place] = set()
         waiting: deque[tuple[Copying, int]] = deque()
@@ -405,7 +423,7 @@ class _Run:
                     waiting.append((piece, writer.leave_room(piece.records)))
                     yield waiting[-1]
 
-        copy = partial(copy_records, self.home, temporary.name, workers.apart)
+        copy = partial(copy_records, self.home, target, workers.apart)
         for done in workers.map(copy, tasks()):
             copying, begin = waiting.popleft()
             if done is None:
@@ -507,7 +525,9 @@ class _Run:
 
     def _keep_damaged(self, old: ArchivedEntries | None) -> None:
         """Keep a second name of an archive that is not taken over whole."""
-        if old is None or not (self.report.lost or old.archive.damage or self.what.anew):
+        if old is None:
+            return
+        if not (self._not_given(old.lost) or old.archive.damage or self.what.anew):
             return
         try:
             self.report.copy = keep_copy(self.home.root, ARCHIVE, self.home.damaged)
@@ -520,28 +540,34 @@ class _Run:
 
     def _remove_packs(self, packed: PackedEntries) -> None:
         """Remove the packs that are in the archive now; damaged ones are set aside."""
-        if not packed.packs or not self.lock.is_held():
-            return
-        report, folder = self.report, self.home.needed(PACKS)
-        report.packs = len(packed.packs)
-        for pack in packed.packs:
+        taken = [pack for pack in packed.packs if pack.is_open]
+        report, damaged, left, reason = self.report, packed.damaged, list[str](), ""
+        if taken and not self.lock.is_held():
+            left, reason = [pack.name for pack in taken], "somebody took the lock away meanwhile"
+            taken = []
+        for pack in taken:
             report.bytes_before += pack.stamp.size
-            reason = packed.damaged.get(pack.name)
+            folder = self.home.needed(PACKS)
             try:
-                if reason is not None:
-                    if set_aside(folder, pack.name, pack.stamp, self.home.damaged) is not None:
-                        report.packs_aside[pack.name] = reason
-                        report.files_freed += 1
-                elif folder.remove_as_read(pack.name, pack.stamp):
-                    report.files_freed += 1
+                if pack.name in damaged:
+                    is_gone = bool(set_aside(folder, pack.name, pack.stamp, self.home.damaged))
+                    report.packs_aside[pack.name] = damaged[pack.name]
+                else:
+                    is_gone = folder.remove_as_read(pack.name, pack.stamp)
             except FileNotFoundError:
                 continue
             except OSError as error:
                 report.bytes_after += pack.stamp.size
-                report.warnings.append(
-                    f"pack {pack.name} is in the archive now but cannot be removed "
-                    f"({error.strerror or error}): the next compression tries again"
-                )
+                left, reason = [*left, pack.name], error.strerror or str(error)
+                continue
+            report.packs += 1
+            report.files_freed += is_gone
+        if left:
+            report.packs_left = len(left)
+            report.warnings.append(
+                f"{amount(len(left), 'pack')}, {left[0]} the first, are in the archive now but "
+                f"were not removed ({reason}): the next compression tries again"
+            )
 
     def _remove(self, several: Sequence[NDArray[np.void]]) -> None:
         """Remove the loose entries that are in the archive now."""

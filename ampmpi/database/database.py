@@ -11,6 +11,7 @@ from ampmpi.database.compress import CompressReport, Rewriting, compress, rewrit
 from ampmpi.database.lock import Lock
 from ampmpi.database.store import DatabaseInfo, Store
 from ampmpi.entries import Entry
+from ampmpi.errors import DatabaseError
 from ampmpi.keys import digests_of, is_key
 
 __all__ = ["DatabaseInfo", "FingerprintDatabase"]
@@ -78,7 +79,7 @@ class FingerprintDatabase(Store, MutableMapping[str, Entry]):
         LockedError
             Another process holds the lock.
         DatabaseError
-            The archive cannot be written; the entries are still there.
+            The archive cannot be written, or a pack not removed; the entries are still there.
         """
         chosen = sorted(set(filter(is_key, keys)).intersection(self))
         home = self.home
@@ -87,9 +88,11 @@ class FingerprintDatabase(Store, MutableMapping[str, Entry]):
         lock = Lock(home, wait=wait, break_lock=break_lock)
         without = np.sort(digests_of(chosen))
         try:
-            rewrite(home, lock, what=Rewriting(take_loose=False, without=without))
+            done = rewrite(home, lock, what=Rewriting(take_loose=False, without=without))
         finally:
             self.close()
+        if done.packs_left and not set(chosen).isdisjoint(self):
+            raise DatabaseError(f"{self.path}: {done.warnings[-1]}: delete the entries again")
         for key in chosen:
             self.corrupt.pop(key, None)
         return len(chosen)

@@ -161,6 +161,7 @@ class Home:
 
     def complete(self) -> None:
         """Make the folders that are missing; raises where all of the database was removed."""
+        self.forget(PACKS)
         for name in (LOOSE, TEMPORARIES):
             self.forget(name)
             self.needed(name)

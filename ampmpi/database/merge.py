@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ampmpi.database import manifest
@@ -12,10 +12,18 @@ from ampmpi.database.compress import CompressReport, Rewriting, rewrite
 from ampmpi.database.layout import ARCHIVE, PACKS, Home
 from ampmpi.database.lock import Lock
 from ampmpi.database.manifest import Manifest, difference
-from ampmpi.database.sound import ArchivedEntries, LooseEntries, PackedEntries, Place
+from ampmpi.database.packs import open_packs
+from ampmpi.database.sound import (
+    ArchivedEntries,
+    LooseEntries,
+    PackedEntries,
+    Place,
+    Source,
+)
 from ampmpi.database.store import Store
 from ampmpi.database.workers import Workers
 from ampmpi.errors import DescriptorMismatchError, InputError
+from ampmpi.text import amount
 
 
 @dataclass
@@ -86,16 +94,25 @@ def merge(
     target_home = into.make()
     if owner is not None:
         manifest.claim(target_home, owner)
-    with contextlib.ExitStack() as stack:
-        closely: set[Place] = set()
-        more: list[LooseEntries | PackedEntries | ArchivedEntries] = []
+    more: list[LooseEntries | PackedEntries | ArchivedEntries] = []
+
+    def open_sources(stack: contextlib.ExitStack, closely: Collection[Place]) -> Sequence[Source]:
+        more.clear()
         for home in homes:  # what counts first comes first
-            more += [LooseEntries(home, Workers()), PackedEntries(home, closely)]
+            more.extend((LooseEntries(home, Workers()), PackedEntries(home, closely)))
             with contextlib.suppress(FileNotFoundError):
                 archived = ArchivedEntries(home, None, ARCHIVE, closely)
                 more.append(stack.enter_context(archived))
-        lock = Lock(target_home, wait=wait, break_lock=break_lock, job=job)
-        done = rewrite(target_home, lock, what=Rewriting(more=more, closely=closely))
+        return more
+
+    lock = Lock(target_home, wait=wait, break_lock=break_lock, job=job)
+    done = rewrite(target_home, lock, what=Rewriting(more=open_sources))
+    done.warnings += [
+        f"{home.path} has {amount(number, 'pack')} that are not ended, whose entries were not "
+        "taken: compress it and merge it again"
+        for home in homes
+        if (number := len(open_packs(home)))
+    ]
     added = {home.path: done.given.get(home.path, 0) for home in homes}
     corrupt: dict[str, str] = {}
     damaged: dict[str, str] = {}
@@ -105,6 +122,7 @@ def merge(
         if isinstance(source, ArchivedEntries) and source.archive.damage is not None:
             damaged[f"the archive of {path}"] = source.archive.damage
         elif isinstance(source, PackedEntries):
+            damaged |= {f"{path}/{name}": why for name, why in source.unreadable.items()}
             damaged |= {f"{path}/{PACKS}/{name}": why for name, why in source.damaged.items()}
     corrupt = {key: reason for key, reason in corrupt.items() if key not in into}
     return MergeReport(added, corrupt, damaged, done)

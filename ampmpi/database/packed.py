@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Container, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from ampmpi.database.packs import SUFFIX
 from ampmpi.errors import CorruptEntryError
 from ampmpi.files.folder import Folder, NotRegularError, Stamp
 from ampmpi.files.trouble import database_error, is_of_one_file, reason_of
-from ampmpi.keys import digests_of, to_hex
+from ampmpi.keys import digests_of, distinct, to_hex
 
 _RECENT = 2.0
 """Seconds in which a directory may change again without showing it by its time."""
@@ -31,11 +31,24 @@ _NOTHING = Part(
 
 
 class Pack(NamedTuple):
-    """One pack: its name, which file it is, and what is wrong with it, if anything is."""
+    """One pack.
+
+    Attributes
+    ----------
+    name : str
+        Its name in ``packs/``.
+    stamp : Stamp
+        Which file it is.
+    damage : str or None
+        What is wrong with it as a whole, if anything is.
+    is_open : bool
+        Whether it could be opened; else `damage` says why not, and its entries are not known.
+    """
 
     name: str
     stamp: Stamp
-    damage: str | None
+    damage: str | None = None
+    is_open: bool = True
 
 
 class Packed(NamedTuple):
@@ -46,7 +59,7 @@ class Packed(NamedTuple):
     packs : tuple of Pack
         All of them.
     part : Part
-        Their entries, sorted by key; of several copies, the newest pack's.
+        Their entries, sorted by key; of several copies, the newest pack's comes first.
     number : (n,) uint32 array
         In which pack each of them is.
     """
@@ -59,26 +72,37 @@ class Packed(NamedTuple):
         """Add packs that are newer than these."""
         more = sorted(more, key=lambda each: each[0].stamp.mtime_ns, reverse=True)
         packs = self.packs + tuple(pack for pack, _ in more)
-        part = Part._make(
-            map(np.concatenate, zip(*(part for _, part in more), self.part, strict=True))
-        )
+        part = Part._make(map(np.concatenate, zip(*(part for _, part in more), strict=True)))
         numbers = np.arange(len(self.packs), len(packs), dtype=np.uint32)
         number = np.repeat(numbers, [len(part.digests) for _, part in more])
-        number = np.concatenate((number, self.number))
         order = np.argsort(part.digests, kind="stable")
-        digests = part.digests[order]
-        new = np.ones(len(digests), bool)
-        np.not_equal(digests[1:], digests[:-1], out=new[1:])
-        order = order[new]
-        return Packed(packs, part.some(order), number[order])
+        part, number = part.some(order), number[order]
+        if len(self.number):
+            at = np.searchsorted(self.part.digests, part.digests)
+            part = Part._make(_inserted(*both, at) for both in zip(self.part, part, strict=True))
+            number = _inserted(self.number, number, at)
+        return Packed(packs, part, number)
+
+    def digests(self) -> NDArray[np.bytes_]:
+        """All keys as 16-byte strings, sorted."""
+        return distinct(self.part.digests)
 
     def rows(self, digests: NDArray[np.bytes_]) -> NDArray[np.intp]:
-        """Rows of those of some keys that are there."""
-        there = self.part.digests
-        if not len(there):
-            return np.empty(0, np.intp)
-        at = np.minimum(np.searchsorted(there, digests), len(there) - 1)
-        return np.unique(at[there[at] == digests])
+        """Rows of those of some keys that are there, of each one the newest copy first."""
+        first = np.searchsorted(self.part.digests, digests, "left")
+        count = np.searchsorted(self.part.digests, digests, "right") - first
+        begin = np.cumsum(count) - count
+        rows: NDArray[np.intp] = np.arange(count.sum()) + np.repeat(first - begin, count)
+        return rows
+
+    def copies(self, packs: Container[str]) -> NDArray[np.intp]:
+        """Rows of one copy of each entry: the newest that is not in some packs."""
+        left_out = np.array([pack.name in packs for pack in self.packs], bool)
+        rows = np.flatnonzero(~left_out[self.number])
+        digests = self.part.digests[rows]
+        first = np.ones(len(rows), bool)
+        np.not_equal(digests[1:], digests[:-1], out=first[1:])
+        return rows[first]
 
     def by_pack(self, rows: NDArray[np.intp]) -> Iterator[tuple[Pack, Part]]:
         """Go through rows pack by pack, those of each in the order in which they lie there."""
@@ -88,6 +112,10 @@ class Packed(NamedTuple):
         numbers, starts = np.unique(self.number[rows], return_index=True)
         for number, some in zip(numbers.tolist(), np.split(rows, starts[1:]), strict=True):
             yield self.packs[number], self.part.some(some)
+
+
+def _inserted(old: Any, new: Any, at: NDArray[np.intp]) -> Any:
+    return np.insert(old, at, new)
 
 
 _NO_PACKS = Packed((), _NOTHING, np.empty(0, np.uint32))
@@ -128,21 +156,24 @@ class PackReader:
             self._packed = _NO_PACKS if folder is None else self._listed(folder)
             # Another change in the same tick of the clock would not show.
             is_old = time.time() - state[1] / 1e9 > _RECENT
-            self._state = state if is_old or not state[0] else None
+            is_whole = all(pack.is_open for pack in self._packed.packs)
+            self._state = state if (is_old and is_whole) or not state[0] else None
         return self._packed
 
     def _listed(self, folder: Folder) -> Packed:
         try:
             with folder.scan() as items:
-                names = {item.name for item in items if item.name.endswith(SUFFIX)}
+                files = {item.name: item.inode() for item in items if item.name.endswith(SUFFIX)}
         except OSError as error:
             if error.errno == errno.ESTALE:
                 raise
             raise database_error(error, "list", folder.path) from error
         before = self._packed
-        if not names.issuperset(pack.name for pack in before.packs):
-            before = _NO_PACKS  # some have gone, and with them the choice among copies
-        fresh = sorted(names.difference(pack.name for pack in before.packs))
+        known = {pack.name: pack.stamp.inode for pack in before.packs}
+        if not known.items() <= files.items():
+            # Some have gone or were replaced, and with them the choice among copies.
+            before, known = _NO_PACKS, {}
+        fresh = sorted(files.keys() - known.keys())
         opened = [each for name in fresh if (each := _opened(folder, name)) is not None]
         return before.plus(opened) if opened else before
 
@@ -150,17 +181,20 @@ class PackReader:
         return len(self.current().rows(digests_of([key]))) > 0
 
     def read(self, key: str) -> bytes | CorruptEntryError | None:
-        """Return an entry's bytes, or what is wrong with it; None if no pack has it."""
-        packed = self.current()
-        for pack, part in packed.by_pack(packed.rows(digests_of([key]))):
-            for _, data in self._records(pack, part):
-                return data
-        return None
+        """Return an entry's bytes, of its newest sound copy; if there is none, what is wrong."""
+        packed, wrong = self.current(), None
+        for row in packed.rows(digests_of([key])):
+            for pack, part in packed.by_pack(np.array([row])):
+                for _, data in self._records(pack, part):
+                    if isinstance(data, bytes):
+                        return data
+                    wrong = wrong or data
+        return wrong
 
     def read_many(
         self, digests: NDArray[np.bytes_]
     ) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
-        """Go through those of some entries that are there, pack by pack."""
+        """Go through all copies of some entries, pack by pack."""
         packed = self.current()
         for pack, part in packed.by_pack(packed.rows(digests)):
             yield from self._records(pack, part)
@@ -171,16 +205,21 @@ class PackReader:
             return
         path = folder.full(pack.name)
         try:
-            descriptor, _ = folder.open_file(pack.name)
+            descriptor, status = folder.open_file(pack.name)
         except (FileNotFoundError, NotRegularError):
             return  # a compress has moved what is in it into the archive
         except OSError as error:
-            if not is_of_one_file(error):
+            if error.errno == errno.ESTALE:
                 raise
+            if not is_of_one_file(error):
+                raise database_error(error, "read", path) from error
             reason = CorruptEntryError(f"cannot read {path}: {reason_of(error)}")
             yield from ((key, reason) for key in to_hex(part.digests))
             return
         try:
+            if Stamp.of(status) != pack.stamp:
+                self._state = None  # another file has taken its name
+                return
             records = Records(path, descriptor, part)
             for number, raw in records.walk():
                 key = records.key(number)
@@ -206,7 +245,7 @@ def _opened(folder: Folder, name: str) -> tuple[Pack, Part] | None:
             stamp = Stamp.of(folder.status(name))
         except FileNotFoundError:
             return None
-        return Pack(name, stamp, reason_of(error)), _NOTHING
+        return Pack(name, stamp, reason_of(error), is_open=False), _NOTHING
     try:
         found = read_index(descriptor, status.st_size)
     except OSError as error:

@@ -8,15 +8,15 @@ into ``packs/``, where others see it; it never changes after that.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from ampmpi.database.archive.deflate import MEMBER_HEADER, deflate
+from ampmpi.database.archive.deflate import MEMBER_HEADER, combine, deflate
 from ampmpi.database.archive.index import Part
 from ampmpi.database.archive.salvage import rescue
 from ampmpi.database.archive.tar import entry_record
@@ -25,8 +25,16 @@ from ampmpi.database.layout import PACKS, TEMPORARIES, Home
 from ampmpi.entries.checksum import crc32
 from ampmpi.entries.codec import judge
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
-from ampmpi.files.atomic import Temporary, is_abandoned, now_on, purpose_of, temporaries
+from ampmpi.files.atomic import (
+    Temporary,
+    now_on,
+    purpose_of,
+    set_aside,
+    temporaries,
+    temporary_owner,
+)
 from ampmpi.files.folder import NotRegularError, Stamp
+from ampmpi.files.trouble import database_error, is_of_one_file
 from ampmpi.keys import DIGEST, is_key
 
 SIZE = 256
@@ -54,7 +62,7 @@ class PackLimits:
     n_bytes : int
         Once it is as large.
     seconds : float
-        Once its first entry is as old.
+        Once its first entry is as old; each time it is, the next pack may be twice as old.
     """
 
     n_bytes: int = SIZE * 10**6
@@ -64,9 +72,9 @@ class PackLimits:
     def of(cls, megabytes: float = SIZE, seconds: float = SECONDS) -> PackLimits:
         """Return limits given as a user gives them; InputError if one is not above zero."""
         if not 0 < megabytes < 1e9:
-            raise InputError(f"a pack of {megabytes} MB cannot be: give a number above 0")
+            raise InputError(f"the size of packs is {megabytes} MB: give a number above 0")
         if not 0 < seconds < 1e9:
-            raise InputError(f"packs of {seconds} seconds cannot be: give a number above 0")
+            raise InputError(f"the age of packs is {seconds} seconds: give a number above 0")
         return cls(int(megabytes * 1e6), seconds)
 
 
@@ -74,7 +82,8 @@ class PackWriter:
     """Writes entries of one rank into packs; each is one write, and nothing else.
 
     Call `close` when all are written: until then nobody else sees those of the last
-    pack. What a killed process leaves is salvaged by the next job or compress.
+    pack. What a killed process leaves, or one that met an error, is salvaged by the next
+    job or compress.
 
     Parameters
     ----------
@@ -84,8 +93,8 @@ class PackWriter:
         MPI rank of this process, for the names of files.
     limits : PackLimits, optional
         When a pack is ended.
-    name : str, optional
-        Name of the pack, where there is to be one only.
+    is_copy : bool
+        Whether the entries are elsewhere, too: a pack that cannot be ended is removed then.
     """
 
     def __init__(
@@ -93,10 +102,12 @@ class PackWriter:
         home: Home,
         rank: int = 0,
         limits: PackLimits | None = None,
-        name: str | None = None,
+        *,
+        is_copy: bool = False,
     ) -> None:
-        self._home, self._rank, self._name = home, rank, name
+        self._home, self._rank, self._is_copy = home, rank, is_copy
         self._limits = PackLimits() if limits is None else limits
+        self._seconds = self._limits.seconds
         self._file: Temporary | None = None
         self._size = 0
         self._rows = bytearray()
@@ -124,36 +135,36 @@ class PackWriter:
         file = self._ready(now)
         first = not self._rows
         start = len(MEMBER_HEADER) if first else self._size
-        self._append(file, MEMBER_HEADER + raw if first else raw)
+        try:
+            file.write(MEMBER_HEADER + raw if first else raw)
+        except DatabaseError:
+            self._leave(file)
+            raise
         self._size = start + len(raw)
         self._rows += _ROW.pack(
             bytes.fromhex(key), start, len(raw), len(record), crc32(record), crc32(raw)
         )
         self._keys.add(key)
-        if self._size >= self._limits.n_bytes or now - self._began >= self._limits.seconds:
+        if self._size >= self._limits.n_bytes:
             self.close()
-
-    def _append(self, file: Temporary, data: bytes) -> None:
-        """Write all of `data`, or nothing."""
-        try:
-            file.write(data)
-        except DatabaseError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(file.descriptor, self._size)
-                os.lseek(file.descriptor, self._size, os.SEEK_SET)
-            raise
+        elif now - self._began >= self._seconds:
+            self._seconds *= 2  # else a job of days would write a pack every few minutes
+            self.close()
 
     def _ready(self, now: float) -> Temporary:
         """Return the file to append to."""
+        if self._file is not None and now - self._last > _PAUSE:
+            self._keep(self._file)
         if self._file is None:
-            self._file = self._home.write(
-                lambda: Temporary(self._home.temporaries, _PURPOSE, self._rank)
-            )
+            self._home.needed(PACKS)  # if it cannot be had, that is to be known now
+            self._file = self._new()
             self._began = now
-        elif now - self._last > _PAUSE and not os.fstat(self._file.descriptor).st_nlink:
-            self._file = self._again(self._file)
         self._last = now
         return self._file
+
+    def _new(self) -> Temporary:
+        home = self._home
+        return home.write(lambda: Temporary(home.temporaries, _PURPOSE, self._rank))
 
     def close(self) -> None:
         """End the pack and give it its name, so that others see it; another one may follow.
@@ -163,38 +174,75 @@ class PackWriter:
         DatabaseError
             It cannot be written; what is there already is salvaged later.
         """
+        if self._file is not None and self._rows:
+            self._keep(self._file)
         file = self._file
         if file is None:
             return
-        if self._rows:
-            self._append(file, tail(_part(self._rows), self._size)[0])
-            file.sync()
-            try:
-                self._place(file)
-            except FileNotFoundError:
-                # Somebody took this process for dead, saved what was there, and removed it.
-                file = self._again(file)
+        try:
+            if self._rows:
+                file.write(tail(_part(self._rows), self._size)[0])
                 file.sync()
-                self._place(file)
-        else:
+                name = pack_name(file.name)
+                self._home.write(lambda: file.replace(self._home.needed(PACKS), name))
+            else:
+                file.discard()
+        finally:
+            self._leave(file)
+
+    def discard(self) -> None:
+        """Give up what was not ended."""
+        if self._file is not None:
+            self._leave(self._file)
+
+    def _leave(self, file: Temporary) -> None:
+        """Write nothing more to a file, whether it was ended or not."""
+        if self._is_copy:
             file.discard()
+        with contextlib.suppress(DatabaseError):
+            file.close()
         self._file, self._size = None, 0
         self._rows = bytearray()
         self._keys.clear()
 
-    def _place(self, file: Temporary) -> None:
-        file.replace(self._home.needed(PACKS), self._name or pack_name(file.name))
+    def _keep(self, file: Temporary) -> None:
+        """See that the file is still there; if not, write it again from what is open.
 
-    def _again(self, gone: Temporary) -> Temporary:
-        """Return a new file that holds what is in one that has been removed."""
-        home = self._home
-        new = home.write(lambda: Temporary(home.temporaries, _PURPOSE, self._rank))
-        position = 0
-        while piece := os.pread(gone.descriptor, _COPIED, position):
-            new.write(piece)
-            position += len(piece)
-        gone.close()
-        return new
+        Somebody took this process for dead then, saved what was there, and removed it.
+        """
+        if file.folder.has(file.name):
+            return
+        new = self._new()
+        try:
+            position = 0
+            while piece := os.pread(file.descriptor, _COPIED, position):
+                new.write(piece)
+                position += len(piece)
+        except OSError as error:
+            new.discard()
+            if error.errno != errno.ESTALE:
+                raise database_error(error, "write", new.path) from error
+            self._leave(file)  # a file server keeps nothing open: it is saved, and that is all
+            return
+        file.close()
+        self._file = new
+
+    def begins(self, descriptor: int) -> bool:
+        """Whether an open file begins with what was written to the present pack.
+
+        Of the last record it may lack the end.
+        """
+        part = _part(self._rows)
+        ends = part.offset + part.packed
+        part = part.some(ends <= os.fstat(descriptor).st_size)
+        if not len(part.packed):
+            return True
+        lengths = np.append(np.uint64(len(MEMBER_HEADER)), part.packed)
+        wanted = combine(np.append(np.uint32(crc32(MEMBER_HEADER)), part.raw_crc), lengths)
+        found, size = 0, int(lengths.sum())
+        for start in range(0, size, _COPIED):
+            found = crc32(os.pread(descriptor, min(_COPIED, size - start), start), found)
+        return found == wanted
 
 
 def _part(rows: bytes | bytearray) -> Part:
@@ -216,21 +264,39 @@ def pack_name(temporary: str) -> str:
 def pack_names(home: Home) -> list[str]:
     """Names of the packs that are in ``packs/``."""
     folder = home.inner(PACKS)
-    return [] if folder is None else [name for name in folder.names() if name.endswith(SUFFIX)]
+    if folder is None:
+        return []
+    with folder.scan() as found:
+        return [item.name for item in found if is_pack(item)]
+
+
+def is_pack(found: os.DirEntry[str]) -> bool:
+    """Whether what was found in ``packs/`` is a pack."""
+    return found.name.endswith(SUFFIX) and found.is_file(follow_symlinks=False)
 
 
 def unfinished(home: Home, *, exactly: bool = True) -> list[str]:
     """Names of packs in ``tmp/`` whose writers are gone, or have not written for ten minutes.
 
     By the clock of the file system, which takes a file of our own to read; not `exactly`, by
-    this host's.
+    this host's. A writer that is alive after all writes again what was taken.
     """
     folder = home.inner(TEMPORARIES)
     names = open_packs(home)
-    if folder is None or not names:
-        return []
-    now = now_on(folder) if exactly else time.time()
-    return [name for name in names if is_abandoned(folder, name, STILL, now)]
+    left = [name for name in names if has_ended(name)]
+    if folder is None or len(left) == len(names):
+        return left
+    try:
+        now = now_on(folder) if exactly else time.time()
+    except OSError as error:
+        if isinstance(error, DatabaseError):
+            raise
+        raise database_error(error, "write", folder.path) from error
+    for name in sorted(set(names).difference(left)):
+        with contextlib.suppress(OSError):
+            if now - folder.status(name).st_mtime > STILL:
+                left.append(name)
+    return left
 
 
 def open_packs(home: Home) -> list[str]:
@@ -239,34 +305,67 @@ def open_packs(home: Home) -> list[str]:
     return [name for name in found if purpose_of(name) == _PURPOSE]
 
 
-def salvage_all(home: Home, names: Iterable[str]) -> int:
-    """Salvage several packs; see `salvage`."""
-    return sum(salvage(home, name) for name in names)
+def has_ended(name: str) -> bool:
+    """Whether the writer of a pack in ``tmp/`` is known on this host to be gone."""
+    owner = temporary_owner(name)
+    return owner is not None and owner.is_dead() is True
 
 
-def salvage(home: Home, name: str) -> int:
-    """Put the sound entries of an unfinished pack into ``packs/``; return how many there were.
+def salvage(home: Home, name: str) -> tuple[int, str | None]:
+    """Put the sound entries of an unfinished pack into ``packs/``.
 
-    The unfinished one is removed, unless it was written to meanwhile.
+    The unfinished one is removed, unless it was written to meanwhile; or set aside, if there is
+    more in it than these entries and the one that was being written. The new one has a name of
+    its own: a writer that is alive after all may give the old one its name at any moment.
+
+    Returns
+    -------
+    count : int
+        How many entries there were.
+    trouble : str or None
+        What the user should know of the file.
+
+    Raises
+    ------
+    DatabaseError
+        The new one cannot be written, or no file can be read; the unfinished one is still there.
     """
     folder = home.temporaries
     try:
         descriptor, status = folder.open_file(name)
     except (FileNotFoundError, NotRegularError):
-        return 0
+        return 0, None
+    except OSError as error:
+        failed = database_error(error, "read", folder.full(name))
+        if is_of_one_file(error):
+            return 0, str(failed)
+        raise failed from error
+    writer = PackWriter(home, limits=PackLimits(1 << 62, 1e9), is_copy=True)
+    stamp, saved, trouble = Stamp.of(status), set[str](), None
     try:
-        writer = PackWriter(home, limits=PackLimits(1 << 62, 1e9), name=pack_name(name))
-        count = 0
         for key, data in rescue(descriptor):
-            try:
+            with contextlib.suppress(CorruptEntryError):
                 judge(data, home.kind)
-            except CorruptEntryError:
-                continue
-            writer.put_bytes(key, data)
-            count += 1
+                if key not in saved:
+                    writer.put_bytes(key, data)
+                saved.add(key)
+        is_whole = writer.begins(descriptor)
         writer.close()
+        if not is_whole:
+            aside = set_aside(folder, name, stamp, home.damaged)
+            trouble = (
+                f"the unfinished pack {name} is damaged: {len(saved)} entries of it are saved"
+                + (f", and it was moved to {aside}" if aside else "")
+            )
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                folder.remove_as_read(name, stamp)
+    except OSError as error:
+        if isinstance(error, DatabaseError):
+            raise
+        raise database_error(error, "read", folder.full(name)) from error
     finally:
-        os.close(descriptor)
-    with contextlib.suppress(OSError):
-        folder.remove_as_read(name, Stamp.of(status))
-    return count
+        writer.discard()
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    return len(saved), trouble

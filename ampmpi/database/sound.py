@@ -33,7 +33,7 @@ from ampmpi.database.workers import Workers
 from ampmpi.entries import Kind
 from ampmpi.entries.checksum import crc32
 from ampmpi.entries.codec import judge
-from ampmpi.errors import CorruptEntryError, DatabaseError
+from ampmpi.errors import CorruptEntryError
 from ampmpi.files.folder import Folder, Stamp
 from ampmpi.files.trouble import unless_damaged
 from ampmpi.keys import DIGEST, digests_of, member_of, to_hex, union
@@ -418,7 +418,10 @@ def salvageable(archive: Archive, kind: Kind) -> set[str]:
 
 
 def _folder_of(home: Home, folder: str | None) -> Folder:
-    return home.root if folder is None else home.needed(folder)
+    found = home.root if folder is None else home.inner(folder)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), home.full(folder or ""))
+    return found
 
 
 class PackedEntries:
@@ -442,7 +445,17 @@ class PackedEntries:
         return {
             each.name: each.damage or "some of its records are"
             for each in self.packs
-            if each.damage is not None or (self.home.path, PACKS, each.name) in self._bad_places
+            if each.is_open
+            and (each.damage or (self.home.path, PACKS, each.name) in self._bad_places)
+        }
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Packs that cannot be opened, and why."""
+        return {
+            f"{PACKS}/{each.name}": f"it cannot be read: {each.damage}"
+            for each in self.packs
+            if not each.is_open
         }
 
     @property
@@ -453,19 +466,18 @@ class PackedEntries:
     @property
     def is_odd(self) -> bool:
         """Whether one is damaged."""
-        return bool(self.damaged)
+        return bool(self.damaged or self.unreadable)
 
     def digests(self) -> NDArray[np.bytes_]:
         """Keys of their entries; of a damaged pack there may be more."""
-        return self._packed.part.digests
+        return self._packed.digests()
 
     def copyings(self, without: NDArray[np.bytes_]) -> Iterator[Copying]:
         """Name the records of all sound packs; see `Source`."""
-        rows = np.flatnonzero(~member_of(self._packed.part.digests, without))
-        damaged = self.damaged
+        rows = self._packed.copies(self.damaged)
+        rows = rows[~member_of(self._packed.part.digests[rows], without)]
         for each, part in self._packed.by_pack(rows):
-            if each.name not in damaged:
-                yield Copying(self.home, PACKS, each.name, each.stamp, part)
+            yield Copying(self.home, PACKS, each.name, each.stamp, part)
 
     def parcels(self, without: NDArray[np.bytes_]) -> Iterator[Parcel]:
         """Give what can be saved from damaged packs; see `Source`."""
@@ -475,9 +487,6 @@ class PackedEntries:
             try:
                 source = ArchivedEntries(self.home, PACKS, name, [place])
             except FileNotFoundError:
-                continue
-            except DatabaseError as error:
-                self.lost.setdefault(f"pack {name}", str(error))
                 continue
             with source:
                 parts = [given]
@@ -489,12 +498,13 @@ class PackedEntries:
 
 
 def copy_records(
-    into: Home, target: str, apart: bool, task: tuple[Copying, int]
+    into: Home, target: str | int, apart: bool, task: tuple[Copying, int]
 ) -> tuple[int, NDArray[np.uint32]] | None:
     """Copy records into a temporary file, one behind the other from a byte on.
 
-    Each is verified on the way: by the checksum of its deflated bytes where that is known,
-    else by inflating it.
+    The file is given by its name or, by a process that has it open, by its descriptor.
+    Each record is verified on the way: by the checksum of its deflated bytes where that is
+    known and the record is from the same database, else by inflating it.
 
     Returns
     -------
@@ -507,21 +517,29 @@ def copy_records(
     """
     copying, position = task
     try:
-        output = into.temporaries.open_to_write(target)
+        if isinstance(target, str):
+            output = into.temporaries.open_to_write(target)
+        else:
+            output = os.dup(target)
     except OSError as error:
         raise NotTogetherError(error.errno, f"cannot write to {target}") from error
     descriptor = -1
     try:
-        descriptor, status = _folder_of(copying.home, copying.folder).open_file(copying.name)
+        try:
+            folder = _folder_of(copying.home, copying.folder)
+            descriptor, status = folder.open_file(copying.name)
+        except FileNotFoundError as error:
+            raise ArchiveChangedError from error
         if Stamp.of(status) != copying.stamp:
             raise ArchiveChangedError
+        is_ours = copying.home.root.inode == into.root.inode
         checksum, raw_crcs = 0, list[int]()
         with unless_damaged(EOFError, CorruptEntryError) as damage:
             for chosen in copying.records.runs(_PARCEL, 0):
                 run = copying.records.some(chosen)
                 start, end = int(run.offset[0]), int(run.offset[-1] + run.packed[-1])
                 raw = read_exactly(descriptor, end - start, start)
-                raw_crcs += _verify(copying.name, descriptor, run, raw)
+                raw_crcs += _verify(Records(copying.name, descriptor, run), raw, is_ours)
                 checksum = crc32(raw, checksum)
                 _write_at(output, raw, position)
                 position += len(raw)
@@ -534,18 +552,21 @@ def copy_records(
     return None if damage else (checksum, np.array(raw_crcs, np.uint32))
 
 
-def _verify(name: str, descriptor: int, run: Part, raw: bytes) -> list[int]:
-    """Verify records that were read together; return the CRC-32 of each one's bytes."""
-    records, view, begin = Records(name, descriptor, run), memoryview(raw), 0
+def _verify(records: Records, raw: bytes, is_ours: bool) -> list[int]:
+    """Verify records that were read together; return the CRC-32 of each one's bytes.
+
+    An index of another database is not taken at its word.
+    """
+    part, view, begin = records.part, memoryview(raw), 0
     found = []
     for number, (size, wanted) in enumerate(
-        zip(run.packed.tolist(), run.raw_crc.tolist(), strict=True)
+        zip(part.packed.tolist(), part.raw_crc.tolist(), strict=True)
     ):
         piece = view[begin : begin + size]
         found.append(crc32(piece))
-        if found[-1] != wanted:
-            if wanted:
-                raise CorruptEntryError(f"record {number} has another checksum")
+        if wanted and found[-1] != wanted:
+            raise CorruptEntryError(f"record {number} has another checksum")
+        if not (wanted and is_ours):
             records.verify(number, bytes(piece))
         begin += size
     return found

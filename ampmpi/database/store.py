@@ -223,12 +223,15 @@ class Store:
         That is which file the archive is now and, if there is none, when names here last changed,
         since one may have come and gone between two looks; and the state of the packs.
         """
-        home, packs = self.home, self._pack_reader()
-        if home is None or packs is None:
-            return None
+        packs = self._pack_reader()
+        return self._archive_state(), None if packs is None else packs.state()
+
+    def _archive_state(self) -> tuple[Stamp | None, int]:
+        home = self.home
+        if home is None:
+            return None, 0
         stamp = self._archive_stamp(home)
-        changed = 0 if stamp else os.fstat(home.root.descriptor).st_mtime_ns
-        return stamp, changed, packs.state()
+        return stamp, 0 if stamp else os.fstat(home.root.descriptor).st_mtime_ns
 
     def _pack_reader(self) -> PackReader | None:
         home = self.home
@@ -247,7 +250,7 @@ class Store:
         home = self.home
         stamp = None if home is None else self._archive_stamp(home)
         if home is None or self._archive is None or self._archive.stamp != stamp:
-            self.close()
+            self._archive = None
             if home is not None and stamp is not None:
                 with contextlib.suppress(FileNotFoundError):
                     self._archive = Archive.open(home.root, ARCHIVE)
@@ -324,18 +327,19 @@ class Store:
         """List the database once; see `digests`."""
 
         def look() -> tuple[bool, Listing]:
-            before = self._state()
+            # Packs that come meanwhile unsettle nothing: entries move on to the archive.
+            before = self._archive_state()
             home, packs = self.home, self._pack_reader()
             if home is None or packs is None:
                 return True, Listing(digests_of([]), digests_of([]))
             in_loose = loose.digests(home)
-            places = [in_loose, packs.current().part.digests]
+            places = [in_loose, packs.current().digests()]
             archive = self._current_archive()
             if archive is not None:
                 places.append(archive.digests())
             filled = [digests for digests in places if len(digests)]
             everywhere = union(*filled) if len(filled) > 1 else (filled or places)[0]
-            return self._state() == before, Listing(everywhere, in_loose)
+            return self._archive_state() == before, Listing(everywhere, in_loose)
 
         return self._settle(look)
 
@@ -404,6 +408,8 @@ class Store:
             (_ARCHIVED, self._archived_copies(rest)),
         ):
             for key, data in copies:
+                if key not in rest:
+                    continue
                 value = _parse(key, place, data, parse, reasons)
                 if value is not None:
                     rest.discard(key)
@@ -436,11 +442,11 @@ class Store:
         if packs is None:
             return
         try:
-            if len(packs.current().part.digests):
+            if packs.current().packs:
                 yield from packs.read_many(digests_of(sorted(keys)))
         except OSError as error:
             if error.errno != errno.ESTALE:
-                raise
+                raise database_error(error, "read", self.path) from error
             self.close()  # it was replaced on its server: the rest is looked for one by one
 
     def _archived_copies(self, keys: set[str]) -> Iterator[tuple[str, bytes | CorruptEntryError]]:
@@ -475,7 +481,8 @@ class Store:
         Returns
         -------
         bool
-            False if there are entries of an unknown descriptor; nothing was done then.
+            False if there are entries of an unknown descriptor, also in packs that are not
+            ended; nothing was done then.
 
         Raises
         ------
@@ -490,7 +497,7 @@ class Store:
             assert self._home is not None
             manifest.require_same(self._home, found, mine)
             return True
-        if not adopt and len(self) > 0:
+        if not adopt and (len(self) > 0 or (self._home and open_packs(self._home))):
             return False
         manifest.claim(self.make(), mine)
         return True
@@ -512,16 +519,16 @@ class Store:
                             others += 1
         except OSError as error:
             raise database_error(error, "list", home.full(LOOSE)) from error
-        packs = PackReader(home).current()
+        packs = self._settle(lambda: (True, PackReader(home).current()))
         archive = self._current_archive()
         archived = digests_of([]) if archive is None else archive.digests()
         aside = home.inner(DAMAGED)
         return DatabaseInfo(
             path=self.path,
             kind=self.kind,
-            entries=len(union(digests_of(loose_keys), packs.part.digests, archived)),
+            entries=len(union(digests_of(loose_keys), packs.digests(), archived)),
             loose=len(loose_keys),
-            packed=len(packs.part.digests),
+            packed=len(packs.digests()),
             archived=len(archived),
             bytes_loose=sizes,
             bytes_packs=sum(pack.stamp.size for pack in packs.packs),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.database.layout import TEMPORARIES, Home, check_place
-from ampmpi.database.packs import SECONDS, SIZE, PackLimits, PackWriter, salvage_all, unfinished
+from ampmpi.database.packs import (
+    SECONDS,
+    SIZE,
+    PackLimits,
+    PackWriter,
+    has_ended,
+    open_packs,
+    salvage,
+    unfinished,
+)
 from ampmpi.errors import ImageError, InputError
 from ampmpi.files.folder import Folder
 from ampmpi.fingerprinting.adopt import resolve, settle_owner
@@ -231,6 +240,8 @@ class _Job:
     def work(self, inventory: Inventory, descriptor: Gaussian) -> Summary:
         """Do what is missing."""
         comm, options = self.comm, self.options
+        if not options.dry_run:
+            self.salvage(self.unclaimed())  # to have something to compare
         self.notes += settle_owner(
             self.databases, inventory, descriptor, comm,
             adopt=options.adopt, dry_run=options.dry_run,
@@ -240,7 +251,7 @@ class _Job:
         suspects: dict[str, int] = {}
         if is_lacking and not options.dry_run:
             self.hold_databases()
-            if self.salvage():
+            if self.salvage(self.databases):
                 what, damaged = find_misses(inventory.digests, self.databases, comm, options.verify)
                 is_lacking = comm.bcast(bool(what.any()))
             suspects = agree(comm, partial(self.suspects, inventory.digests))
@@ -274,21 +285,45 @@ class _Job:
         for kind, home in agree(self.comm, make).items():
             self.databases[kind].hold(home)
 
-    def salvage(self) -> int:
+    def unclaimed(self) -> list[int]:
+        """Databases that do not say whose they are, but may hold something."""
+
+        def look() -> list[int]:
+            return [
+                kind
+                for kind, database in self.databases.items()
+                if database.home is not None and database.manifest() is None
+            ]
+
+        return agree(self.comm, look)
+
+    def salvage(self, kinds: Iterable[int]) -> int:
         """Save what killed ranks left in unfinished packs; return how many entries there were."""
         comm, saved = self.comm, 0
-        for database in self.databases.values():
+        for database in map(self.databases.__getitem__, kinds):
             home = database.make()
-            names = agree(comm, partial(unfinished, home))[comm.rank :: comm.size]
-            mine = on_all(comm, partial(salvage_all, home, names))
-            of_all = sum(comm.allgather(mine))
+            names = self.left_packs(home)[comm.rank :: comm.size]
+            mine = on_all(comm, lambda: [salvage(home, name) for name in names])  # noqa: B023
+            done = [each for part in comm.allgather(mine) for each in part]
+            of_all = sum(count for count, _ in done)
+            self.notes += (f"{home.path}: {trouble}" for _, trouble in done if trouble)
             if of_all:
                 self.notes.append(
                     f"{database.path}: {amount(of_all, 'entry', 'entries')} saved from packs that "
                     "killed ranks had left unfinished"
                 )
+                database.close()
             saved += of_all
         return saved
+
+    def left_packs(self, home: Home) -> list[str]:
+        """Names of unfinished packs; only on its own host can it be known that a writer is gone."""
+        comm = self.comm
+        there, left = agree(comm, lambda: (open_packs(home), unfinished(home)))
+        if not there:
+            return []
+        ended = comm.allreduce(np.array([has_ended(name) for name in there], dtype=np.float64))
+        return sorted({*left, *itertools.compress(there, ended)})
 
     @property
     def markers(self) -> Folder:

@@ -2,15 +2,22 @@
 
 import errno
 import os
+import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from ampmpi import FingerprintDatabase
 from ampmpi.database import compress, sound, workers
+from ampmpi.database.archive.reader import Archive, IndexedArchive
+from ampmpi.database.check import check
 from ampmpi.database.lock import Lock
+from ampmpi.database.packs import PackLimits, PackWriter
 from ampmpi.entries import Fingerprint
+from ampmpi.entries.codec import encode
 from ampmpi.errors import DatabaseError, LockedError
+from ampmpi.files.folder import Folder
 from ampmpi.fingerprinting import finalize
 
 KEYS = [f"{number:032x}" for number in range(61)]
@@ -154,3 +161,151 @@ def test_a_compressed_database_is_not_written_to(comm, database, kind):
         (report,) = finalize.compress_all([database], comm)
         assert report.added == 61
     comm.barrier()
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Let every task copy a few records."""
+    monkeypatch.setattr(workers, "_LEAST", 1)
+    monkeypatch.setattr(workers, "_MOST", 1000)
+    monkeypatch.setattr(sound, "_PARCEL", 500)
+
+
+@pytest.fixture
+def packed(comm, shared_path):
+    """Return a database in which every rank has left packs; some entries were archived before."""
+    path = shared_path / "p-fingerprints"
+    if comm.rank == 0:
+        with FingerprintDatabase.create(path) as database:
+            for number, key in enumerate(KEYS[:5]):
+                database[key] = entry(number)
+            database.compress()
+    comm.barrier()
+    with FingerprintDatabase(path) as database:
+        writer = PackWriter(database.make(), comm.rank, PackLimits(4000))
+        for number in range(5 + comm.rank, 61, comm.size):
+            writer.put_bytes(KEYS[number], encode(entry(number)))
+        writer.close()
+        comm.barrier()
+        yield database
+    comm.barrier()
+
+
+@pytest.fixture(params=["one node", "two nodes"])
+def nodes(request, comm, monkeypatch):
+    """Let the ranks be on one node, or on several."""
+    if request.param == "two nodes":
+        monkeypatch.setattr(type(comm), "split_nodes", lambda _: SimpleNamespace(size=0))
+    return request.param
+
+
+def assert_same_archive(comm, database, lost=()):
+    """Check that an archive is whole, and has the entries that loose ones would have given."""
+    assert sorted(database) == sorted(set(KEYS).difference(lost))
+    assert os.listdir(f"{database.path}/packs") == os.listdir(f"{database.path}/tmp") == []
+    if comm.rank == 0:
+        expected = {key: encode(entry(n)) for n, key in enumerate(KEYS) if key not in lost}
+        with Archive.open(database.home.root, "archive.tar.gz") as archive:
+            assert isinstance(archive, IndexedArchive) and archive.damage is None
+            assert archive.index.raw_crc.all()
+            assert dict(archive.read_many()) == expected
+        with tarfile.open(f"{database.path}/archive.tar.gz") as tar:
+            assert {each.name: tar.extractfile(each).read() for each in tar} == expected
+        assert check(database.path).exit_code == 0
+    comm.barrier()
+
+
+def test_packs_give_the_archive_that_loose_entries_give(comm, packed, small_pieces, nodes):
+    n_packs = len(os.listdir(f"{packed.path}/packs"))
+    assert n_packs > comm.size
+    report = finalize.compress_together(packed, comm)
+    assert (report.added, report.packs, report.entries) == (56, n_packs, 61)
+    assert report.files_freed == n_packs and report.remarks() == []
+    assert_same_archive(comm, packed)
+
+
+def test_loose_entries_and_packs_at_once(comm, database, small_pieces, nodes):
+    writer = PackWriter(database.make(), comm.rank)
+    writer.put_bytes(f"{100 + comm.rank:032x}", encode(entry(100 + comm.rank)))
+    writer.put_bytes(KEYS[comm.rank], encode(entry(200)))  # the loose one counts
+    writer.close()
+    comm.barrier()
+    report = finalize.compress_together(database, comm)
+    assert report.entries == 61 + comm.size
+    assert all(database[key] == entry(number) for number, key in enumerate(KEYS))
+    assert all(database[f"{100 + n:032x}"] == entry(100 + n) for n in range(comm.size))
+
+
+def test_where_several_cannot_write_into_one_file_rank_0_writes_alone(
+    comm, packed, small_pieces, nodes, monkeypatch
+):
+    """What the others write is not there when it is read back."""
+    written = []
+
+    def write_at(descriptor, data, position):
+        written.append(position)
+        os.pwrite(descriptor, bytes(len(data)) if comm.rank else data, position)
+
+    monkeypatch.setattr(sound, "_write_at", write_at)
+    report = finalize.compress_together(packed, comm)
+    assert report.entries == 61 and report.exit_code == 0
+    assert written
+    assert_same_archive(comm, packed)
+
+
+def test_a_rank_that_cannot_open_the_new_archive_leaves_it_to_rank_0(
+    comm, packed, small_pieces, monkeypatch
+):
+    asked = []
+
+    def refuse(*_):
+        asked.append(1)
+        raise OSError(errno.ENOENT, "it does not show itself here")
+
+    if comm.size > 1 and comm.rank == comm.size - 1:
+        monkeypatch.setattr(Folder, "open_to_write", refuse)
+    report = finalize.compress_together(packed, comm)
+    assert report.entries == 61 and report.exit_code == 0
+    assert any(comm.allgather(bool(asked))) == (comm.size > 1)
+    assert_same_archive(comm, packed)
+
+
+@pytest.mark.parametrize("where", ["packs", "archive.tar.gz"])
+def test_a_bad_record_is_found_by_whoever_copies_it(comm, packed, small_pieces, nodes, where):
+    if comm.rank == 0:
+        found = packed.home.root if where != "packs" else packed.home.needed("packs")
+        name = where if where != "packs" else sorted(os.listdir(found.path))[0]
+        with Archive.open(found, name) as archive:
+            part = archive.records().part
+            bad = archive.records().key(2)
+        with open(found.full(name), "r+b") as file:
+            file.seek(int(part.offset[2] + part.packed[2] // np.uint64(2)))
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 4]))
+    bad = comm.bcast(bad if comm.rank == 0 else None)
+    report = finalize.compress_together(packed, comm)
+    assert report.lost.keys() == {bad} and report.exit_code == 5
+    assert len(report.packs_aside) == (where == "packs")
+    assert (report.copy is not None) == (where != "packs")
+    assert_same_archive(comm, packed, [bad])
+    assert finalize.compress_all([packed], comm) == []
+
+
+def test_a_disk_that_is_full_for_one_rank_changes_nothing(comm, packed, small_pieces, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = sorted(os.listdir(f"{packed.path}/packs"))
+    comm.barrier()
+    with monkeypatch.context() as patch:
+        if comm.rank == comm.size - 1:
+            patch.setattr(os, "pwrite", full)
+        with pytest.raises(DatabaseError, match="the disk is full"):
+            finalize.compress_together(packed, comm)
+    comm.barrier()
+    assert sorted(os.listdir(f"{packed.path}/packs")) == before
+    assert os.listdir(f"{packed.path}/tmp") == []
+    comm.barrier()
+    assert finalize.compress_together(packed, comm).entries == 61
+    assert_same_archive(comm, packed)

@@ -1,8 +1,10 @@
 """A real SLURM on this machine: one controller and a few nodes, gone when this process ends.
 
 Every node is a PID, mount and UTS namespace of its own with its own slurmd, so that killing a
-node is what pulling its plug is: all that ran on it is gone in the same instant. Each daemon
-dies with the process that started it, however that ends.
+node is what pulling its plug is: all that ran on it is gone in the same instant. It has a host name
+of its own, and another boot id each time it is switched on, so that a process of one node can no
+more judge those of another one than on a real cluster. Each daemon dies with the process that
+started it, however that ends.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 NODE = """\
 hostname {name}
+cat /proc/sys/kernel/random/uuid >{root}/boot.{name}
+mount --bind {root}/boot.{name} /proc/sys/kernel/random/boot_id
 mount --bind {root}/pmix.{name} {root}/pmix
 mount --bind {root}/hosts /etc/hosts
 mount --bind -o ro {root}/readonly {root}/readonly

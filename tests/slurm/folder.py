@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -49,6 +50,17 @@ class Folder:
         self.calls = path / "calls"
         self.calls.mkdir()
         self.watched: dict[str, str] = {}
+
+    def beside(self, name: str) -> Folder:
+        """Return a folder in this one with the same images and settings, watched alike."""
+        path = self.path / name
+        path.mkdir()
+        for file in ("images.traj", "env.sh"):
+            if (self.path / file).exists():
+                shutil.copy(self.path / file, path)
+        other = Folder(self.cluster, path)
+        other.watched = {**self.watched, "TEST_CALLS": str(other.calls)}
+        return other
 
     def watch(self, seconds: float = 0.0, fault: str = "", poison: str = "") -> None:
         """Write down, slow down or disturb what is computed by the jobs submitted from now on."""
@@ -120,3 +132,7 @@ class Folder:
         return sum(
             len(list((self.path / f"{label}-{kind}.ampdb" / "loose").iterdir())) for kind in KINDS
         )
+
+    def packs(self, where: str = "packs") -> list[str]:
+        """Names of the packs of all databases that are in ``packs/``, or unfinished in ``tmp/``."""
+        return [file.name for file in self.path.glob(f"*.ampdb/{where}/*pack-*")]

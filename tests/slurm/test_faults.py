@@ -14,7 +14,17 @@ from ampmpi.database.layout import Home
 from ampmpi.fingerprinting.suspects import read_suspects
 
 RANKS = 4
+HALF = N_IMAGES // 2
 SHARED = ("images.traj", "--label", "amp", "--dblabel", "amp", "--derivatives")
+PACKED = (*SHARED, "--packs")
+SAME_NODES = "--nodelist=n1,n2"
+with_packs_too = pytest.mark.parametrize("arguments", [SHARED, PACKED], ids=["loose", "packs"])
+with_packs_by_srun = pytest.mark.parametrize(
+    ("launcher", "arguments"),
+    [("srun", SHARED), ("mpirun", SHARED), ("srun", PACKED)],
+    ids=["srun-loose", "mpirun-loose", "srun-packs"],
+    indirect=["launcher"],
+)
 LAUNCHERS = ("srun", "mpirun")
 
 
@@ -24,19 +34,35 @@ def launcher(request: pytest.FixtureRequest, folder: Folder) -> str:
     return request.param
 
 
-def start(folder: Folder, cluster: Cluster, *options: str, seconds: float = 0.3) -> int:
+def start(
+    folder: Folder,
+    cluster: Cluster,
+    *options: str,
+    arguments: tuple[str, ...] = SHARED,
+    seconds: float = 0.3,
+) -> int:
     """Submit a job and wait until its ranks are in the middle of the images."""
     folder.watch(seconds)
-    job = folder.submit("fingerprint", *options, arguments=SHARED)
+    job = folder.submit("fingerprint", *options, arguments=arguments)
     until(lambda: folder.n_calls() >= 2 * RANKS, 60, f"images are computed\n{folder.log(job)}")
     return job
 
 
-def finish(folder: Folder, expected: dict) -> None:
-    """Start the same job again; the database then equals that of an undisturbed run."""
+def finish(
+    folder: Folder, expected: dict, *options: str, arguments: tuple[str, ...] = SHARED
+) -> str:
+    """Start the same job again; the database then equals that of an undisturbed run.
+
+    Returns what that job said. With packs nothing is loose, and no pack is left unfinished.
+    """
     folder.watch()
-    folder.completed(folder.submit("fingerprint", arguments=SHARED))
+    job = folder.submit("fingerprint", *options, arguments=arguments)
+    folder.completed(job)
     assert folder.database() == expected
+    if arguments is PACKED:
+        assert folder.loose() == 0
+        assert folder.packs("tmp") == []
+    return folder.log(job)
 
 
 def wait_requeued(folder: Folder, job: int, seconds: float = 60) -> None:
@@ -44,16 +70,22 @@ def wait_requeued(folder: Folder, job: int, seconds: float = 60) -> None:
     until(lambda: folder.cluster.state(job).restarts == 1, seconds, f"requeued\n{folder.log(job)}")
 
 
+@with_packs_by_srun
 def test_warned_it_stops_requeues_itself_and_completes(
-    launcher: str, folder: Folder, cluster: Cluster, expected: dict
+    launcher: str, arguments: tuple[str, ...], folder: Folder, cluster: Cluster, expected: dict
 ):
-    job = start(folder, cluster)
+    """With packs each rank ends its own before it stops, on whatever nodes the job goes on."""
+    job = start(folder, cluster, arguments=arguments)
     asked = time.monotonic()
     cluster.run("scancel", "--batch", "--signal=USR1", str(job))
     wait_requeued(folder, job)
     assert time.monotonic() - asked < stretched(15)
     before = folder.n_calls()
     assert before < N_IMAGES
+    if arguments is PACKED:
+        assert folder.loose() == 0
+        assert len(folder.packs()) == 2 * RANKS
+        assert folder.packs("tmp") == []
     folder.completed(job)
     assert cluster.state(job).restarts == 1
     assert sum(folder.calls_by_rank(job, restart=1).values()) == N_IMAGES - before
@@ -84,12 +116,15 @@ def test_it_requeues_itself_only_so_often(folder: Folder, cluster: Cluster):
     assert (state.name, state.exit_code) == ("FAILED", 75)
 
 
-def test_scancel(launcher: str, folder: Folder, cluster: Cluster, expected: dict):
-    job = start(folder, cluster)
+@with_packs_too
+def test_scancel(
+    launcher: str, arguments: tuple[str, ...], folder: Folder, cluster: Cluster, expected: dict
+):
+    job = start(folder, cluster, SAME_NODES, arguments=arguments)
     cluster.run("scancel", str(job))
     assert folder.wait(job, 15).name == "CANCELLED"
     assert cluster.state(job).restarts == 0
-    finish(folder, expected)
+    finish(folder, expected, SAME_NODES, arguments=arguments)
     assert max(folder.begun_again().values()) <= 1
 
 
@@ -102,30 +137,51 @@ def test_a_node_set_down(launcher: str, folder: Folder, cluster: Cluster, expect
     assert max(folder.begun_again().values()) <= 1
 
 
-def test_a_node_that_loses_power(launcher: str, folder: Folder, cluster: Cluster, expected: dict):
-    job = start(folder, cluster, "--no-requeue", "--nodelist=n1,n2")
+@with_packs_by_srun
+def test_a_node_that_loses_power(
+    launcher: str, arguments: tuple[str, ...], folder: Folder, cluster: Cluster, expected: dict
+):
+    """It has another boot id when it is back, so that its packs are known to be left."""
+    job = start(folder, cluster, "--no-requeue", SAME_NODES, arguments=arguments)
     cluster.kill_node("n2")
     try:
         assert folder.wait(job, 45).name in ("NODE_FAIL", "FAILED")
     finally:
         cluster.start_node("n2")
     cluster.wait_idle()
-    finish(folder, expected)
+    finish(folder, expected, SAME_NODES, arguments=arguments)
     assert max(folder.begun_again().values()) <= 1
 
 
-@pytest.mark.parametrize(("kind", "said"), [("kill", ""), ("raise", "a fault of the test")])
+@pytest.mark.parametrize(
+    ("kind", "said", "arguments"),
+    [
+        ("kill", "", SHARED),
+        ("raise", "a fault of the test", SHARED),
+        ("kill", "", PACKED),
+    ],
+    ids=["kill", "raise", "kill-packs"],
+)
 def test_a_rank_that_breaks(
-    launcher: str, kind: str, said: str, folder: Folder, cluster: Cluster, expected: dict
+    launcher: str,
+    kind: str,
+    said: str,
+    arguments: tuple[str, ...],
+    folder: Folder,
+    cluster: Cluster,
+    expected: dict,
 ):
     folder.watch(0.3, fault=f"3:4:{kind}")
-    job = folder.submit("fingerprint", arguments=SHARED)
+    job = folder.submit("fingerprint", SAME_NODES, arguments=arguments)
     until(lambda: folder.calls_by_rank(job).get(3, 0) >= 4, 60, "the fault strikes")
     state = folder.wait(job, 15)
     assert state.name == "FAILED"
     assert state.exit_code not in (0, 75)
     assert said in folder.log(job)
-    finish(folder, expected)
+    left = folder.packs("tmp")
+    assert bool(left) == (arguments is PACKED)
+    again = finish(folder, expected, SAME_NODES, arguments=arguments)
+    assert ("saved from packs that killed ranks had left unfinished" in again) == bool(left)
     assert max(folder.begun_again().values()) <= 1
 
 
@@ -207,16 +263,35 @@ def test_a_job_that_runs_elsewhere_is_not_disturbed(
 def test_walltime(folder: Folder, cluster: Cluster, expected: dict):
     """Time that really runs out: SLURM warns, the job requeues itself and completes.
 
-    SLURM may warn up to a minute early, which can be before the first image.
+    SLURM may warn up to a minute early, which can be before the first image. A job with packs,
+    of half as many ranks and images, runs at the same time.
     """
     folder.env(launcher="srun")
     folder.watch(seconds=1.5)
-    job = folder.submit("fingerprint", "--time=1", "--signal=B:USR1@40", arguments=SHARED)
-    wait_requeued(folder, job, 90)
-    assert folder.n_calls() < N_IMAGES
-    folder.completed(job, 240)
-    assert folder.computed_twice() == 0
+    packed = folder.beside("packed")
+    options = ("--time=1", "--signal=B:USR1@40")
+    half = (*options, "--nodes=1")
+    jobs = [
+        (folder, folder.submit("fingerprint", *options, arguments=SHARED), N_IMAGES),
+        (
+            packed,
+            packed.submit("fingerprint", *half, arguments=(f"images.traj@:{HALF}", *PACKED[1:])),
+            HALF,
+        ),
+    ]
+    for each, job, n in jobs:
+        wait_requeued(each, job, 90)
+        assert each.n_calls() < n
+    for each, job, _ in jobs:
+        each.completed(job, 240)
+        assert each.computed_twice() == 0
     assert folder.database() == expected
+    keys = {hash_image(atoms) for atoms in images()[:HALF]}
+    assert packed.database() == {
+        kind: {key: entries[key] for key in keys} for kind, entries in expected.items()
+    }
+    assert packed.loose() == 0
+    assert packed.packs("tmp") == []
 
 
 def test_walltime_without_a_warning(
@@ -232,3 +307,47 @@ def test_walltime_without_a_warning(
     assert [named[key] for key in sorted(named)] == [1] * RANKS
     finish(folder, expected)
     assert list(folder.begun_again().values()) == [1] * RANKS + [0] * RANKS
+
+
+def test_walltime_without_a_warning_in_the_middle_of_packs(
+    folder: Folder, cluster: Cluster, expected: dict
+):
+    """Every rank is killed in its fourth image: the three before are in a pack without an end."""
+    folder.env(launcher="srun")
+    folder.watch(fault="*:4:hang")
+    job = folder.submit("fingerprint", "--signal=URG@1", SAME_NODES, arguments=PACKED)
+    until(lambda: folder.n_calls() == 4 * RANKS, 60, f"images are computed\n{folder.log(job)}")
+    cluster.end_time(job)
+    assert folder.wait(job, 60).name == "TIMEOUT"
+    assert folder.packs() == []
+    assert len(folder.packs("tmp")) == 2 * RANKS
+    said = finish(folder, expected, SAME_NODES, arguments=PACKED)
+    assert said.count(f" {3 * RANKS} entries saved from packs") == 2
+    assert list(folder.begun_again().values()) == [1] * RANKS + [0] * RANKS
+
+
+def test_a_job_that_goes_on_without_a_node(folder: Folder, cluster: Cluster, expected: dict):
+    """Nobody can know whether ranks of a node that is not there have ended.
+
+    So what is in their packs is computed again; a compress on that node saves it later.
+    """
+    folder.env(launcher="srun")
+    cluster.run("scontrol", "update", "nodename=n3", "state=drain", "reason=test")
+    folder.watch(fault="*:4:hang")
+    job = folder.submit("fingerprint", arguments=PACKED)
+    until(lambda: folder.n_calls() == 4 * RANKS, 60, f"images are computed\n{folder.log(job)}")
+    cluster.run("scontrol", "update", "nodename=n3", "state=resume")
+    cluster.run("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+    cluster.run("scontrol", "update", "nodename=n2", "state=drain", "reason=test")
+    wait_requeued(folder, job)
+    assert len(folder.packs("tmp")) == 2 * RANKS
+    folder.completed(job)
+    assert folder.database() == expected
+    again = folder.begun_again()
+    assert [again[job, 0, rank] for rank in range(RANKS)] == [1, 1, 4, 4]
+    assert f" {3 * RANKS // 2} entries saved from packs" in folder.log(job)
+    assert len(folder.packs("tmp")) == RANKS
+    cluster.run("scontrol", "update", "nodename=n2", "state=resume")
+    folder.completed(folder.submit("compress", "--nodelist=n2"))
+    assert folder.packs("tmp") == folder.packs() == []
+    assert folder.database() == expected

@@ -4,16 +4,21 @@ import contextlib
 import errno
 import io
 import os
+import shutil
+import struct
 import subprocess
 import tarfile
+import zlib
 from pathlib import Path
 
 from entry_samples import make_entries, make_key
 
-from ampmpi.database.archive.index import FOOTER_SIZE
+from ampmpi.database.archive.deflate import gzip_stored
+from ampmpi.database.archive.index import FOOTER_SIZE, INDEX_MAGIC
 from ampmpi.database.archive.reader import Archive, IndexedArchive
 from ampmpi.database.archive.writer import ArchiveWriter, pack
 from ampmpi.database.layout import Home
+from ampmpi.database.packs import PackLimits, PackWriter
 from ampmpi.entries.codec import encode
 from ampmpi.files.atomic import temporary_name
 from ampmpi.files.folder import Folder
@@ -119,8 +124,37 @@ def _write_with_damaged_index(path, data):
     flip(path, footer.data_size + 40)
 
 
+def write_as_0_1(path, data):
+    """Write an archive as version 0.1 did: without checksums of deflated records."""
+    footer = write_archive(path, data)
+    with open_archive(path) as archive:
+        index = archive.index
+    parts = [struct.pack("<8sQQ", INDEX_MAGIC, len(index.digests), 0), index.digests.tobytes()]
+    content = b"".join([*parts, *(column.tobytes() for column in index[1:-1])])
+    member = gzip_stored(content)
+    footer = footer._replace(index_size=len(member), index_crc=zlib.crc32(content))
+    with open(path, "r+b") as file:
+        file.seek(footer.data_size)
+        file.truncate()
+        file.write(member + footer.pack())
+
+
+def _write_as_pack(path, data):
+    """Write an archive as one rank does, entry by entry."""
+    database = make_database(f"{path}.made-fingerprints")
+    put_packs(database, data)
+    if not data:  # a writer makes no empty pack
+        write_archive(path, data)
+        return
+    (name,) = names(database, "packs")
+    os.rename(f"{database}/packs/{name}", path)
+    shutil.rmtree(database)
+
+
 ARCHIVES = {
     "indexed": write_archive,
+    "pack": _write_as_pack,
+    "0.1": write_as_0_1,
     "without footer": _write_without_footer,
     "damaged index": _write_with_damaged_index,
     "Amp": _write_as_amp,
@@ -130,6 +164,9 @@ ARCHIVES = {
     "old GNU": lambda path, data: _write_tar(path, data, tarfile.GNU_FORMAT, mtime=1),
 }
 """How the archives of each kind are written: each is whole, and all are read alike."""
+
+INDEXED = ("indexed", "pack", "0.1")
+"""Those that have an index."""
 
 
 def make_database(path):
@@ -144,6 +181,33 @@ def put(database, data, age=3600.0):
         with open(path, "wb") as file:
             file.write(content)
         set_age(path, age)
+
+
+def put_packs(database, data, count=1, age=3600.0):
+    """Write entries into so many packs, each of which is a minute younger than the one before."""
+    before = names(database, "packs")
+    writer = PackWriter(Home.create(database))
+    for some in range(count):
+        for key in list(data)[some::count]:
+            writer.put_bytes(key, data[key])
+        writer.close()
+        if not data:
+            continue
+        (new,) = set(names(database, "packs")).difference(before)
+        before.append(new)
+        set_age(f"{database}/packs/{new}", age - 60 * some)
+
+
+def put_open_pack(database, data, name=None):
+    """Leave the unfinished pack of a writer that has ended; return its name."""
+    before = names(database, "tmp")
+    writer = PackWriter(Home.create(database), limits=PackLimits(1 << 62, 1e9))
+    for key, content in data.items():
+        writer.put_bytes(key, content)
+    (new,) = set(names(database, "tmp")).difference(before)
+    name = name or dead_name("pack")
+    os.rename(f"{database}/tmp/{new}", f"{database}/tmp/{name}")
+    return name
 
 
 def set_age(path, age=3600.0):
@@ -202,6 +266,16 @@ def damage_archived(database, key):
     """Change a bit in the middle of an archived entry."""
     archive = f"{database}/archive.tar.gz"
     flip(archive, sum(place_of(archive, key)) // 2)
+
+
+def damage_packed(database, key):
+    """Change a bit in the middle of an entry in the pack that has it."""
+    for name in names(database, "packs"):
+        pack = f"{database}/packs/{name}"
+        if key in records_of(pack):
+            status = os.stat(pack)
+            flip(pack, sum(place_of(pack, key)) // 2)
+            os.utime(pack, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def damage_loose(database, key):

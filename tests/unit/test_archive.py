@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from archive_samples import (
     ARCHIVES,
+    INDEXED,
     Sink,
     is_indexed,
     keys_of,
@@ -86,7 +87,7 @@ class TestEveryKind:
         keys = list(data)
         with open_archive(write(data)) as archive:
             assert archive.damage is None
-            assert is_indexed(archive) == (kind == "indexed")
+            assert is_indexed(archive) == (kind in INDEXED)
             assert keys_of(archive) == sorted(data)
             assert len(archive) == 40
             assert all(archive.read(key) == data[key] for key in keys[::9])

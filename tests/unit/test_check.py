@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from archive_samples import (
     ARCHIVES,
+    INDEXED,
     Sink,
     damage_archived,
     damage_loose,
@@ -148,13 +149,13 @@ class TestEveryKindOfArchive:
             assert (report.exit_code, report.remaining, report.lost) == (5, [], [])
         else:
             by_others = [line for line in report.notes if "Amp or another tool wrote it" in line]
-            assert len(by_others) == (kind != "indexed")
+            assert len(by_others) == (kind not in INDEXED)
         assert check(place).exit_code == 0
         assert contents(place) == data
 
     def test_one_damaged_entry(self, place, archive, kind, data):
         key = make_key(3)
-        if kind == "indexed":
+        if kind in INDEXED:
             damage_archived(place, key)
         else:
             os.unlink(archive)

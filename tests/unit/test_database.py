@@ -1,6 +1,7 @@
 """The database as a mapping, wherever its entries lie, while they move between its places."""
 
 import errno
+import itertools
 import os
 import pickle
 import shutil
@@ -11,13 +12,18 @@ import pytest
 from archive_samples import (
     ARCHIVES,
     damage_archived,
+    damage_loose,
+    damage_packed,
     is_indexed,
     keys_of,
     names,
     open_archive,
     place_of,
+    put,
+    put_packs,
     set_age,
     spoil_sector,
+    write_as_0_1,
 )
 from entry_samples import SPECIAL, make_entries, make_key, make_special, open_files, refuse
 
@@ -61,6 +67,31 @@ def fill_both(database, content):
     fill_loose(database, {key: content[key] for key in KEYS[:4] + KEYS[8:]})
 
 
+def fill_packs(database, content):
+    database.make()
+    put_packs(database.path, content, 3)
+
+
+def fill_old_packs(database, content):
+    """As a program might leave them that knows nothing of checksums of deflated records."""
+    fill_packs(database, content)
+    for name in names(database.path, "packs"):
+        pack = f"{database.path}/packs/{name}"
+        with open_archive(pack) as archive:
+            some = dict(archive.read_many())
+        write_as_0_1(pack, some)
+
+
+def fill_all(database, content):
+    """Some entries in each place, and some in several, of which the first one's counts."""
+    wrong = content[KEYS[-1]]
+    fill_loose(database, dict.fromkeys(KEYS[:6], wrong) | {KEYS[6]: content[KEYS[6]]})
+    database.compress()
+    packed = dict.fromkeys(KEYS[:3], wrong) | {key: content[key] for key in KEYS[3:9]}
+    put_packs(database.path, packed, 2)
+    fill_loose(database, {key: content[key] for key in KEYS[:3] + KEYS[9:]})
+
+
 STORES = {
     "loose": (fill_loose, OURS),
     "loose, of Amp": (fill_loose, AMPS),
@@ -69,6 +100,10 @@ STORES = {
     "archived by GNU tar": (fill_archive("GNU tar"), OURS),
     "archived, index damaged": (fill_archive("damaged index"), OURS),
     "both places": (fill_both, OURS),
+    "packs": (fill_packs, OURS),
+    "packs, of Amp's bytes": (fill_packs, AMPS),
+    "packs without raw checksums": (fill_old_packs, OURS),
+    "all places": (fill_all, OURS),
 }
 """Every way in which entries may lie in a database: what fills it, and with which bytes."""
 
@@ -314,6 +349,9 @@ class TestEveryStore:
             os.path.getsize(loose_path(database, key)) for key in loose_keys(database)
         )
         assert (info.archived > 0) == os.path.exists(archive_path(database))
+        packs = [f"{database.path}/packs/{name}" for name in names(database.path, "packs")]
+        assert info.packs == len(packs) and (info.packed > 0) == (info.packs > 0)
+        assert info.bytes_packs == sum(map(os.path.getsize, packs)) and info.open_packs == 0
         assert info.files == 1 + sum(len(f) + len(d) for _, d, f in os.walk(database.path))
         assert not info.locked and info.temporaries == info.damaged == 0
         assert info.manifest is None and info.damage is None
@@ -502,6 +540,133 @@ def test_the_other_copy_is_used(in_archive):
     database.corrupt.clear()
     assert dict(database.get_many()) == without(KEYS[2])
     assert set(database.corrupt) == {KEYS[0], KEYS[2]}
+
+
+PLACES = ("loose", "packs", "archive")
+DAMAGE = {"loose": damage_loose, "packs": damage_packed, "archive": damage_archived}
+
+
+def in_places(path, places):
+    """Return a database with one entry in some places, and another one in each of them."""
+    database = FingerprintDatabase.create(path)
+    both = dict(zip(("archive", "packs", "loose"), KEYS[1:4], strict=True))
+    for place, other in both.items():
+        if place in places:
+            content = {key: OURS[key] for key in (KEYS[0], other)}
+            if place == "packs":
+                put_packs(database.path, content)
+            else:
+                put(database.path, content)
+        if place == "archive" and place in places:
+            database.compress()
+    return database, {KEYS[0], *(both[place] for place in places)}
+
+
+SOME_PLACES = [some for n in (1, 2, 3) for some in itertools.combinations(PLACES, n)]
+
+
+@pytest.mark.parametrize(
+    ("places", "bad"),
+    [
+        (places, bad)
+        for places in SOME_PLACES
+        for n in range(len(places) + 1)
+        for bad in itertools.combinations(places, n)
+    ],
+    ids=lambda some: "+".join(some) or "none",
+)
+class TestCopiesInSeveralPlaces:
+    """Any of them may be damaged: a sound one is found, believed, kept and merged."""
+
+    @pytest.fixture
+    def damaged(self, path, places, bad):
+        database, keys = in_places(path, places)
+        for place in bad:
+            DAMAGE[place](database.path, KEYS[0])
+        database.close()
+        assert set(database) == keys
+        sound = {key: FINGERPRINTS[key] for key in keys}
+        if len(bad) == len(places):
+            del sound[KEYS[0]]
+        return database, sound
+
+    def test_reading(self, damaged, places, bad):
+        database, sound = damaged
+        assert KEYS[0] in database
+        if KEYS[0] in sound:
+            assert database[KEYS[0]] == FINGERPRINTS[KEYS[0]]
+            assert database.get_bytes(KEYS[0]) == OURS[KEYS[0]] or "loose" in bad
+        else:
+            with pytest.raises(CorruptEntryError, match="compute it again"):
+                database[KEYS[0]]
+        before = bool(bad) and PLACES.index(bad[0]) == PLACES.index(places[0])
+        assert set(database.corrupt) == ({KEYS[0]} if before else set())
+        assert dict(database.get_many()) == sound
+        assert database.missing(KEYS[:1]) == set()
+        assert database.missing(KEYS[:1], check=True) == set(KEYS[:1]).difference(sound)
+
+    def test_compress(self, damaged, places, bad):
+        database, sound = damaged
+        report = database.compress()
+        if places == ("archive",):
+            assert (report.entries, report.exit_code) == (2, 0)  # there was nothing to do
+            return
+        assert report.entries == len(sound)
+        assert dict(database) == dict(database.get_many()) == sound
+        assert names(database.path, "loose") == names(database.path, "packs") == []
+        assert set(report.set_aside) == ({KEYS[0]} if "loose" in bad else set())
+        # A damaged copy in a pack is not looked at where there is a sound loose one.
+        is_read = "loose" in bad or "loose" not in places
+        assert len(report.packs_aside) == ("packs" in bad and is_read)
+        assert check(database.path).exit_code == 0
+        assert (report.exit_code == 5) == bool(names(database.path, "damaged"))
+        if KEYS[0] not in sound:
+            assert report.exit_code == 5
+
+    def test_check_and_repair(self, damaged, places, bad):
+        database, sound = damaged
+        report = check(database.path)
+        assert report.exit_code == (4 if bad else 0)
+        assert report.lost == ([] if KEYS[0] in sound else [KEYS[0]])
+        assert report.sound == 2 * len(places) - len(bad)
+        assert len(report.problems) == len(bad)
+        before = dict(database.get_many())
+        report = check(database.path, repair=True)
+        assert (report.exit_code, report.remaining) == (5 if bad else 0, [])
+        assert report.lost == ([] if KEYS[0] in sound else [KEYS[0]])
+        assert dict(database.get_many()) == before == sound
+        assert check(database.path).exit_code == 0
+
+    def test_merge(self, damaged, tmp_path):
+        database, sound = damaged
+        files = {
+            Path(folder, name): Path(folder, name).read_bytes()
+            for folder, _, found in os.walk(database.path)
+            for name in found
+        }
+        report = merge(tmp_path / "y-fingerprints", [database.path], assume_same=True)
+        assert dict(FingerprintDatabase(tmp_path / "y-fingerprints")) == sound
+        assert report.added == {database.path: len(sound)}
+        assert set(report.corrupt) == {KEYS[0]}.difference(sound)
+        assert all(file.read_bytes() == content for file, content in files.items())
+
+    def test_merge_into_it(self, damaged, tmp_path):
+        database, _ = damaged
+        other = FingerprintDatabase(tmp_path / "y-fingerprints")
+        fill_packs(other, OURS)
+        merge(database.path, [other.path], assume_same=True)
+        assert dict(database.get_many()) == FINGERPRINTS
+        assert check(database.path).exit_code == 0
+
+    def test_deletion(self, damaged):
+        database, sound = damaged
+        assert database.delete([KEYS[0]]) == 1
+        sound.pop(KEYS[0], None)
+        for view in (database, FingerprintDatabase(database.path)):
+            assert set(view) == set(sound) and dict(view.get_many()) == sound
+        database.compress()
+        assert dict(database.get_many()) == sound
+        assert check(database.path).exit_code == 0
 
 
 def test_deleting_damaged_entries(in_archive):

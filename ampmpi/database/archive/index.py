@@ -57,7 +57,7 @@ class Part(NamedTuple):
     crc: NDArray[np.uint32]
     raw_crc: NDArray[np.uint32]
 
-    def some(self, chosen: NDArray[np.intp] | slice) -> Part:
+    def some(self, chosen: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Part:
         """Return some of the records."""
         return Part._make(column[chosen] for column in self)
 

@@ -2,7 +2,8 @@
 
 TEST_CALLS is a folder; each rank appends the hash of an image to a file of its own there before
 it computes it. TEST_SECONDS is how long an image takes at least. TEST_FAULT is RANK:N:KIND, where
-KIND is kill or raise and N counts that rank's images; it strikes in a job's first start only.
+KIND is kill, raise or hang, N counts that rank's images, and a RANK of * is each; it strikes in a
+job's first start only.
 TEST_POISON is the hash of an image that kills every rank which computes it.
 """
 
@@ -33,7 +34,7 @@ def watch(gaussian: type) -> None:
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     job = os.environ.get("SLURM_JOB_ID", "none")
     calls = Path(os.environ["TEST_CALLS"], f"{job}.{restart}.{rank()}")
-    if restart != "0" or len(fault) != 3 or int(fault[0]) != rank():
+    if restart != "0" or len(fault) != 3 or fault[0] not in ("*", str(rank())):
         fault = []
     done = 0
 
@@ -53,6 +54,8 @@ def watch(gaussian: type) -> None:
             if fault and done == int(fault[1]):
                 if fault[2] == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
+                if fault[2] == "hang":
+                    time.sleep(3600)
                 raise ZeroDivisionError("a fault of the test")
             end = time.monotonic() + seconds
             while time.monotonic() < end:
