@@ -71,7 +71,7 @@ CALLS = (
     "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat",
     "stat", "lstat", "fstat", "newfstatat", "statx", "statfs", "fstatfs",
     "access", "faccessat", "faccessat2", "readlink", "readlinkat", "getdents64",
-    "truncate", "ftruncate", "fallocate", "fsync", "fdatasync", "fadvise64", "flock",
+    "truncate", "ftruncate", "fallocate", "fadvise64", "flock",
     "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "fchownat", "utimensat",
     "getxattr", "fgetxattr", "setxattr", "fsetxattr",
 )  # fmt: skip

@@ -263,9 +263,10 @@ class _Check:
                     bad: set[str] = set()
                     if isinstance(pack, IndexedArchive):
                         self._packs_are_bad |= self._check_indexed(pack, "pack", bad)
-                    else:
+                    elif isinstance(pack, StreamedArchive):
                         self._packs_are_bad = True
-                        bad = keys
+                        keys.update(to_hex(pack.expected))
+                        bad = keys - _sound(pack)
                         self._problem(
                             f"pack: {pack.path} has no index that fits"
                             + (f" ({pack.damage})" if pack.damage else "")
@@ -437,6 +438,15 @@ class _Check:
             self.report.notes.append(
                 f"{where}: {name} was written again or removed during the check: it was left alone"
             )
+
+
+def _sound(archive: StreamedArchive) -> set[str]:
+    """Return the keys of entries of an archive without an index that are what was archived."""
+    return {
+        key
+        for key, headers, data in archive.walk()
+        if key is not None and archive.doubt(key, headers, data) is None
+    }
 
 
 def _require_fit(found: Entry, functions: Mapping[str, Any]) -> None:

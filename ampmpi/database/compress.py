@@ -269,7 +269,8 @@ def rewrite(
     """
     started = time.monotonic()
     keep_freed_memory()
-    sweep(home.temporaries, KEPT)  # before the lock, which takes a file itself
+    left = temporaries(home.temporaries)
+    sweep(home.temporaries, KEPT, names=left)  # before the lock, which takes a file itself
     closely: set[Place] = set()
     together, changes = True, 0
     report = CompressReport(home.path)
@@ -278,7 +279,7 @@ def rewrite(
             run = _Run(home, lock, workers or Workers(), what or Rewriting(), progress, report)
             report = run.report
             try:
-                run.run(closely, together)
+                run.run(left, closely, together)
             except ArchiveChangedError:
                 changes += 1
                 continue
@@ -330,22 +331,26 @@ class _Run:
         self._done = 0.0
         self._taken = what.without
 
-    def run(self, closely: Collection[Place], together: bool) -> None:
-        """Do it once; some places are looked at closely, and workers may write together or not."""
+    def run(self, left: Sequence[str], closely: Collection[Place], together: bool) -> None:
+        """Do it once.
+
+        Some temporaries were left by others, some places are to be looked at closely, and
+        the workers may write together or not.
+        """
         home, report = self.home, self.report
         self._together, self._closely = together, closely
         with contextlib.ExitStack() as stack:
             old = self._open(stack, None, ARCHIVE)
             like = None if old is None else os.fstat(old.archive.descriptor)
             loose = LooseEntries(home, self.workers) if self.what.take_loose else None
-            for count, trouble in self.workers.map(partial(salvage, home), unfinished(home)):
+            for count, trouble in self.workers.map(partial(salvage, home), unfinished(home, left)):
                 report.salvaged += count
                 report.warnings += [trouble] if trouble else []
             packed = PackedEntries(home, closely)
             report.stuck |= packed.unreadable
             left_over = [
                 source
-                for name in abandoned(home)
+                for name in abandoned(home, found=left)
                 if (source := self._open(stack, TEMPORARIES, name)) is not None
             ]
             report.bytes_before = old.archive.stamp.size if old else 0
@@ -607,7 +612,7 @@ class _Run:
 def is_compressed(home: Home) -> bool:
     """Whether a compress would find nothing to move; looks without writing anything."""
     return not (
-        len(digests(home)) or pack_names(home) or unfinished(home, exactly=False) or abandoned(home)
+        pack_names(home) or len(digests(home)) or unfinished(home, exactly=False) or abandoned(home)
     )
 
 
@@ -626,8 +631,12 @@ def _grouped(
     return groups
 
 
-def abandoned(home: Home, purpose: str = "archive") -> list[str]:
+def abandoned(
+    home: Home, purpose: str = "archive", found: Sequence[str] | None = None
+) -> list[str]:
     """Names of abandoned temporaries of one purpose; of all for ``""``.
+
+    Those that there are may be given.
 
     An archive that a killed compress left may hold entries that are nowhere else: when it
     was killed between putting its own archive in place and giving back the one that
@@ -637,9 +646,9 @@ def abandoned(home: Home, purpose: str = "archive") -> list[str]:
     folder = home.inner(TEMPORARIES)
     if folder is None:
         return []
-    found = [
+    names = [
         name
-        for name in temporaries(folder)
+        for name in (temporaries(folder) if found is None else found)
         if purpose in ("", purpose_of(name)) and is_abandoned(folder, name)
     ]
-    return [name for name in found if not (purpose == "archive" and is_replaced(folder, name))]
+    return [name for name in names if not (purpose == "archive" and is_replaced(folder, name))]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ampmpi.database.archive.index import Part, read_index
 from ampmpi.database.archive.reader import Records
 from ampmpi.database.layout import PACKS, Home
-from ampmpi.database.packs import SUFFIX
+from ampmpi.database.packs import is_pack_name
 from ampmpi.errors import CorruptEntryError
 from ampmpi.files.folder import Folder, NotRegularError, Stamp
 from ampmpi.files.trouble import database_error, is_of_one_file, reason_of
@@ -163,7 +163,7 @@ class PackReader:
     def _listed(self, folder: Folder) -> Packed:
         try:
             with folder.scan() as items:
-                files = {item.name: item.inode() for item in items if item.name.endswith(SUFFIX)}
+                files = {item.name: item.inode() for item in items if is_pack_name(item.name)}
         except OSError as error:
             if error.errno == errno.ESTALE:
                 raise

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +49,7 @@ STILL = 600.0
 """Seconds without a write after which a pack is salvaged whose writer may be alive elsewhere."""
 
 SUFFIX = ".tar.gz"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*" + re.escape(SUFFIX))
 _PURPOSE = "pack"
 _ROW = struct.Struct("<16sQQQII")
 _PAUSE = 60.0
@@ -183,8 +186,7 @@ class PackWriter:
             if self._rows:
                 file.write(tail(_part(self._rows), self._size)[0])
                 file.sync()
-                name = pack_name(file.name)
-                self._home.write(lambda: file.replace(self._home.needed(PACKS), name))
+                self._place(file)
             else:
                 file.discard()
         finally:
@@ -212,20 +214,52 @@ class PackWriter:
         """
         if file.folder.has(file.name):
             return
+        new = self._copy_of(file.descriptor)
+        if new is None:
+            self._leave(file)
+            return
+        file.close()
+        self._file = new
+
+    def _copy_of(self, descriptor: int) -> Temporary | None:
+        """Return a new file that holds what an open one does; None if it cannot be read.
+
+        A file server keeps nothing open that was removed: it is saved, and that is all.
+        """
         new = self._new()
         try:
             position = 0
-            while piece := os.pread(file.descriptor, _COPIED, position):
+            while piece := os.pread(descriptor, _COPIED, position):
                 new.write(piece)
                 position += len(piece)
         except OSError as error:
             new.discard()
             if error.errno != errno.ESTALE:
                 raise database_error(error, "write", new.path) from error
-            self._leave(file)  # a file server keeps nothing open: it is saved, and that is all
-            return
-        file.close()
-        self._file = new
+            return None
+        return new
+
+    def _place(self, file: Temporary) -> None:
+        """Give a pack its name; it is written again if the file was removed at this moment."""
+        try:
+            kept = os.dup(file.descriptor)
+        except OSError as error:
+            raise database_error(error, "write", file.path) from error
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                file.replace(self._home.needed(PACKS), pack_name(file.name))
+                return
+            if file.folder.has(file.name):  # packs/ was removed
+                self._home.forget(PACKS)
+                new: Temporary | None = file
+            elif (new := self._copy_of(kept)) is not None:
+                new.sync()
+            if (last := new) is not None:
+                name = pack_name(last.name)
+                self._home.write(lambda: last.replace(self._home.needed(PACKS), name))
+        finally:
+            with contextlib.suppress(OSError):
+                os.close(kept)
 
     def begins(self, descriptor: int) -> bool:
         """Whether an open file begins with what was written to the present pack.
@@ -261,6 +295,11 @@ def pack_name(temporary: str) -> str:
     return temporary.removesuffix(".tmp") + SUFFIX
 
 
+def is_pack_name(name: str) -> bool:
+    """Whether a name in ``packs/`` is a pack's; others, of whatever letters, are left alone."""
+    return _NAME.fullmatch(name) is not None
+
+
 def pack_names(home: Home) -> list[str]:
     """Names of the packs that are in ``packs/``."""
     folder = home.inner(PACKS)
@@ -272,17 +311,20 @@ def pack_names(home: Home) -> list[str]:
 
 def is_pack(found: os.DirEntry[str]) -> bool:
     """Whether what was found in ``packs/`` is a pack."""
-    return found.name.endswith(SUFFIX) and found.is_file(follow_symlinks=False)
+    return is_pack_name(found.name) and found.is_file(follow_symlinks=False)
 
 
-def unfinished(home: Home, *, exactly: bool = True) -> list[str]:
+def unfinished(
+    home: Home, found: Sequence[str] | None = None, *, exactly: bool = True
+) -> list[str]:
     """Names of packs in ``tmp/`` whose writers are gone, or have not written for ten minutes.
 
     By the clock of the file system, which takes a file of our own to read; not `exactly`, by
-    this host's. A writer that is alive after all writes again what was taken.
+    this host's. A writer that is alive after all writes again what was taken. The temporaries
+    that there are may be given.
     """
     folder = home.inner(TEMPORARIES)
-    names = open_packs(home)
+    names = open_packs(home, found)
     left = [name for name in names if has_ended(name)]
     if folder is None or len(left) == len(names):
         return left
@@ -299,10 +341,10 @@ def unfinished(home: Home, *, exactly: bool = True) -> list[str]:
     return left
 
 
-def open_packs(home: Home) -> list[str]:
+def open_packs(home: Home, found: Sequence[str] | None = None) -> list[str]:
     """Names of packs that are being written, or were left unfinished."""
-    found = temporaries(home.inner(TEMPORARIES))
-    return [name for name in found if purpose_of(name) == _PURPOSE]
+    names = temporaries(home.inner(TEMPORARIES)) if found is None else found
+    return [name for name in names if purpose_of(name) == _PURPOSE]
 
 
 def has_ended(name: str) -> bool:

@@ -30,9 +30,8 @@ _AHEAD = 3
 _PORTION = 256
 """Most items of a task."""
 
-_ROUNDS = 4
-_LEAST, _MOST = 1 << 21, 1 << 26
-"""Bytes that one task copies: each opens the files anew."""
+_LEAST, _MOST = 1 << 21, 1 << 28
+"""Bytes that one task copies, which opens the files anew."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,8 @@ class Workers:
             wait([future for future in waiting if not future.cancelled()])
 
     def share(self, n_bytes: int) -> int:
-        """Bytes of a task where so many are to be copied: a few for each worker, but large ones."""
-        return min(max(n_bytes // (_ROUNDS * self.count), _LEAST), _MOST)
+        """Bytes of a task where so many are to be copied: one for each worker, if not too large."""
+        return min(max(-(-n_bytes // self.count), _LEAST), _MOST)
 
     def cut(self, items: NDArray[_Items]) -> list[NDArray[_Items]]:
         """Cut items into tasks of one size, equally many for each worker: so all end together."""

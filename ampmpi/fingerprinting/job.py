@@ -319,7 +319,12 @@ class _Job:
     def left_packs(self, home: Home) -> list[str]:
         """Names of unfinished packs; only on its own host can it be known that a writer is gone."""
         comm = self.comm
-        there, left = agree(comm, lambda: (open_packs(home), unfinished(home)))
+
+        def look() -> tuple[list[str], list[str]]:
+            there = open_packs(home)
+            return there, unfinished(home, there)
+
+        there, left = agree(comm, look)
         if not there:
             return []
         ended = comm.allreduce(np.array([has_ended(name) for name in there], dtype=np.float64))

@@ -1,8 +1,9 @@
 """Everything that may be done to one database, at once and killed at random.
 
 ``python tests/fault/soak.py SECONDS`` runs it by hand. An entry counts as put
-once ``put`` returned; from then on every reader must find it, and find it
-right, whoever is killed.
+once ``put`` returned, or the pack was ended in which it is; from then on every
+reader must find it, and find it right, whoever is killed. What was appended to a
+pack must be there in the end, though nobody ended the pack.
 
 Some keys belong to one process each, which alone puts, merges and deletes them.
 A deletion takes the lock and writes the archive anew, so that several are done at once.
@@ -28,16 +29,19 @@ import traceback
 from samples import make_entry, make_key
 
 from ampmpi import FingerprintDatabase
-from ampmpi.database import lock
+from ampmpi.database import lock, packs
 from ampmpi.database.check import check
 from ampmpi.database.merge import merge
+from ampmpi.database.packs import PackLimits, PackWriter
+from ampmpi.entries.codec import encode
 from ampmpi.errors import LockedError
 
 ENTRIES = 600
 OWNERS, OWNED = 3, 60
 ABSENT, PUTTING, PRESENT, DELETING = range(4)
 COUNTERS = (
-    "puts", "gets", "many", "lists", "owned", "deletes", "merges", "compressions",
+    "puts", "appends", "packs", "saves", "gets", "many", "lists", "owned", "deletes", "merges",
+    "compressions",
     "checks", "locked", "lost", "undead", "wrong", "errors",
 )  # fmt: skip
 KILLS_PER_SECOND = 3.0
@@ -52,6 +56,7 @@ class Shared:
         self.workers = workers
         self.errors = errors
         self.memory = mmap.mmap(-1, ENTRIES)
+        self.appended = mmap.mmap(-1, ENTRIES)
         self.steps = memoryview(mmap.mmap(-1, 8 * OWNERS * OWNED)).cast("q")
         self.counts = memoryview(mmap.mmap(-1, 8 * len(COUNTERS) * workers)).cast("q")
 
@@ -81,6 +86,40 @@ def write(path, shared, worker, rng):
             database[make_key(number)] = make_entry(number)
             shared.was_put(number)
             shared.count(worker, "puts")
+
+
+def write_packs(path, shared, worker, rng):
+    with FingerprintDatabase(path) as database:
+        limits = PackLimits(rng.choice([3_000, 30_000, 10**9]), rng.choice([0.05, 0.5]))
+        writer = PackWriter(database.make(), worker, limits)
+        waiting = []
+        while True:
+            number = rng.randrange(ENTRIES)
+            waiting.append(number)
+            writer.put_bytes(make_key(number), encode(make_entry(number)))
+            shared.appended[number] = 1
+            shared.count(worker, "appends")
+            if rng.random() < 0.02:
+                writer.close()
+            if writer._file is None:
+                for each in waiting:
+                    shared.was_put(each)
+                waiting.clear()
+                shared.count(worker, "packs")
+            if rng.random() < 0.05:
+                time.sleep(rng.expovariate(50))
+
+
+def save(path, shared, worker, rng):
+    """Save what killed ranks left in packs, as a job does."""
+    with FingerprintDatabase(path) as database:
+        home = database.make()
+        while True:
+            done = [packs.salvage(home, name) for name in packs.unfinished(home)]
+            if troubles := [trouble for _, trouble in done if trouble]:
+                shared.complain(worker, "errors", troubles)
+            shared.count(worker, "saves")
+            time.sleep(rng.expovariate(3))
 
 
 def read(path, shared, worker, rng):
@@ -285,7 +324,7 @@ def soak(seconds, folder, seed=0):
     path = os.path.join(folder, "soak-fingerprints.ampdb")
     FingerprintDatabase.create(path).close()
     lock._POLL = POLL
-    works = [write] * 4 + [read] * 3 + [compress] * 2
+    works = [write] * 2 + [write_packs] * 3 + [save] + [read] * 3 + [compress] * 2
     works += [delete_and_put, delete_and_put_too, merge_and_delete, inspect]
     shared = Shared(len(works), os.path.join(folder, "problems"))
     rng = random.Random(seed)
@@ -334,7 +373,11 @@ def finish(path, shared):
                     f"in the end: lost {lost}, wrong {wrong}, undead {undead}, {database.corrupt}"
                 )
             database.compress()
-        left = os.listdir(f"{database.path}/loose") + os.listdir(f"{database.path}/tmp")
+            # What was appended is found from now on, whoever was killed before the pack ended.
+            appended = [number for number in range(ENTRIES) if shared.appended[number]]
+            expected |= {make_key(number): make_entry(number) for number in appended}
+        left = [each for name in ("loose", "tmp", "packs")
+                for each in os.listdir(f"{database.path}/{name}")]  # fmt: skip
         if left:
             problems.append(f"left over: {left}")
     if report := check(path).problems:

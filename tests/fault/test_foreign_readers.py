@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import pickle
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from samples import make_entry, make_key, put_old
 
 from ampmpi import FingerprintDatabase
+from ampmpi.database.packs import PackWriter
 from ampmpi.entries.codec import encode
 
 ENTRIES = {make_key(number): encode(make_entry(number)) for number in range(60)}
@@ -25,9 +27,46 @@ READERS = {
 }
 
 
-@pytest.fixture(params=[1, 10], ids=["one compress", "ten incremental ones"])
+def put_into_pack(database, keys):
+    """Add a pack of some entries."""
+    writer = PackWriter(database.make())
+    for key in keys:
+        writer.put_bytes(key, ENTRIES[key])
+    writer.close()
+
+
+def make_pack(database):
+    """Make one pack, and put it in the archive's place as it is."""
+    put_into_pack(database, ENTRIES)
+    (name,) = os.listdir(f"{database.path}/packs")
+    os.rename(f"{database.path}/packs/{name}", f"{database.path}/archive.tar.gz")
+
+
+def assemble(database):
+    """Let three processes assemble an archive of packs, an old one, and loose entries."""
+    keys = list(ENTRIES)
+    for key in keys[:15]:
+        put_old(database, key, ENTRIES[key])
+    put_into_pack(database, keys[15:20])
+    database.compress()
+    for first in (20, 30, 40):
+        put_into_pack(database, keys[first : first + 10])
+    for key in keys[50:]:
+        put_old(database, key, ENTRIES[key])
+    report = database.compress(processes=3)
+    assert (report.added, report.packs, report.entries) == (40, 3, 60)
+
+
+@pytest.fixture(
+    params=[1, 10, make_pack, assemble],
+    ids=["one compress", "ten incremental ones", "a pack", "assembled in parallel"],
+)
 def database(request, tmp_path):
     with FingerprintDatabase.create(tmp_path / "x-fingerprints.ampdb") as database:
+        if callable(request.param):
+            request.param(database)
+            yield database
+            return
         for start in range(request.param):
             for key in list(ENTRIES)[start :: request.param]:
                 put_old(database, key, ENTRIES[key])

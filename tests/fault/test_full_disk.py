@@ -2,15 +2,21 @@
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 
+import commands
+import pack_victims
 import pytest
 from samples import make_entry, make_key, put_old
 
 from ampmpi import FingerprintDatabase
+from ampmpi.database.layout import Home
+from ampmpi.database.packs import PackWriter
 from ampmpi.entries.codec import encode
 from ampmpi.errors import DatabaseError
 
@@ -89,6 +95,87 @@ def test_put_until_the_disk_is_full(small_disk):
         with pytest.raises(DatabaseError, match="disk is full"):
             database.compress()
         assert dict(database.get_many()) == written
+    shutil.rmtree(path)
+
+
+def test_packs_on_a_disk_that_fills_up(small_disk):
+    """What was appended before the disk was full is kept, and the next run does the rest."""
+    commands.make_images(small_disk / "images.traj", 150)
+    job = ("fingerprint", "images.traj", "--label", "p", *commands.CUTOFF, "--no-compress",
+           "--packs", "--pack-size", "0.02")  # fmt: skip
+    path = small_disk / "p-fingerprints.ampdb"
+    for room in (3, 40):
+        fill(small_disk / "filler", free(small_disk) - room * 1024)
+        code, output = commands.ampmpi(*job, cwd=small_disk)
+        assert code == 4, output
+        commands.check_words(output, "disk is full", "p-fingerprints.ampdb")
+        assert len([line for line in output.splitlines() if "disk is full" in line]) == 1
+        kept = commands.contents(path) if path.exists() else {}
+        os.unlink(small_disk / "filler")
+        output = commands.succeed(*job, cwd=small_disk)
+        after = commands.contents(path)
+        assert len(after) == 150
+        assert all(after[key] == entry for key, entry in kept.items())
+        (computed,) = re.findall(r"(\d+) computed", output)
+        assert room < 10 or int(computed) < 150, output
+        assert os.listdir(path / "loose") == os.listdir(path / "tmp") == []
+        shutil.rmtree(path)
+    os.unlink(small_disk / "images.traj")
+
+
+@pytest.fixture
+def few_files(tmp_path):
+    """A file system that can be mounted, of which all inodes but a few are used."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=60", "tmpfs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted: {done.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def use_up_inodes(folder, left):
+    os.makedirs(folder / "many", exist_ok=True)
+    while os.statvfs(folder).f_favail > left:
+        os.close(tempfile.mkstemp(dir=folder / "many")[0])
+    while os.statvfs(folder).f_favail < left:
+        os.unlink(folder / "many" / os.listdir(folder / "many")[0])
+
+
+def test_packs_where_fewer_and_fewer_files_can_be_made(few_files):
+    """All inodes used up: nothing is lost, one sentence, and all goes on when some are free."""
+    path = few_files / "x-fingerprints.ampdb"
+    entries = pack_victims.make_database(path)
+    compressed = []
+    for left in range(6):
+        use_up_inodes(few_files, left)
+        writer = PackWriter(Home.open(path))
+        numbers = range(1000 + 10 * left, 1005 + 10 * left)
+        try:
+            pack_victims.put_all(writer, numbers)
+            writer.close()
+        except DatabaseError as error:
+            assert "no more files can be made" in str(error)
+            assert left < 2
+        else:
+            entries |= pack_victims.entries_of(numbers)
+        writer.discard()
+        use_up_inodes(few_files, left)
+        with FingerprintDatabase(path) as database:
+            try:
+                database.compress()
+            except DatabaseError as error:
+                assert "no more files can be made" in str(error)
+            else:
+                compressed.append(left)
+                assert os.listdir(path / "packs") == os.listdir(path / "tmp") == []
+                assert dict(database.get_many()) == entries
+            found = dict(database.get_many())
+            hidden = pack_victims.entries_of((9, 10, 11))
+            assert all(found.get(key) == entry for key, entry in entries.items()
+                       if key not in hidden)  # fmt: skip
+            assert found.keys() <= entries.keys()
+    assert compressed and 0 not in compressed
     shutil.rmtree(path)
 
 

@@ -5,6 +5,7 @@ hangs; nothing takes more than a few seconds and a few hundred megabytes; and wh
 is printed of a file's content cannot speak for the program.
 """
 
+import io
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ import pytest
 from commander import Commander
 
 from ampmpi import FingerprintDatabase, Gaussian, fingerprint
+from ampmpi.database.packs import PackWriter
 
 DATA = os.path.join(commands.ROOT, "tests", "data", "ampmpi-0.1")
 NAME = "x-fingerprints.ampdb"
@@ -132,7 +134,8 @@ NEEDED = {
     "loose": {"put", "check", "repair", "compress", "compress by two", "delete loose",
               "fingerprint"},
     "tmp": {"put", "compress", "compress by two", "delete archived", "merge", "fingerprint"},
-    "packs": set(),
+    "packs": {"info", "check", "repair", "compress", "compress by two", "delete archived", "merge",
+              "fingerprint"},
     "damaged": {"repair", "compress", "compress by two"},
 }  # fmt: skip
 
@@ -230,9 +233,11 @@ def make_dangling_link(path):
 
 STRANGE = [make_fifo, make_socket, make_device, make_folder, make_dangling_link]
 IN_FLIGHT = "ampmpi-inflight-{host}-{boot}-{namespace}-1-1-r0-0123456789ab.image"
+PACK = "ampmpi-pack-{host}-{boot}-{namespace}-1-1-r0-0123456789ab.tmp"
 PLACES = [
     *("descriptor.json", "lock", "archive.tar.gz", "loose/{loose}", "loose/{absent}"),
     *(f"tmp/{IN_FLIGHT}", "tmp/ampmpi-archive-{host}-{boot}-{namespace}-1-1-r0-0123456789ab.tmp"),
+    f"tmp/{PACK}",
     *("tmp/crashed-{absent}-0123456789ab", "tmp/ampmpi-suspect", "packs/ampmpi-pack.tar.gz"),
     *("loose", "tmp", "packs", "damaged", "deleted"),
 ]
@@ -329,6 +334,85 @@ def test_a_huge_file_takes_neither_time_nor_memory(folder, keys, acts, commander
         if place == "loose/{loose}" and act == "check":
             assert ending.code == 4
             commands.check_words(ending.output, keys[0][0])
+
+
+# What is no pack of the database.
+
+
+def make_link_to_a_pack(path):
+    os.symlink("../../elsewhere/one.tar.gz", path)
+
+
+def make_huge(path):
+    """Make a large file, which is read whole: there may be entries anywhere in it."""
+    with open(path, "wb") as file:
+        file.truncate(64 << 20)
+
+
+def make_tar_of_others(path):
+    with tarfile.open(path, "w:gz") as tar:
+        for name in ("../../outside", "/tmp/outside", "0" * 32, "loose/" + "1" * 32):
+            info = tarfile.TarInfo(name)
+            info.size = 8
+            tar.addfile(info, io.BytesIO(b"no entry"))
+        link = tarfile.TarInfo("2" * 32)
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+
+
+def make_text(path):
+    with open(path, "w") as file:
+        file.write("no tar\n" * 1000)
+
+
+NO_PACKS = [make_fifo, make_socket, make_folder, make_dangling_link, make_link_to_a_pack,
+            make_huge, make_tar_of_others, make_text]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["packs", "tmp"])
+@pytest.mark.parametrize("make", NO_PACKS)
+def test_what_is_no_pack_is_not_believed(folder, keys, acts, elsewhere, commander, place, make):
+    """Nothing outside is read or changed, no entry comes from it, and all others are there."""
+    database = FingerprintDatabase(folder / NAME)
+    right = commands.contents(folder / NAME)
+    writer = PackWriter(database.make())
+    writer.put_bytes(keys[2][0], FingerprintDatabase(folder / "whole-fingerprints").get_bytes(
+        keys[2][0]))  # fmt: skip
+    writer.close()
+    name = "packs/evil.tar.gz" if place == "packs" else fill_in(f"tmp/{PACK}", keys)
+    before = commands.snapshot(elsewhere)
+    for act in ("info", "check", "compress", "compress by two", "repair", "delete loose",
+                "fingerprint"):  # fmt: skip
+        path = folder / NAME / name
+        path.parent.mkdir(exist_ok=True)
+        if not os.path.lexists(path):
+            make(str(path))
+        ending = calm(commander.run(*acts[act], cwd=folder))
+        assert ending.seconds < SECONDS, (act, ending)
+        assert commands.snapshot(elsewhere) == before, act
+        assert not os.path.exists(folder / "outside")
+        if act == "compress":
+            found = commands.contents(folder / NAME)
+            assert found.keys() == {*right, keys[2][0]}
+            assert all(found[key] == entry for key, entry in right.items())
+            assert ending.code in (0, 5)
+        if make is make_folder and path.exists():
+            assert (path / "inside").read_text() == "mine"
+
+
+def test_names_of_packs_cannot_speak_for_the_program(folder, commander):
+    path = folder / NAME / "packs"
+    path.mkdir()
+    evil = EVIL.replace("\x00", "").replace("/", "")
+    for number, name in enumerate((evil, "-rf", "..", "\udcff\udcfe", "a" * 240, "; touch x")):
+        (make_text if number % 2 else make_tar_of_others)(str(path / f"{name}.tar.gz"))
+    for words in (("info", NAME), ("check", "-v", NAME), ("check", "--repair", NAME),
+                  ("compress", NAME), ("info", NAME)):  # fmt: skip
+        ending = commander.run(*words, cwd=folder)
+        assert "Traceback" not in ending.output
+        assert ending.code in (0, 4, 5)
+        check_printable(ending.output)
+    assert not (folder / "x").exists()
 
 
 # What is printed.

@@ -19,7 +19,7 @@ from ampmpi.errors import LockedError
 from ampmpi.files import atomic
 
 CALLS = (
-    *("open", "read", "pread", "write", "close", "fsync"),
+    *("open", "read", "pread", "write", "pwrite", "close", "fsync", "dup", "ftruncate"),
     *("stat", "fstat", "listdir", "scandir", "rename", "link", "unlink", "mkdir"),
 )
 OLD, NEW = (
@@ -79,16 +79,16 @@ class Interruption:
         return interrupted
 
 
-def interrupt_everywhere(original, folder, main, act):
+def interrupt_everywhere(original, folder, main, act, every=1):
     """Go through the places of one act in another one.
 
     Yields the path, what main and the act gave, and before which call it was interrupted.
 
-    `main` and `act` are functions of a path.
+    `main` and `act` are functions of a path; one of `every` few places is gone to.
     """
-    number, path = 0, f"{folder}/copy-fingerprints.ampdb"
+    number, path = 1 - every, f"{folder}/copy-fingerprints.ampdb"
     while True:
-        number += 1
+        number += every
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(original, path)
         with pytest.MonkeyPatch.context() as monkeypatch:

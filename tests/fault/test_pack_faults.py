@@ -221,13 +221,15 @@ def test_forked_workers(server, renew, function):
             if outcome.status == "raised":
                 check_sentence(outcome, "" if action == "KILL" else path)
             if action == "KILL":
-                assert "was killed" in outcome.message
+                # Of two tasks one may have fewer calls than there are.
+                assert outcome.status == "returned" or "was killed" in outcome.message
             check_visible(path, VISIBLE)
             check_compress(path, entries_of(OLD))
         except Exception as failure:
             failure.add_note(f"at call {number} of {count}: {action} {error}: {outcome}")
             raise
         statuses[action, outcome.status] += 1
+    assert statuses["KILL", "raised"] >= 3
     print(function, count, dict(statuses))
     os.unlink(f"{path}.count")
 
@@ -257,7 +259,7 @@ def test_a_full_disk_is_said_in_words(server, renew, tmp_path, victim, error):
     arguments = [str(told)] if victim == "write" else []
     names = server.calls(victim, renew(), *arguments)
     numbers = [number for number, name in enumerate(names, 1) if name == "write"]
-    assert len(numbers) > 4
+    assert len(numbers) >= 4
     for number in numbers:
         path = renew()
         outcome = server.run(victim, path, *arguments, action="FAIL_ON", number=number, error=error)

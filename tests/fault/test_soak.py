@@ -12,7 +12,18 @@ def test_everything_at_once_and_random_kills(tmp_path):
     print(totals)
     assert problems == []
     assert [totals[name] for name in ("lost", "undead", "wrong", "errors")] == [0] * 4
-    for name in ("puts", "gets", "many", "owned", "deletes", "compressions", "checks"):
+    for name in (
+        "puts",
+        "appends",
+        "packs",
+        "saves",
+        "gets",
+        "many",
+        "owned",
+        "deletes",
+        "compressions",
+        "checks",
+    ):
         assert totals[name] >= 5
     assert totals["merges"] >= 1
     assert sum(totals["kills"].values()) >= 20

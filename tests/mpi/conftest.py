@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from ase.build import bulk, molecule
 from ase.io import write
 from pace import YIELD, stretched
 
+from ampmpi import FingerprintDatabase
 from ampmpi.parallel.comm import Communicator, world
 
 _comm = world()
@@ -125,9 +128,51 @@ def finish(process: subprocess.Popen[str], limit: float = 120.0) -> Outcome:
 AMPMPI = ["-c", "from ampmpi.cli.main import ampmpi; ampmpi()"]
 
 
+# The job with a descriptor that waits, or worse, on images that a test chooses.
+TROUBLE = """
+import os, signal, sys, time
+from ampmpi.descriptor import Gaussian
+def troubled(original):
+    def call(self, atoms):
+        {trouble}
+        return original(self, atoms)
+    return call
+for name in ("fingerprint", "calculate"):
+    setattr(Gaussian, name, troubled(getattr(Gaussian, name)))
+with open("pid" + os.environ.get("PMI_RANK", "0"), "w") as file:
+    file.write(str(os.getpid()))
+from ampmpi.cli.main import ampmpi
+ampmpi()
+"""
+
+
+def trouble(text: str, arguments: list[str], ranks: int, cwd: Path) -> subprocess.Popen[str]:
+    """Start the command with a descriptor that does something before it computes an image."""
+    return start(["-c", TROUBLE.format(trouble=text), *arguments], ranks, cwd)
+
+
 def run(arguments: list[str], ranks: int, cwd: Path, **extra: str) -> Outcome:
     """Run ``mpirun -n ranks ampmpi ARGUMENTS`` to its end."""
     return finish(start([*AMPMPI, *arguments], ranks, cwd, **extra))
+
+
+def entries(path: Path) -> dict[str, bytes]:
+    """Return all entries of a database as they are stored."""
+    with FingerprintDatabase(path) as database:
+        return {key: database.get_bytes(key) for key in database}
+
+
+def many_images(path: Path, n: int) -> None:
+    """Write small images."""
+    write(path, [bulk("Cu", a=3.6 + 0.001 * i) for i in range(n)])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; fail if it takes too long."""
+    limit = time.monotonic() + stretched(120)
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ import os
 import re
 import shutil
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +13,22 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
-from conftest import AMPMPI, Outcome, finish, make_images, run, start
+from conftest import (
+    AMPMPI,
+    Outcome,
+    entries,
+    finish,
+    make_images,
+    many_images,
+    run,
+    start,
+    trouble,
+    wait_until,
+)
 
 from ampmpi import FingerprintDatabase, Gaussian, hash_image
 
 pytestmark = [pytest.mark.mpi, pytest.mark.starts_jobs]
-
-# The job with a descriptor that waits, or worse, on images that a test chooses.
-TROUBLE = """
-import os, signal, sys, time
-from ampmpi.descriptor import Gaussian
-def troubled(original):
-    def call(self, atoms):
-        {trouble}
-        return original(self, atoms)
-    return call
-for name in ("fingerprint", "calculate"):
-    setattr(Gaussian, name, troubled(getattr(Gaussian, name)))
-with open("pid" + os.environ.get("PMI_RANK", "0"), "w") as file:
-    file.write(str(os.getpid()))
-from ampmpi.cli.main import ampmpi
-ampmpi()
-"""
-
-
-def trouble(text: str, arguments: list[str], ranks: int, cwd: Path):
-    return start(["-c", TROUBLE.format(trouble=text), *arguments], ranks, cwd)
-
-
-def entries(path: Path) -> dict[str, bytes]:
-    with FingerprintDatabase(path) as database:
-        return {key: database.get_bytes(key) for key in database}
 
 
 def test_summary_and_exit_code(tmp_path, images_file):
@@ -213,17 +196,6 @@ def test_disk_that_fills_up_ends_the_job(tmp_path, images_file):
     assert "the file grows beyond the allowed size" in result.err
     assert "Traceback" not in result.err
     assert entries(tmp_path / "x-fingerprints.ampdb") == {}
-
-
-def many_images(path: Path, n: int) -> None:
-    write(path, [bulk("Cu", a=3.6 + 0.001 * i) for i in range(n)])
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
 
 
 def wait_for_entries(path: Path, n: int) -> None:

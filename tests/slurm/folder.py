@@ -63,7 +63,7 @@ class Folder:
         return other
 
     def watch(self, seconds: float = 0.0, fault: str = "", poison: str = "") -> None:
-        """Write down, slow down or disturb what is computed by the jobs submitted from now on."""
+        """Write down what jobs submitted from now on compute; slow down or disturb it at first."""
         self.watched = {
             "PATH": f"{SHIM}{os.pathsep}{self.cluster.environ['PATH']}",
             "TEST_CALLS": str(self.calls),

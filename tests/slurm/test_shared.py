@@ -6,20 +6,25 @@ from cluster import Cluster, until
 from folder import Folder
 
 
-def test_two_jobs_and_a_compress_on_one_dblabel(folder: Folder, cluster: Cluster, expected: dict):
+def test_three_jobs_and_a_compress_on_one_dblabel(folder: Folder, cluster: Cluster, expected: dict):
+    """Two write loose entries, and a smaller one packs that are ended every second."""
     folder.env(launcher="srun")
     folder.watch(seconds=0.2)
+    shared = ("--dblabel", "amp", "--derivatives")
     jobs = [
-        folder.submit(
-            "fingerprint",
-            arguments=("images.traj", "--label", label, "--dblabel", "amp", "--derivatives"),
+        folder.submit("fingerprint", *options, arguments=("images.traj", *shared, *arguments))
+        for options, arguments in (
+            ((), ("--label", "one")),
+            ((), ("--label", "two")),
+            (("--nodes=1",), ("--label", "three", "--packs", "--pack-seconds", "1")),
         )
-        for label in ("one", "two")
     ]
+    at_once = ("--cpus-per-task=2",)  # so many are free beside the three
     compressed = []
     until(lambda: folder.n_calls() > 8, 60, "images are computed")
     while not all(cluster.state(job).ended for job in jobs):
-        compressed.append(folder.submit("compress", arguments=("--wait", "60", "--recursive", ".")))
+        arguments = ("--wait", "60", "--recursive", ".")
+        compressed.append(folder.submit("compress", *at_once, arguments=arguments))
         folder.completed(compressed[-1])
     for job in jobs:
         folder.completed(job)
@@ -27,4 +32,5 @@ def test_two_jobs_and_a_compress_on_one_dblabel(folder: Folder, cluster: Cluster
     assert folder.database() == expected
     folder.completed(folder.submit("compress"))
     assert folder.loose() == 0
+    assert folder.packs() == folder.packs("tmp") == []
     assert folder.database() == expected

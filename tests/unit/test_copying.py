@@ -2,7 +2,9 @@
 
 import errno
 import os
+import shutil
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,7 +310,7 @@ class TestShares:
         monkeypatch.setattr(workers, "_LEAST", 100)
         monkeypatch.setattr(workers, "_MOST", 1000)
         assert Workers(None, 1).share(10) == 100
-        assert Workers(None, 2).share(6400) == 800
+        assert Workers(None, 2).share(1600) == 800
         assert Workers(None, 1).share(10**9) == 1000
         assert Workers(None, 4096).share(0) == 100
 
@@ -420,6 +422,34 @@ class TestCompress:
         assert names(database, "damaged") == [name]
         assert f"pack {name} is damaged" in " ".join(report.remarks())
         assert compress(database).exit_code == 0
+
+    @pytest.mark.parametrize("damaged", [False, True])
+    def test_what_version_0_1_wrote_is_verified_by_inflating_and_has_checksums_then(
+        self, tmp_path, damaged
+    ):
+        golden = Path(__file__).parents[1] / "data" / "ampmpi-0.1" / "archived-fingerprints.ampdb"
+        database = tmp_path / golden.name
+        shutil.copytree(golden, database)
+        with open_archive(database / "archive.tar.gz") as archive:
+            old = dict(archive.read_many())
+            assert is_indexed(archive) and not archive.index.raw_crc.any()
+        bad = {sorted(old)[1]} if damaged else set()
+        for key in bad:
+            damage_archived(database, key)
+        put_packs(database, {KEYS[0]: DATA[KEYS[0]]})
+        report = compress(database)
+        assert report.lost.keys() == bad
+        assert archived(database) == {
+            KEYS[0]: DATA[KEYS[0]],
+            **{key: data for key, data in old.items() if key not in bad},
+        }
+        content = (database / "archive.tar.gz").read_bytes()
+        with open_archive(database / "archive.tar.gz") as archive:
+            part = archive.records().part
+        for offset, packed, checksum in zip(
+            part.offset.tolist(), part.packed.tolist(), part.raw_crc.tolist(), strict=True
+        ):
+            assert zlib.crc32(content[offset : offset + packed]) == checksum
 
     def test_a_pack_that_comes_meanwhile_stays(self, database, monkeypatch):
         put_packs(database, {KEYS[0]: DATA[KEYS[0]]})
