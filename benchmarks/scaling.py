@@ -7,8 +7,11 @@ with primes, and prints the speed-up from the first to the last image, and the s
 item of rank 0's bookkeeping cost, and feeds a discrete-event model with it: ranks compute the
 images that the job's own dealing gives them, and queue for the file system with each image's
 entries: first for its metadata service, then for its bandwidth, which all share. The table says
-what 16 to 4,096 ranks make of 10⁴ to 10⁷ images, and on what they spend the time that they do not
-compute; below it how long a later job takes to find all of that, still loose, and a compress.
+how long 16 to 4,096 ranks take from the start to the finished archive of 10⁴ to 10⁷ images, with
+loose entries and with packs, how many times the limit that is with packs, and what takes the time
+above the limit. The limit is a start and then the computing of all ranks or one writing of the
+archive's bytes, whichever takes longer. ``--assembly`` chooses how packs become the archive, and
+the last lines say which ways there are and what each would make of the table.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 RANKS = (16, 64, 256, 1024, 4096)
 IMAGES = (10_000, 100_000, 1_000_000, 10_000_000)
 RANKS_PER_NODE = 64
+BOUND = 1.5
+"""Times the limit that a job may take."""
 MEMORY = Path("/dev/shm")
 BIN = Path(sys.executable).parent
 
@@ -65,12 +71,18 @@ class Costs:
     imports : float
         Start-up of one process, files cached.
     opens : int
-        Files that a start-up looks for or opens.
+        How often a start-up asks for a file by its name.
     entry_bytes, archive_bytes : float
         The entries of one image, loose and archived.
     deflate, inflate, copy : float
         Compressing one image's entries; reading them back; what a compress costs rank 0 besides,
         the disk's and the metadata's time left out.
+    append : float
+        Putting one image's entries into packs: deflating, checksums and the write.
+    assemble : float
+        What the ranks take in a compress of packs for one image: copying and reading back.
+    entry_books, pack_books : float
+        What that costs rank 0 for each entry and for each pack.
     """
 
     entries: int
@@ -86,6 +98,10 @@ class Costs:
     deflate: float
     inflate: float
     copy: float
+    append: float
+    assemble: float
+    entry_books: float
+    pack_books: float
 
 
 @dataclass(frozen=True)
@@ -118,6 +134,63 @@ class FileSystem:
 PUT = 3  # create, close, rename
 READ = 2  # open, close
 REMOVE = 2  # lstat, unlink
+PACK_BEGIN = 1  # create
+PACK_END = 3  # fsync, close, rename
+COPY = 5  # open and close both files, fsync
+
+MESSAGE = 5e-5
+"""Seconds that rank 0 takes to send another rank a share or a task, and to take its answer."""
+
+CACHE = 64e9
+"""Bytes of its own packs that a node still has in memory when a job ends."""
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """How the packs of a job become its archive.
+
+    Attributes
+    ----------
+    name, text : str
+        What it is called, and what happens.
+    at_once : bool
+        At the end of the job; False: they stay packs.
+    by_rank_0 : bool
+        Rank 0 alone reads the indexes of all packs and unlinks all packs.
+    read : bool
+        Packs are read from the file system; False: each rank copies its own, which its node
+        still has in memory up to `CACHE`.
+    written : float
+        Part of the bytes that is written anew.
+    read_back : bool
+        The archive is read back.
+    """
+
+    name: str
+    text: str
+    at_once: bool = True
+    by_rank_0: bool = False
+    read: bool = True
+    written: float = 1.0
+    read_back: bool = True
+
+
+ASSEMBLIES = (
+    Assembly(
+        "serial", "packs are copied and read back by all; rank 0 reads indexes and unlinks",
+        by_rank_0=True,
+    ),
+    Assembly("shared", "the same, but all ranks together read the indexes and unlink"),
+    Assembly("own", "the same, and each rank copies its own packs out of memory", read=False),
+    Assembly("trusting", "the same without reading back", read=False, read_back=False),
+    Assembly(
+        "in-place",
+        "ranks write at their own places in one file, in which at the end a tenth is moved, as "
+        "they have come to unequal sizes; nothing is read back, as nothing is removed",
+        read=False, written=0.1, read_back=False,
+    ),
+    Assembly("left", "packs stay packs, as with --no-compress or a dblabel", at_once=False),
+)  # fmt: skip
 
 
 # ---- the model ----
@@ -225,10 +298,44 @@ def spread(n_images: int, mean: float, seed: int = 0) -> NDArray[np.float64]:
     return costs * (mean / costs.mean())
 
 
-def simulate(
-    n_ranks: int, n_images: int, costs: Costs, files: FileSystem, error: float = 0.15
-) -> dict[str, float]:
-    """Return the seconds of each phase of a job, and of what may follow it.
+@lru_cache(maxsize=1)
+def dealt(
+    n_ranks: int, n_images: int, mean: float, error: float = 0.15
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Deal images as a job does; return their costs, sorted by rank, and where each rank's start.
+
+    They are dealt by predicted costs, whose relative error (standard deviation) is `error`.
+    """
+    from ampmpi.parallel.schedule import deal
+
+    predicted = spread(n_images, mean)
+    noise = np.random.default_rng(1).normal(1.0, error, n_images).clip(0.5, 2.0)
+    owner = deal(predicted, n_ranks)
+    order = np.argsort(owner, kind="stable")
+    return (predicted * noise)[order], np.searchsorted(owner[order], np.arange(n_ranks + 1))
+
+
+def before(n_ranks: int, n_images: int, costs: Costs, files: FileSystem) -> dict[str, float]:
+    """Return the seconds of what a job does before it computes."""
+    nodes = max(1, n_ranks // RANKS_PER_NODE)
+    return {
+        # One node's ranks share its cache of names and files.
+        "start": costs.imports + nodes * costs.opens * files.service / files.servers,
+        "read, hash": n_images / n_ranks * (costs.read + costs.digest),
+        "rank 0": n_images * costs.book + n_ranks * MESSAGE,
+    }
+
+
+def limit(n_ranks: int, n_images: int, costs: Costs, files: FileSystem) -> float:
+    """Return the seconds that no job can fall below: a start, and computing or writing."""
+    actual, _ = dealt(n_ranks, n_images, costs.compute)
+    writing = n_images * costs.archive_bytes / files.bandwidth
+    start = before(n_ranks, n_images, costs, files)["start"]
+    return start + max(float(actual.sum()) / n_ranks, writing)
+
+
+def simulate(n_ranks: int, n_images: int, costs: Costs, files: FileSystem) -> dict[str, float]:
+    """Return the seconds of each phase of a job with loose entries, and of what may follow it.
 
     ``again`` is a later job's look at entries that are all there and loose: rank 0 lists them, all
     ranks read them back. ``compress`` is the end of a job without dblabel: the ranks deflate while
@@ -240,25 +347,11 @@ def simulate(
         Size of the job.
     costs, files
         What things cost.
-    error : float
-        Relative error (standard deviation) of the predicted cost that images are dealt by.
     """
-    from ampmpi.parallel.schedule import deal
-
     share = n_images / n_ranks
-    nodes = max(1, n_ranks // RANKS_PER_NODE)
     operation = files.latency + files.service
-    phases = {}
-    # One node's ranks share its cache of names and files.
-    phases["start"] = costs.imports + nodes * costs.opens * files.service / files.servers
-    phases["read, hash"] = share * (costs.read + costs.digest)
-    phases["rank 0"] = n_images * costs.book
-    predicted = spread(n_images, costs.compute)
-    noise = np.random.default_rng(1).normal(1.0, error, n_images).clip(0.5, 2.0)
-    owner = deal(predicted, n_ranks)
-    order = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[order], np.arange(n_ranks + 1))
-    actual = (predicted * noise)[order]
+    phases = before(n_ranks, n_images, costs, files)
+    actual, starts = dealt(n_ranks, n_images, costs.compute)
     puts = costs.entries * PUT
     last, mean, waited = run_ranks(
         actual, starts, puts * files.latency, puts * files.service, files.servers,
@@ -287,17 +380,113 @@ def simulate(
     return phases
 
 
+def simulate_packs(
+    n_ranks: int, n_images: int, costs: Costs, files: FileSystem
+) -> tuple[dict[str, float], float]:
+    """Return the seconds of each phase of a job with packs up to the last image, and their number.
+
+    ``compute`` is what is in the limit: all ranks' computing, or one writing of the bytes,
+    whichever takes longer. ``deflate`` and ``uneven`` are what the images take above that, and
+    ``metadata`` is of packs that begin and end.
+
+    Parameters
+    ----------
+    n_ranks, n_images : int
+        Size of the job.
+    costs, files
+        What things cost.
+    """
+    from ampmpi.database.packs import PackLimits
+
+    limits = PackLimits()
+    phases = before(n_ranks, n_images, costs, files)
+    actual, starts = dealt(n_ranks, n_images, costs.compute)
+    n_bytes = n_images * costs.archive_bytes
+    last, _, _ = run_ranks(
+        actual + costs.append, starts, 0.0, 0.0, 1, costs.archive_bytes / files.bandwidth
+    )
+    phases["compute"] = max(float(actual.sum()) / n_ranks, n_bytes / files.bandwidth)
+    above = max(0.0, last - phases["compute"])
+    phases["deflate"] = min(above, n_images / n_ranks * costs.append)
+    phases["uneven"] = above - phases["deflate"]
+    packs = costs.entries * max(
+        min(n_ranks, n_images), n_bytes / limits.n_bytes, n_ranks * last / limits.seconds
+    )
+    phases["metadata"] = by_all(packs * (PACK_BEGIN + PACK_END), n_ranks, files)
+    return phases, packs
+
+
+def by_all(operations: float, n_ranks: int, files: FileSystem) -> float:
+    """Return the time of metadata operations that all ranks share."""
+    served = operations * files.service / files.servers
+    return max(served, operations / n_ranks * (files.latency + files.service))
+
+
+def simulate_assembly(
+    n_ranks: int,
+    n_images: int,
+    packs: float,
+    costs: Costs,
+    files: FileSystem,
+    assembly: Assembly,
+) -> dict[str, float]:
+    """Return the seconds of each phase in which so many packs become the archive.
+
+    They are ``indexes`` (reading those of the packs), ``books`` (rank 0's time for entries, packs
+    and tasks), ``copy``, ``read back`` and ``unlink``.
+    """
+    from ampmpi.database.workers import Workers
+
+    if not assembly.at_once:
+        return {}
+
+    def alone(operations: float) -> float:
+        if assembly.by_rank_0:
+            return operations * (files.latency + files.service)
+        return by_all(operations, n_ranks, files)
+
+    n_bytes = n_images * costs.archive_bytes
+    line = n_bytes / files.bandwidth
+    nodes = max(1, n_ranks // RANKS_PER_NODE)
+    in_memory = 0.0 if assembly.read else min(1.0, nodes * CACHE / n_bytes)
+    tasks = packs + n_bytes / Workers(count=n_ranks).share(int(n_bytes))
+    return {
+        "indexes": alone(packs * READ),
+        "books": n_images * costs.entries * costs.entry_books
+        + packs * costs.pack_books
+        + tasks * (assembly.written + assembly.read_back) * MESSAGE,
+        "copy": assembly.written
+        * max(
+            n_images / n_ranks * costs.assemble,
+            (2.0 - in_memory) * line,
+            by_all(COPY * tasks, n_ranks, files),
+        ),
+        "read back": assembly.read_back * max(line, by_all(READ * tasks, n_ranks, files)),
+        "unlink": alone(packs * REMOVE),
+    }
+
+
 # ---- what things cost here ----
 
 
-def best(function: Callable[[], object], repeats: int = 5) -> float:
-    """Return the shortest time of a call, s."""
+def best(
+    function: Callable[[], object],
+    repeats: int = 5,
+    clock: Callable[[], float] = time.process_time,
+) -> float:
+    """Return the shortest time of a call, s: the processor's, unless another clock is given."""
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         function()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)
+
+
+def children() -> float:
+    """Return the processor time of the processes that this one has started, s."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def crystals(n_images: int, seed: int = 0, cells: int = 2) -> list:
@@ -337,8 +526,8 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
     entries = calculate(images[0])
     compute = best(lambda: list(map(calculate, images))) / len(images)
     data = b"".join(entries)
-    write(folder / "images.traj", images)
-    reading = best(lambda: read(folder / "images.traj", ":")) / len(images)
+    write(folder / "images.traj", images * 20)
+    reading = best(lambda: read(folder / "images.traj", ":")) / (20 * len(images))
     digest = best(lambda: [hash_image(a) for a in images]) / len(images)
     n = 200_000
     digests = np.random.default_rng(0).integers(0, 2**63, (n, 2)).view("S16").ravel()
@@ -358,8 +547,13 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
     list_one = best(database.digests) / len(keys)
     packed = pack([("0" * 32, data)]).raw
     inflate, copy = np.sum([measure_compress(entry) for entry in entries], axis=0)
+    pair = crystals(1, cells=1)[0][:2]
+    append, assemble, entry_books, pack_books = measure_packs(
+        entries, encode(descriptor.fingerprint(pair))
+    )
     program = "import ampmpi.cli.fingerprint, ampmpi.descriptor.gaussian, ase.io, mpi4py"
-    imports = best(lambda: subprocess.run([sys.executable, "-c", program], check=True), 3)
+    command = [sys.executable, "-c", program]
+    imports = best(lambda: subprocess.run(command, check=True), 5, children)
     return Costs(
         entries=len(entries),
         compute=compute,
@@ -374,6 +568,10 @@ def measure(folder: Path, cells: int, derivatives: bool) -> Costs:
         archive_bytes=len(packed),
         inflate=float(inflate),
         copy=float(copy),
+        append=append,
+        assemble=assemble,
+        entry_books=entry_books,
+        pack_books=pack_books,
     )
 
 
@@ -385,10 +583,10 @@ class Elsewhere(Executor):
 
     def submit(self, function: Callable, task: object) -> Future:
         """Return the result of a task as it comes out of a message."""
-        name = function.func.__name__
-        start = time.perf_counter()
+        name = getattr(function, "func", function).__name__
+        start = time.process_time()
         message = pickle.dumps(function(task))
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
         future: Future = Future()
         future.set_result(pickle.loads(message))
         return future
@@ -412,25 +610,82 @@ def measure_compress(entry: bytes) -> tuple[float, float]:
                     database.put_bytes(f"{i:032x}", entry)
                 home = database.make()
             others = Elsewhere()
-            start = time.perf_counter()
+            start = time.process_time()
             rewrite(home, Lock(home), Workers(others))
-            whole = time.perf_counter() - start
-            inflate.append(others.seconds["checksum_of"] / n)
+            whole = time.process_time() - start
+            inflate.append(others.seconds["checksums_of"] / n)
             copy.append((whole - sum(others.seconds.values())) / n)
     return min(inflate), min(copy)
 
 
+def measure_packs(entries: list[bytes], small: bytes) -> tuple[float, float, float, float]:
+    """Return what an image's entries take to be put into packs, and a compress of packs, s.
+
+    That is, for an image, what its rank and what the ranks of the compress take, and what rank 0
+    takes besides for an entry and for a pack. The latter two are of `small` entries, as a large
+    one costs rank 0 no more.
+    """
+    append = assemble = 0.0
+    for entry in entries:
+        n = max(20, min(1000, 50_000_000 // len(entry)))
+        runs = [compress_packs(entry, n, 1) for _ in range(3)]
+        append += min(putting for putting, _, _ in runs) / n
+        assemble += min(others for _, others, _ in runs) / n
+
+    def rank_0(n: int, n_packs: int) -> float:
+        return min(compress_packs(small, n, n_packs)[2] for _ in range(3))
+
+    few, many, many_packs = rank_0(2000, 2), rank_0(20_000, 2), rank_0(20_000, 202)
+    return append, assemble, max(0.0, many - few) / 18_000, max(0.0, many_packs - many) / 200
+
+
+def compress_packs(entry: bytes, n: int, n_packs: int) -> tuple[float, float, float]:
+    """Write packs of `n` times an entry and compress; return the seconds.
+
+    They are those of the putting, of the compress's workers, and of rank 0 besides.
+    """
+    from ampmpi import FingerprintDatabase
+    from ampmpi.database.compress import rewrite
+    from ampmpi.database.lock import Lock
+    from ampmpi.database.packs import PackLimits, PackWriter
+    from ampmpi.database.workers import Workers
+
+    kind = "fingerprints" if b" fingerprint" in entry[:64] else "fingerprint-primes"
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as scratch:
+        with FingerprintDatabase.create(Path(scratch, f"x-{kind}.ampdb")) as database:
+            home = database.make()
+        putting = 0.0
+        for rank in range(n_packs):
+            writer = PackWriter(home, rank, PackLimits())
+            keys = [f"{i:032x}" for i in range(rank, n, n_packs)]
+            start = time.process_time()
+            for key in keys:
+                writer.put_bytes(key, entry)
+            putting += time.process_time() - start
+            writer.close()
+        others = Elsewhere()
+        start = time.process_time()
+        rewrite(home, Lock(home), Workers(others))
+        whole = time.process_time() - start
+    working = sum(others.seconds.values())
+    return putting, working, whole - working
+
+
 def count_opens(program: str) -> int:
-    """Return how many files a start-up looks for or opens, by strace where it is installed."""
-    try:
-        done = subprocess.run(
-            ["strace", "-f", "-c", "-e", "trace=%file", sys.executable, "-c", program],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return 8000
-    match = re.search(r"([\d]+)(?:\s+\d+)? total", done.stderr)
-    return int(match[1]) if match else 8000
+    """Return how many names of files a start-up asks for, by strace where it is installed.
+
+    What is asked of a file that is open, and the system's own files, are left out.
+    """
+    with tempfile.NamedTemporaryFile("r") as trace:
+        strace = ["strace", "-f", "-o", trace.name, "-e", "trace=%file"]
+        try:
+            subprocess.run(
+                [*strace, sys.executable, "-c", program], capture_output=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return 6000
+        names = re.findall(r'^\d+ +\w+\([^"\n]*"([^"]+)"', trace.read(), re.MULTILINE)
+    return sum(not name.startswith(("/proc", "/sys", "/dev")) for name in names)
 
 
 def measure_files(folder: Path) -> FileSystem:
@@ -444,7 +699,7 @@ def measure_files(folder: Path) -> FileSystem:
                 file.write(data)
             (folder / "t").rename(folder / f"e{next(names)}")
 
-    operation = best(put, 3) / n / PUT
+    operation = best(put, 3, time.perf_counter) / n / PUT
     block = os.urandom(1 << 24)
     n_blocks = 32
 
@@ -455,53 +710,114 @@ def measure_files(folder: Path) -> FileSystem:
             file.flush()
             os.fsync(file.fileno())
 
-    bandwidth = n_blocks * len(block) / best(fill, 3)
+    bandwidth = n_blocks * len(block) / best(fill, 3, time.perf_counter)
     return FileSystem("this machine's disk", 0.0, operation, os.cpu_count() or 1, bandwidth)
 
 
-def table(costs: Costs, files: FileSystem, max_images: int) -> str:
-    """Return a table of jobs: seconds to the last image, efficiency, and the largest loss.
+@dataclass(frozen=True)
+class Cell:
+    """One job of the table.
 
-    The last lines are what may follow, with the largest number of ranks.
+    Attributes
+    ----------
+    loose, packs : float
+        Seconds from the start to the finished archive, with loose entries and with packs.
+    ratio : float
+        Of the latter to the limit.
+    deflating : float
+        The same ratio if deflating counts as computing.
+    above : str
+        The phase with packs that takes most of the time above the limit.
     """
-    lines = [
-        f"{files.name}: {files.latency * 1e3:.2g} ms per operation, "
-        f"{files.servers / files.service:,.0f} operations/s, {files.bandwidth / 1e9:.2g} GB/s",
-        "ranks".rjust(7) + "".join(f"{n:>30,}" for n in IMAGES if n <= max_images),
-    ]
-    later: dict[str, list[str]] = {"again": [], "compress": []}
+
+    loose: float
+    packs: float
+    ratio: float
+    deflating: float
+    above: str
+
+    def __str__(self) -> str:
+        mark = f" {self.above}" if self.ratio > BOUND else ""
+        return f"{self.loose:,.0f} | {self.packs:,.0f} s, {self.ratio:.1f}{mark}"
+
+
+def cells_of(n_ranks: int, n_images: int, costs: Costs, files: FileSystem) -> dict[str, Cell]:
+    """Simulate one job; return a cell for each way to assemble packs, by its name."""
+    phases = simulate(n_ranks, n_images, costs, files)
+    del phases["again"]
+    loose = sum(phases.values())
+    least = limit(n_ranks, n_images, costs, files)
+    phases, packs = simulate_packs(n_ranks, n_images, costs, files)
+    found = {}
+    for way in ASSEMBLIES:
+        whole = phases | simulate_assembly(n_ranks, n_images, packs, costs, files, way)
+        total = sum(whole.values())
+        del whole["compute"], whole["start"]
+        above = max(whole, key=whole.__getitem__)
+        deflating = total / (least + phases["deflate"])
+        found[way.name] = Cell(loose, total, total / least, deflating, above)
+    return found
+
+
+def table(cells: dict[tuple[int, int], Cell]) -> str:
+    """Return a table of jobs, given by ranks and images."""
+    sizes = sorted({n_images for _, n_images in cells})
+    lines = ["ranks".rjust(7) + "".join(f"{n:>30,}" for n in sizes)]
     for n_ranks in RANKS:
-        cells = []
-        for n_images in IMAGES:
-            if n_images > max_images:
-                continue
-            phases = simulate(n_ranks, n_images, costs, files)
-            for name, found in later.items():
-                seconds = phases.pop(name)
-                if n_ranks == RANKS[-1]:
-                    found.append(f"{seconds:,.0f} s".rjust(30))
-            total = sum(phases.values())
-            ideal = phases.pop("compute")
-            loss = max(phases, key=phases.__getitem__)
-            cells.append(f"{total:,.0f} s {100 * ideal / total:3.0f} % ({loss})".rjust(30))
-        lines.append(f"{n_ranks:7,}" + "".join(cells))
-    lines += [f"{name:>8s}"[:8] + "".join(found)[1:] for name, found in later.items()]
+        row = "".join(f"{cells[n_ranks, n_images]!s:>30}" for n_images in sizes)
+        lines.append(f"{n_ranks:7,}{row}")
     return "\n".join(lines)
+
+
+def verdict(assembly: Assembly, cells: dict[tuple[int, int], Cell]) -> str:
+    """Return in a line how many jobs exceed the bound."""
+    ratios = [each.ratio for each in cells.values()]
+    deflating = [each.deflating for each in cells.values()]
+    over = sum(ratio > BOUND for ratio in ratios)
+    over_then = sum(ratio > BOUND for ratio in deflating)
+    return (
+        f"{assembly.name:>9}: {over:2} of {len(ratios)} above {BOUND} times the limit, at most "
+        f"{max(ratios):.1f}; {over_then:2} and {max(deflating):.1f} if deflating is computing"
+    )
 
 
 def model(arguments: argparse.Namespace) -> None:
     """Measure, simulate, and print the tables."""
-    with tempfile.TemporaryDirectory(dir=arguments.dir) as scratch:
-        costs = measure(Path(scratch), arguments.cells, not arguments.fingerprints_only)
-        here = measure_files(Path(scratch))
-    print(json.dumps(asdict(costs), indent=2))
+    here = []
+    if arguments.costs:
+        costs = Costs(**json.loads(Path(arguments.costs).read_text()))
+    else:
+        with tempfile.TemporaryDirectory(dir=arguments.dir) as scratch:
+            costs = measure(Path(scratch), arguments.cells, not arguments.fingerprints_only)
+            here = [measure_files(Path(scratch))]
+        print(json.dumps(asdict(costs), indent=2))
     systems = [
-        here,
+        *here,
         FileSystem("parallel file system", 5e-4, 1e-4, 4, 20e9),
         FileSystem("NFS", 1e-3, 2e-4, 1, 1e9),
     ]
+    jobs = [(n, m) for n in RANKS for m in IMAGES if m <= arguments.max_images]
+    found: dict[tuple[str, str], dict[tuple[int, int], Cell]] = {
+        (files.name, way.name): {} for files in systems for way in ASSEMBLIES
+    }
+    for job in jobs:  # the outer loop, since the dealing of a job is kept until the next one
+        for files in systems:
+            for name, cell in cells_of(*job, costs, files).items():
+                found[files.name, name][job] = cell
+    print(
+        "\nloose | packs, seconds; ratio of the latter to the limit, and what takes most above it"
+    )
     for files in systems:
-        print("\n" + table(costs, files, arguments.max_images))
+        print(
+            f"\n{files.name}: {files.latency * 1e3:.2g} ms per operation, "
+            f"{files.servers / files.service:,.0f} operations/s, {files.bandwidth / 1e9:.2g} GB/s"
+        )
+        print(table(found[files.name, arguments.assembly]))
+        for way in ASSEMBLIES:
+            print(verdict(way, found[files.name, way.name]))
+    print()
+    for way in ASSEMBLIES:
+        print(f"{way.name:>9}: {way.text}")
 
 
 # ---- strong scaling, for real ----
@@ -568,6 +884,11 @@ def main() -> None:
         "--cells", type=int, default=2, help="images are of N x N x N cells of 4 atoms"
     )
     kind.add_argument("--fingerprints-only", action="store_true", help="without derivatives")
+    kind.add_argument("--costs", metavar="FILE", help="measured costs, as an earlier run printed")
+    kind.add_argument(
+        "--assembly", default="serial", choices=[way.name for way in ASSEMBLIES],
+        help="how packs become the archive",
+    )  # fmt: skip
     kind.set_defaults(run=model)
     kind = kinds.add_parser("one", help="what `strong` starts")
     kind.add_argument("label")
