@@ -141,7 +141,13 @@ class CompressReport:
         """Return what the user should know, a sentence each; many of a kind are summed up."""
         lines = [
             *_several("loose entry {} is damaged ({}): moved to damaged/", self.set_aside),
-            *_several("loose entry {} stays where it is: {}", self.left | self.stuck),
+            *_several(
+                "{} stays where it is: {}",
+                {
+                    f"loose entry {name}" if is_key(name) else name: reason
+                    for name, reason in (self.left | self.stuck).items()
+                },
+            ),
             *_several(
                 "pack {} is damaged ({}): moved to damaged/; what could be saved is archived",
                 self.packs_aside,
@@ -269,8 +275,7 @@ def rewrite(
     """
     started = time.monotonic()
     keep_freed_memory()
-    left = temporaries(home.temporaries)
-    sweep(home.temporaries, KEPT, names=left)  # before the lock, which takes a file itself
+    sweep(home.temporaries, KEPT)  # before the lock, which takes a file itself
     closely: set[Place] = set()
     together, changes = True, 0
     report = CompressReport(home.path)
@@ -279,7 +284,7 @@ def rewrite(
             run = _Run(home, lock, workers or Workers(), what or Rewriting(), progress, report)
             report = run.report
             try:
-                run.run(left, closely, together)
+                run.run(closely, together)
             except ArchiveChangedError:
                 changes += 1
                 continue
@@ -331,18 +336,17 @@ class _Run:
         self._done = 0.0
         self._taken = what.without
 
-    def run(self, left: Sequence[str], closely: Collection[Place], together: bool) -> None:
-        """Do it once.
-
-        Some temporaries were left by others, some places are to be looked at closely, and
-        the workers may write together or not.
-        """
+    def run(self, closely: Collection[Place], together: bool) -> None:
+        """Do it once; some places are looked at closely, and workers may write together or not."""
         home, report = self.home, self.report
         self._together, self._closely = together, closely
         with contextlib.ExitStack() as stack:
             old = self._open(stack, None, ARCHIVE)
             like = None if old is None else os.fstat(old.archive.descriptor)
             loose = LooseEntries(home, self.workers) if self.what.take_loose else None
+            # Under the lock: what its last holder left has to be among them, or what is
+            # deleted now comes back.
+            left = temporaries(home.temporaries)
             for count, trouble in self.workers.map(partial(salvage, home), unfinished(home, left)):
                 report.salvaged += count
                 report.warnings += [trouble] if trouble else []

@@ -177,7 +177,7 @@ class PackWriter:
         DatabaseError
             It cannot be written; what is there already is salvaged later.
         """
-        if self._file is not None and self._rows:
+        if self._file is not None and time.monotonic() - self._last > _PAUSE:
             self._keep(self._file)
         file = self._file
         if file is None:

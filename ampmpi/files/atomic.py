@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import BinaryIO, Self
 from zlib import crc32
@@ -421,19 +421,14 @@ def _free_name(aside: Folder, name: str) -> str:
     return free
 
 
-def sweep(
-    folder: Folder,
-    but: frozenset[str] = frozenset(),
-    older_than: float = DAY,
-    names: Sequence[str] | None = None,
-) -> int:
+def sweep(folder: Folder, but: frozenset[str] = frozenset(), older_than: float = DAY) -> int:
     """Remove temporaries, except of some purposes, whose writer is dead, or that are old.
 
-    Names that are not those of our temporaries are left alone; `names` are those that there
-    are, if they are known. Return how many were removed; `older_than` is in seconds.
+    Names that are not those of our temporaries are left alone. Return how many were
+    removed; `older_than` is in seconds.
     """
     removed = 0
-    for name in temporaries(folder) if names is None else names:
+    for name in temporaries(folder):
         is_kept = purpose_of(name) in but and not is_replaced(folder, name)
         if not is_kept and is_abandoned(folder, name, older_than):
             with contextlib.suppress(OSError):
