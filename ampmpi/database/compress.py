@@ -41,6 +41,7 @@ from ampmpi.database.sound import (
     Source,
     checksums_of,
     copy_records,
+    remove_packs,
     remove_taken,
 )
 from ampmpi.database.workers import Workers, forked
@@ -56,6 +57,7 @@ from ampmpi.files.atomic import (
     sweep,
     temporaries,
 )
+from ampmpi.files.folder import Stamp
 from ampmpi.files.trouble import database_error, is_damage, reason_of
 from ampmpi.heap import keep_freed_memory
 from ampmpi.keys import digests_of, is_key, member_of, to_hex, union
@@ -68,6 +70,7 @@ KEPT = frozenset({"archive", "pack", "suspect"})
 
 _ATTEMPTS = 5
 _SHOWN = 10
+_LOCK_GONE = "somebody took the lock away meanwhile"
 
 
 @dataclass
@@ -350,7 +353,7 @@ class _Run:
             for count, trouble in self.workers.map(partial(salvage, home), unfinished(home, left)):
                 report.salvaged += count
                 report.warnings += [trouble] if trouble else []
-            packed = PackedEntries(home, closely)
+            packed = PackedEntries(home, self.workers, closely)
             report.stuck |= packed.unreadable
             left_over = [
                 source
@@ -438,9 +441,9 @@ class _Run:
             if done is None:
                 bad.add(copying.place)
                 continue
-            checksum, raw_crc = done
+            checksum, crc, raw_crc = done
             records = copying.records._replace(raw_crc=raw_crc)
-            writer.fill(records, begin, checksum)
+            writer.fill(records, begin, checksum, crc)
             given.append(records.digests[records.is_entry])
             self._step(len(records.offset))
         if bad:
@@ -549,34 +552,36 @@ class _Run:
 
     def _remove_packs(self, packed: PackedEntries) -> None:
         """Remove the packs that are in the archive now; damaged ones are set aside."""
-        taken = [pack for pack in packed.packs if pack.is_open]
-        report, damaged, left, reason = self.report, packed.damaged, list[str](), ""
-        if taken and not self.lock.is_held():
-            left, reason = [pack.name for pack in taken], "somebody took the lock away meanwhile"
-            taken = []
-        for pack in taken:
-            report.bytes_before += pack.stamp.size
-            folder = self.home.needed(PACKS)
-            try:
-                if pack.name in damaged:
-                    is_gone = bool(set_aside(folder, pack.name, pack.stamp, self.home.damaged))
-                    report.packs_aside[pack.name] = damaged[pack.name]
-                else:
-                    is_gone = folder.remove_as_read(pack.name, pack.stamp)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                report.bytes_after += pack.stamp.size
-                left, reason = [*left, pack.name], error.strerror or str(error)
-                continue
-            report.packs += 1
-            report.files_freed += is_gone
+        report, damaged = self.report, packed.damaged
+        taken = {pack.name: pack.stamp for pack in packed.packs if pack.is_open}
+        report.bytes_before += sum(stamp.size for stamp in taken.values())
+        if not self.lock.is_held():
+            done: list[tuple[str, str | None]] = [(name, _LOCK_GONE) for name in taken]
+        else:
+            done = [(name, self._set_aside(name, taken[name], damaged[name])) for name in damaged]
+            sound = [(name, stamp) for name, stamp in taken.items() if name not in damaged]
+            tasks = self.workers.deal(sound)
+            for some in self.workers.map(partial(remove_packs, self.home), tasks):
+                done += some
+        left = [(name, reason) for name, reason in done if reason is not None]
+        report.packs = len(done) - len(left)
+        report.files_freed += report.packs
+        report.bytes_after += sum(taken[name].size for name, _ in left)
         if left:
             report.packs_left = len(left)
             report.warnings.append(
-                f"{amount(len(left), 'pack')}, {left[0]} the first, are in the archive now but "
-                f"were not removed ({reason}): the next compression tries again"
+                f"{amount(len(left), 'pack')}, {left[0][0]} the first, are in the archive now but "
+                f"were not removed ({left[0][1]}): the next compression tries again"
             )
+
+    def _set_aside(self, name: str, stamp: Stamp, reason: str) -> str | None:
+        """Set a damaged pack aside; return why it cannot be, if so."""
+        try:
+            set_aside(self.home.needed(PACKS), name, stamp, self.home.damaged)
+        except OSError as error:
+            return error.strerror or str(error)
+        self.report.packs_aside[name] = reason
+        return None
 
     def _remove(self, several: Sequence[NDArray[np.void]]) -> None:
         """Remove the loose entries that are in the archive now."""

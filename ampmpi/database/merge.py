@@ -99,7 +99,7 @@ def merge(
     def open_sources(stack: contextlib.ExitStack, closely: Collection[Place]) -> Sequence[Source]:
         more.clear()
         for home in homes:  # what counts first comes first
-            more.extend((LooseEntries(home, Workers()), PackedEntries(home, closely)))
+            more.extend((LooseEntries(home, Workers()), PackedEntries(home, closely=closely)))
             with contextlib.suppress(FileNotFoundError):
                 archived = ArchivedEntries(home, None, ARCHIVE, closely)
                 more.append(stack.enter_context(archived))

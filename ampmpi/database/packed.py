@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from ampmpi.database.archive.index import Part, read_index
 from ampmpi.database.archive.reader import Records
 from ampmpi.database.layout import PACKS, Home
 from ampmpi.database.packs import is_pack_name
+from ampmpi.database.workers import Workers
 from ampmpi.errors import CorruptEntryError
 from ampmpi.files.folder import Folder, NotRegularError, Stamp
 from ampmpi.files.trouble import database_error, is_of_one_file, reason_of
@@ -124,8 +126,8 @@ _NO_PACKS = Packed((), _NOTHING, np.empty(0, np.uint32))
 class PackReader:
     """Knows the packs of a database; reads each one's index once."""
 
-    def __init__(self, home: Home) -> None:
-        self._home = home
+    def __init__(self, home: Home, workers: Workers | None = None) -> None:
+        self._home, self._workers = home, workers or Workers()
         self._state: tuple[int, int] | None = None
         self._packed = _NO_PACKS
 
@@ -174,7 +176,8 @@ class PackReader:
             # Some have gone or were replaced, and with them the choice among copies.
             before, known = _NO_PACKS, {}
         fresh = sorted(files.keys() - known.keys())
-        opened = [each for name in fresh if (each := _opened(folder, name)) is not None]
+        several = self._workers.map(partial(_open_some, self._home), self._workers.deal(fresh))
+        opened = [each for some in several for each in some]
         return before.plus(opened) if opened else before
 
     def __contains__(self, key: str) -> bool:
@@ -230,6 +233,13 @@ class PackReader:
                     yield key, error
         finally:
             os.close(descriptor)
+
+
+def _open_some(home: Home, names: Sequence[str]) -> list[tuple[Pack, Part]]:
+    folder = home.inner(PACKS)
+    if folder is None:
+        return []
+    return [each for name in names if (each := _opened(folder, name)) is not None]
 
 
 def _opened(folder: Folder, name: str) -> tuple[Pack, Part] | None:

@@ -184,7 +184,8 @@ class PackWriter:
             return
         try:
             if self._rows:
-                file.write(tail(_part(self._rows), self._size)[0])
+                part = _part(self._rows)
+                file.write(tail(part, self._size, combine(part.crc, part.length))[0])
                 file.sync()
                 self._place(file)
             else:

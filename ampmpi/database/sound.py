@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import loose
+from ampmpi.database.archive.deflate import combine
 from ampmpi.database.archive.index import Part, read_exactly
 from ampmpi.database.archive.reader import Archive, IndexedArchive, Records, StreamedArchive
 from ampmpi.database.archive.salvage import rescue
@@ -433,9 +434,11 @@ class PackedEntries:
         The packs that were found.
     """
 
-    def __init__(self, home: Home, closely: Collection[Place] = ()) -> None:
+    def __init__(
+        self, home: Home, workers: Workers | None = None, closely: Collection[Place] = ()
+    ) -> None:
         self.home, self._bad_places = home, closely
-        self._packed = PackReader(home).current()
+        self._packed = PackReader(home, workers).current()
         self.packs = self._packed.packs
         self.lost: dict[str, str] = {}
 
@@ -497,9 +500,23 @@ class PackedEntries:
                 self.lost |= source.lost
 
 
+def remove_packs(home: Home, packs: Sequence[tuple[str, Stamp]]) -> list[tuple[str, str | None]]:
+    """Remove packs, if they are still what was read; return what is wrong with each, if it is."""
+    folder, done = home.needed(PACKS), list[tuple[str, str | None]]()
+    for name, stamp in packs:
+        trouble = None
+        try:
+            with suppress(FileNotFoundError):
+                folder.remove_as_read(name, stamp)
+        except OSError as error:
+            trouble = error.strerror or str(error)
+        done.append((name, trouble))
+    return done
+
+
 def copy_records(
     into: Home, target: str | int, apart: bool, task: tuple[Copying, int]
-) -> tuple[int, NDArray[np.uint32]] | None:
+) -> tuple[int, int, NDArray[np.uint32]] | None:
     """Copy records into a temporary file, one behind the other from a byte on.
 
     The file is given by its name or, by a process that has it open, by its descriptor.
@@ -508,8 +525,8 @@ def copy_records(
 
     Returns
     -------
-    checksum : int
-        CRC-32 of all that was written.
+    checksum, crc : int
+        CRC-32 of all that was written, and of all records inflated.
     raw_crc : (n,) uint32 array
         That of each record.
     None
@@ -549,7 +566,10 @@ def copy_records(
         os.close(output)
         if descriptor >= 0:
             os.close(descriptor)
-    return None if damage else (checksum, np.array(raw_crcs, np.uint32))
+    if damage:
+        return None
+    crc = combine(copying.records.crc, copying.records.length)
+    return checksum, crc, np.array(raw_crcs, np.uint32)
 
 
 def _verify(records: Records, raw: bytes, is_ours: bool) -> list[int]:

@@ -8,7 +8,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from ampmpi.errors import DatabaseError
 
 T = TypeVar("T")
 R = TypeVar("R")
+Q = TypeVar("Q")
 _Items = TypeVar("_Items", bound=np.generic)
 
 _AHEAD = 3
@@ -85,6 +86,14 @@ class Workers:
     def share(self, n_bytes: int) -> int:
         """Bytes of a task where so many are to be copied: one for each worker, if not too large."""
         return min(max(-(-n_bytes // self.count), _LEAST), _MOST)
+
+    def deal(self, items: Sequence[Q]) -> list[Sequence[Q]]:
+        """Deal items into tasks as `cut` does; none where there are none."""
+        return [
+            [items[number] for number in some.tolist()]
+            for some in self.cut(np.arange(len(items)))
+            if len(some)
+        ]
 
     def cut(self, items: NDArray[_Items]) -> list[NDArray[_Items]]:
         """Cut items into tasks of one size, equally many for each worker: so all end together."""

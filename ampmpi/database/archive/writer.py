@@ -129,14 +129,14 @@ class ArchiveWriter:
         self._output = output
         self.size = self.entries = 0
         self.written: list[tuple[int, int, int]] = []
-        self._parts = [_NO_RECORDS]
+        self._parts, self._crcs = [_NO_RECORDS], [0]
         self._append(MEMBER_HEADER, crc32(MEMBER_HEADER))
 
     def add(self, parcel: Parcel) -> None:
         """Append records. An entry is added only once."""
         digests, is_entry, raw, packed, length, crc, raw_crc, checksum = parcel
         records = Part(digests, is_entry, packed, packed, length, crc, raw_crc)
-        self._note(_placed(records, self.size))
+        self._note(_placed(records, self.size), combine(crc, length))
         self._append(raw, checksum)
 
     def leave_room(self, records: Part) -> int:
@@ -145,9 +145,13 @@ class ArchiveWriter:
         self.size += int(records.packed.sum())
         return begin
 
-    def fill(self, records: Part, begin: int, checksum: int) -> None:
-        """Take note of records that were written where room was left for them."""
-        self._note(_placed(records, begin))
+    def fill(self, records: Part, begin: int, checksum: int, crc: int) -> None:
+        """Take note of records that were written where room was left for them.
+
+        Where several rooms were left they are filled in that order. Given are the CRC-32 of
+        what was written, and of all records inflated.
+        """
+        self._note(_placed(records, begin), crc)
         self.written.append((begin, int(records.packed.sum()), checksum))
 
     def close(self) -> Footer:
@@ -155,14 +159,16 @@ class ArchiveWriter:
 
         Raises ValueError if an entry was added twice.
         """
-        end, footer = tail(
-            Part._make(map(np.concatenate, zip(*self._parts, strict=True))), self.size
-        )
+        records = Part._make(map(np.concatenate, zip(*self._parts, strict=True)))
+        lengths = [part.length.sum(dtype=np.uint64) for part in self._parts]
+        crc = combine(np.array(self._crcs, np.uint32), np.array(lengths, np.uint64))
+        end, footer = tail(records, self.size, crc)
         self._append(end, crc32(end))
         return footer
 
-    def _note(self, records: Part) -> None:
+    def _note(self, records: Part, crc: int) -> None:
         self._parts.append(records)
+        self._crcs.append(crc)
         self.entries += int(np.count_nonzero(records.is_entry))
 
     def _append(self, raw: bytes, checksum: int) -> None:
@@ -178,14 +184,15 @@ def _placed(records: Part, begin: int) -> Part:
     return records._replace(offset=np.uint64(begin) + ends - records.packed)
 
 
-def tail(records: Part, size: int) -> tuple[bytes, Footer]:
+def tail(records: Part, size: int, crc: int) -> tuple[bytes, Footer]:
     """Return what follows an archive's records: the tar's end, the index, and the footer.
 
-    `size` is the number of bytes before it. Raises ValueError if an entry is there twice.
+    `size` is the number of bytes before it, and `crc` the CRC-32 of all records inflated.
+    Raises ValueError if an entry is there twice.
     """
-    lengths = np.append(records.length, np.uint64(len(END)))
-    data_length = int(lengths.sum())
-    data_crc = combine(np.append(records.crc, np.uint32(crc32(END))), lengths)
+    ends = np.array([records.length.sum(dtype=np.uint64), len(END)], np.uint64)
+    data_length = int(ends.sum())
+    data_crc = combine(np.array([crc, crc32(END)], np.uint32), ends)
     end = deflate(END, last=True) + member_trailer(data_crc, data_length)
     entries, others = np.flatnonzero(records.is_entry), np.flatnonzero(~records.is_entry)
     entries = entries[np.argsort(records.digests[entries], kind="stable")]
