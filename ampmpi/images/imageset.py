@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ampmpi.errors import ImageError, ImageFileError, InputError
 from ampmpi.images.files import Frames, ImageFile, describe, find_files, iterate, survey
 from ampmpi.images.readers import Reader, open_reader
+from ampmpi.images.reading import ImageName
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -166,7 +167,9 @@ class ImageSet:
         reader = self._reader(file)
         for index, locator in zip(wanted, locators, strict=True):
             try:
-                image: Atoms | ImageError = reader.read(int(locator), results)
+                image: Atoms | ImageError = self.files[file].finished(
+                    reader.read(int(locator), results)
+                )
             except Exception as error:  # ASE's readers raise anything
                 image = ImageError(f"it cannot be read: {describe(error)}")
             yield index, image
@@ -253,17 +256,21 @@ def open_images(images: Any) -> ImageSet | ImageList:
     return image_list(images)
 
 
-def file_names(images: Any) -> list[str] | None:
+def file_names(images: Any) -> list[str | ImageName] | None:
     """Return the names if images are given as files, else None."""
     if isinstance(images, str | os.PathLike):
-        return [os.fspath(images)]
+        return [_name(images)]
     if isinstance(images, Sequence) and images:
         named = [isinstance(item, str | os.PathLike) for item in images]
         if all(named):
-            return [os.fspath(item) for item in images]
+            return [_name(item) for item in images]
         if any(named):
             raise InputError("some images are given as files and some as Atoms: choose one")
     return None
+
+
+def _name(item: str | os.PathLike[str]) -> str | ImageName:
+    return item if isinstance(item, ImageName) else os.fspath(item)
 
 
 def image_list(images: Any) -> ImageList:
