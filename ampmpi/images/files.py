@@ -22,7 +22,7 @@ from ampmpi.errors import ImageFileError
 from ampmpi.images.foreign import foreign
 from ampmpi.images.labels import kinds_of, places
 from ampmpi.images.reading import ImageName, Reading
-from ampmpi.images.units import ENERGIES, convert
+from ampmpi.images.units import ENERGIES, NATIVE, SYSTEMS, convert
 from ampmpi.text import plain
 
 if TYPE_CHECKING:
@@ -63,6 +63,13 @@ class ImageFile:
         if self.format == "extxyz":
             return not self.path.endswith((".gz", ".bz2", ".xz"))
         return self.format in ("traj", "db")
+
+    @property
+    def length_unit(self) -> str:
+        """The unit for which the file's lengths are taken."""
+        if self.reading.units is not None:
+            return self.reading.units.length
+        return NATIVE.get(self.format, SYSTEMS["metal"])[0]
 
     def finished(self, image: Atoms) -> Atoms:
         """Return an image that ASE has read in Å and eV, whatever the units in the file."""

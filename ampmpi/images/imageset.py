@@ -21,6 +21,9 @@ from ampmpi.images.reading import ImageName
 if TYPE_CHECKING:
     from ase import Atoms
 
+SAMPLED_FILES = 16
+"""Files of which a sample takes images."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class ImageRef:
@@ -43,6 +46,12 @@ class Images(Protocol):
 
     def ref(self, index: int) -> ImageRef:
         """Return the name of an image."""
+
+    def length_unit(self, index: int) -> str:
+        """Return the unit for which an image's lengths were taken."""
+
+    def sample(self, most: int) -> list[int]:
+        """Return some images that are quick to read, in ascending order."""
 
     def read_many(
         self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
@@ -100,6 +109,20 @@ class ImageSet:
         file = self.file_of(index)
         number = self.frames[file].numbers[index - self._starts[file]]
         return ImageRef(self.files[file].path, number)
+
+    def length_unit(self, index: int) -> str:
+        """Return the unit for which an image's lengths were taken."""
+        return self.files[self.file_of(index)].length_unit
+
+    def sample(self, most: int) -> list[int]:
+        """Return images of some files: from all over a file, or from its beginning."""
+        files = _spread(len(self.files), min(most, SAMPLED_FILES))
+        chosen: list[int] = []
+        for file in files:
+            span, n = self.span(file), max(1, most // len(files))
+            spread = self.files[file].is_random_access
+            chosen += [span[i] for i in (_spread(len(span), n) if spread else range(len(span))[:n])]
+        return chosen
 
     def read_many(
         self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
@@ -206,6 +229,11 @@ class ImageSet:
         return self._open[1]
 
 
+def _spread(n: int, most: int) -> list[int]:
+    """Return at most so many of n numbers, evenly spread."""
+    return sorted({n * i // most for i in range(most)} if n > most else range(n))
+
+
 class ImageList:
     """Images in memory, the same on every rank."""
 
@@ -218,6 +246,14 @@ class ImageList:
     def ref(self, index: int) -> ImageRef:
         """Return the name of an image."""
         return ImageRef("", index)
+
+    def length_unit(self, index: int) -> str:
+        """Return Å: what is in memory is in ASE's units."""
+        return "Å"
+
+    def sample(self, most: int) -> list[int]:
+        """Return images from all over the set."""
+        return _spread(len(self), most)
 
     def read_many(
         self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
