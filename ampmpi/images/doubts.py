@@ -127,11 +127,11 @@ def label_doubts(facts: Facts, ref: Callable[[int], ImageRef]) -> list[str]:
     ref : callable
         Names an image by its number in the set.
     """
+    per_atom = list(_per_atom(facts))
     return [
         *_zero_forces(facts),
         *_two_energies(facts, ref),
-        *_per_atom(facts),
-        *_energy_outliers(facts, ref),
+        *(per_atom or _energy_outliers(facts, ref)),
         *_force_outliers(facts, ref),
     ]
 

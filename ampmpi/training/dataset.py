@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ampmpi.descriptor import check_numbers
 from ampmpi.errors import ImageError, InputError
-from ampmpi.images import digest_image
+from ampmpi.images import ImageRef, digest_image
 from ampmpi.images.distances import ratio, shortest
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
 from ampmpi.images.labels import NO_FORCES, Choice, LabelError, LabelKeys
@@ -77,27 +77,30 @@ class Dataset:
         """Number of images to validate on that have forces."""
         return int((self.validation & self.has_forces).sum())
 
-    def without(self, names: set[str]) -> Dataset:
-        """Return the set without the images of these names.
+    def without(self, refs: Sequence[ImageRef]) -> tuple[Dataset, list[ImageRef]]:
+        """Return the set without these images, and which of them were in it.
 
         Raises
         ------
         InputError
             There is none left to train on.
         """
-        out = np.array(
-            [
-                bool({self.pool.name(int(i)) for i in {last, first}} & names)
-                for last, first in zip(self.indices.tolist(), self.first.tolist(), strict=True)
-            ]
-        )
+        if not refs:
+            return self, []
+        wanted = set(refs)
+        here = [
+            {self.pool.ref(last), self.pool.ref(first)} & wanted
+            for last, first in zip(self.indices.tolist(), self.first.tolist(), strict=True)
+        ]
+        out = np.array([bool(some) for some in here])
         if (out | self.validation).all():
             raise share(InputError("no image that is left can be trained on; give other images"))
         columns = (
             "indices", "keys", "copies", "first", "energies", "has_forces", "composition",
             "validation", "digests",
         )  # fmt: skip
-        return replace(self, **{name: getattr(self, name)[~out] for name in columns})
+        left = replace(self, **{name: getattr(self, name)[~out] for name in columns})
+        return left, sorted(set().union(*here))
 
     @property
     def n_atoms(self) -> Array:

@@ -209,12 +209,12 @@ class Session:
         self.descriptor = agree(comm, lambda: resolve(self.descriptor, dataset.elements, database))
         if settings.skip_unusable:
             failed = self._fingerprint(dry_run=dry_run)
-            if failed:
+            dataset, dropped = on_all(comm, partial(dataset.without, failed))
+            if dropped:
                 self.voice.warn(
-                    f"{amount(len(failed), 'image')} left out, which cannot be fingerprinted: "
-                    f"{named(failed, SHOWN)}"
+                    f"{amount(len(dropped), 'image')} left out, which cannot be fingerprinted: "
+                    f"{named(dropped, SHOWN)}"
                 )
-                dataset = on_all(comm, lambda: dataset.without({str(ref) for ref in failed}))
         schedule = settings.schedule
         earlier = agree(
             comm,
