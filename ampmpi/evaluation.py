@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ampmpi.errors import ImageError, ModelError
 from ampmpi.images import Images
+from ampmpi.images.labels import NO_ENERGY, NO_FORCES, LabelError, LabelKeys, energy_of, forces_of
 from ampmpi.model.layers import Array
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,9 @@ def evaluate(
     images: Images,
     outside: float = 0.05,
     indices: Sequence[int] | None = None,
+    keys: LabelKeys | None = None,
+    *,
+    skip_unusable: bool = False,
 ) -> list[Evaluation]:
     """Predict images with calculators, one image in memory at a time.
 
@@ -86,11 +92,16 @@ def evaluate(
         A feature is outside the trained range when it is by this part of the range.
     indices : sequence of int, optional
         Which images, ascending; all by default.
+    keys : LabelKeys, optional
+        Names of energies and forces; ASE's own by default.
+    skip_unusable : bool
+        Compare with nothing where an energy or forces are wrong.
 
     Raises
     ------
     ImageError, ModelError
-        An image cannot be read or described, or a calculator is not made for it.
+        An image cannot be read or described, its energy or forces are wrong, or a calculator
+        is not made for it.
     """
     found = []
     ranges = _distinct_ranges(calculators)
@@ -100,8 +111,8 @@ def evaluate(
             name = str(images.ref(index))
             if isinstance(atoms, ImageError):
                 raise ImageError(f"{name}: {atoms}")
-            carried = getattr(atoms.calc, "results", {})
-            energy, forces = carried.get("energy"), carried.get("forces")
+            energy = _reference(energy_of, atoms, keys, name, skip_unusable)
+            forces = _reference(forces_of, atoms, keys, name, skip_unusable)
             atoms.constraints = []
             energies, predicted = [], []
             for calculator in calculators:
@@ -115,14 +126,28 @@ def evaluate(
                 Evaluation(
                     name,
                     tuple(atoms.symbols),
-                    None if energy is None else float(energy),
-                    None if forces is None else np.array(forces, dtype=np.float64),
+                    energy,
+                    forces,
                     np.array(energies),
                     np.array(predicted),
                     tuple(warning for one in ranges for warning in _outside(one, atoms, outside)),
                 )
             )
     return found
+
+
+def _reference(
+    take: Callable[[Any, LabelKeys], T], atoms: Any, keys: LabelKeys | None, name: str, skip: bool
+) -> T | None:
+    """Return an image's energy or forces, or None where it has none."""
+    try:
+        return take(atoms, keys or LabelKeys())
+    except LabelError as error:
+        if skip or error.kind in (NO_ENERGY, NO_FORCES):
+            return None
+        raise ImageError(
+            f"{name} {error}; take it out of the set, or leave that out with --skip-unusable"
+        ) from error
 
 
 def _distinct_ranges(calculators: Sequence[Any]) -> list[Any]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ampmpi.cli.labels import label_options, reading_of
+from ampmpi.cli.text import complain
 from ampmpi.errors import InputError
 
 if TYPE_CHECKING:
     from ampmpi.calculator import Amp
     from ampmpi.evaluation import Evaluation
     from ampmpi.images import Images
+    from ampmpi.images.labels import LabelKeys
+    from ampmpi.images.reading import Reading
     from ampmpi.parallel.comm import Communicator
 
 SUFFIX = ".amp"
@@ -25,7 +29,11 @@ SUFFIX = ".amp"
 @click.option("--outside", default=0.05, show_default=True, metavar="PART",
               type=click.FloatRange(min=0.0),
               help="Warn of features so far outside the trained range.")  # fmt: skip
-def command(files: tuple[str, ...], output: str | None, outside: float) -> None:
+@label_options
+@click.option("--skip-unusable", is_flag=True, help="Leave out energies and forces that are wrong.")
+def command(
+    files: tuple[str, ...], output: str | None, outside: float, skip_unusable: bool, **given: Any
+) -> None:
     """Compare calculators (.amp files) with images that carry energies and forces.
 
     With several calculators their mean is compared, and their standard deviation is the
@@ -45,7 +53,11 @@ def command(files: tuple[str, ...], output: str | None, outside: float) -> None:
     comm = world()
     with abort_on_error(comm):
         loaded = agree(comm, lambda: [Amp.load(name) for name in calculators])
-        found_in = {name: _evaluate(comm, loaded, name, outside) for name in images}
+        reading = agree(comm, lambda: reading_of(given))
+        found_in = {
+            name: _evaluate(comm, loaded, name, outside, reading, skip_unusable=skip_unusable)
+            for name in images
+        }
     if comm.rank:
         return
     results: list[Evaluation] = []
@@ -67,25 +79,53 @@ def command(files: tuple[str, ...], output: str | None, outside: float) -> None:
             raise InputError(f"--output {output} cannot be written: {error.strerror}") from error
 
 
-def open_some(names: list[str]) -> Images:
+def open_some(names: list[str], reading: Reading | None = None) -> Images:
     """Open files of images; `InputError` where there is no image."""
     from ampmpi.images import open_images
+    from ampmpi.images.reading import Reading, named
 
-    images = open_images(names)
+    images = open_images(named(names, reading or Reading()))
     if not len(images):
         raise InputError(f"{' '.join(names)}: there is no image; give other files or frames")
     return images
 
 
+def labels_in(images: Images, reading: Reading) -> LabelKeys:
+    """Find out under which names the labels are, and say so; `InputError` if in doubt."""
+    from ampmpi.images.glance import choose_labels
+
+    choice = choose_labels(images, reading.keys)
+    if choice.note:
+        click.echo(f"Labels: {choice.note}.")
+    if choice.warning:
+        complain(choice.warning)
+    return choice.keys
+
+
 def _evaluate(
-    comm: Communicator, calculators: list[Amp], name: str, outside: float
+    comm: Communicator,
+    calculators: list[Amp],
+    name: str,
+    outside: float,
+    reading: Reading,
+    *,
+    skip_unusable: bool,
 ) -> list[Evaluation]:
     """Evaluate a file's images, each rank a part of them; rank 0 gets all."""
     from ampmpi.evaluation import evaluate
+    from ampmpi.images.glance import unit_doubts
+    from ampmpi.images.reading import named
     from ampmpi.parallel.failure import agree, on_all
     from ampmpi.parallel.schedule import block
 
-    images = agree(comm, lambda: open_some([name]))
+    images = agree(comm, lambda: open_some([name], reading))
+    keys = agree(comm, lambda: labels_in(images, reading))
+    for doubt in agree(comm, lambda: unit_doubts(named([name], reading))):
+        if comm.rank == 0:
+            complain(doubt)
     share = block(len(images), comm.rank, comm.size)
-    mine = on_all(comm, lambda: evaluate(calculators, images, outside, share))
+    mine = on_all(
+        comm,
+        lambda: evaluate(calculators, images, outside, share, keys, skip_unusable=skip_unusable),
+    )
     return [item for part in comm.gather(mine) or [] for item in part]

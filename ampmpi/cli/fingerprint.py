@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ampmpi.cli.kinds import PREFIX
+from ampmpi.cli.labels import reading_of, reading_options
 from ampmpi.cli.packs import pack_options
 from ampmpi.cli.text import complain
 from ampmpi.errors import ImageError, InputError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
               help="Use a database without descriptor.json without comparing.")  # fmt: skip
 @click.option("--verify", is_flag=True, help="Read back what is in the archive, too.")
 @click.option("--retry", is_flag=True, help="Try images that were set aside again.")
+@reading_options
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
 def command(
     images: tuple[str, ...],
@@ -52,6 +54,8 @@ def command(
     verify: bool,
     retry: bool,
     quiet: bool,
+    units: str | None,
+    format: str | None,
 ) -> None:
     """Fingerprint images into LABEL-fingerprints.ampdb, on all ranks.
 
@@ -63,9 +67,16 @@ def command(
     log = Log(comm.rank, quiet=quiet)
     descriptor = agree(comm, lambda: _descriptor(settings, cutoff))
     from ampmpi.fingerprinting import fingerprint
+    from ampmpi.images.glance import unit_doubts
+    from ampmpi.images.reading import named
 
+    reading = agree(comm, lambda: reading_of({"units": units, "format": format}))
+    files = named(images, reading)
+    for doubt in agree(comm, lambda: unit_doubts(files)):
+        if comm.rank == 0:
+            complain(doubt)
     summary = fingerprint(
-        list(images),
+        files,
         descriptor,
         label=label,
         dblabel=dblabel,

@@ -9,6 +9,7 @@ import click
 import ampmpi
 
 COMMANDS = {
+    "images": "Say what is in a set of images, and what is suspicious.",
     "fingerprint": "Fingerprint images into a database, under mpirun or alone.",
     "info": "Show what a database holds.",
     "compress": "Archive loose entries and packs (also: amp-compress).",

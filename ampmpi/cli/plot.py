@@ -6,11 +6,13 @@ import glob
 import importlib.util
 import io
 from pathlib import Path
+from typing import Any
 
 import click
 
-from ampmpi.cli.evaluate import open_some
+from ampmpi.cli.evaluate import labels_in, open_some
 from ampmpi.cli.kinds import PREFIX, OneProcess
+from ampmpi.cli.labels import key_options, reading_of, units_option
 from ampmpi.errors import InputError
 from ampmpi.files.whole import write_whole
 
@@ -22,7 +24,18 @@ from ampmpi.files.whole import write_whole
               help="Calculators to evaluate instead of LABEL.amp and its committee.")  # fmt: skip
 @click.option("--format", "kind", default="png", show_default=True,
               type=click.Choice(["png", "pdf", "svg"]), help="Format of the pictures.")  # fmt: skip
-def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], kind: str) -> None:
+@key_options
+@units_option
+@click.option("--images-format", "format", metavar="NAME", help="ASE's name of the images' format.")
+@click.option("--skip-unusable", is_flag=True, help="Leave out energies and forces that are wrong.")
+def command(
+    label: str,
+    images: tuple[str, ...],
+    calculators: tuple[str, ...],
+    kind: str,
+    skip_unusable: bool,
+    **given: Any,
+) -> None:
     """Draw the training LABEL: its learning curves, and with IMAGES parity and spread.
 
     Writes LABEL-learning, LABEL-parity and LABEL-spread, and LABEL-report.html, which
@@ -53,7 +66,10 @@ def command(label: str, images: tuple[str, ...], calculators: tuple[str, ...], k
     if images:
         if not loaded:
             raise InputError("there is no calculator to evaluate; give --calculator")
-        found = evaluation.evaluate(loaded, open_some(list(images)))
+        reading = reading_of(given)
+        opened = open_some(list(images), reading)
+        keys = labels_in(opened, reading)
+        found = evaluation.evaluate(loaded, opened, keys=keys, skip_unusable=skip_unusable)
         text = "\n".join(evaluation.summary(", ".join(images), found))
         figures["parity"] = plots.parity_figure(found)
         sections.append(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ampmpi.cli.kinds import PREFIX
+from ampmpi.cli.labels import label_options
 from ampmpi.cli.packs import pack_options
 from ampmpi.errors import InputError
 
@@ -138,6 +139,9 @@ COUNT = click.IntRange(min=1)
 @click.option("--memory", type=POSITIVE, metavar="GB", help="Memory that a rank may use.")
 @click.option("--no-compress", is_flag=True, help="Leave the databases as they are at the end.")
 @pack_options
+@label_options
+@click.option("--skip-unusable", is_flag=True,
+              help="Leave images out that cannot be trained on.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 def command(**options: Any) -> None:
     """Train a potential on IMAGES: files that ASE reads, with energies and forces.
@@ -247,4 +251,10 @@ def _settings(o: dict[str, Any]) -> Settings:
         packs=o["packs"],
         pack_size=o["pack_size"],
         pack_seconds=o["pack_seconds"],
+        energy_key=o["energy_key"],
+        forces_key=o["forces_key"],
+        stress_key=o["stress_key"],
+        units=o["units"],
+        format=o["format"],
+        skip_unusable=o["skip_unusable"],
     )

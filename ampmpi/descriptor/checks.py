@@ -16,8 +16,12 @@ SMALLEST_DISTANCE = 1.0e-6
 FARTHEST = 1.0e8
 """Å; farther from the origin, positions keep too few digits for distances."""
 
-MOST_NEIGHBORS = 100_000
-"""Neighbours per atom beyond which a cell is taken for a mistake."""
+MOST_NEIGHBORS = 5_000
+"""Neighbours per atom beyond which a cell is taken for a mistake.
+
+The densest matter has some 1,000 within 10 Å. Lengths in nm that are taken for Å make 1,000
+times as many as there are, which take minutes an image.
+"""
 
 _BALLS = {1: 2.0, 2: math.pi, 3: 4.0 * math.pi / 3.0}
 
@@ -78,7 +82,7 @@ def check_cell(
         raise ImageError(
             f"each atom would have about {neighbors:.2g} neighbours within the cutoff of "
             f"{cutoff:g} Å, because the cell is so small along its periodic axes ({axes_text}): "
-            "check the cutoff, the cell's vectors and their unit (Å)."
+            "check the cutoff, the cell's vectors and their unit (Å, or give --units)."
         )
 
 

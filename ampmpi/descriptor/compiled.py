@@ -9,6 +9,13 @@ from typing import Any
 
 import numba as nb
 
+from ..errors import LaunchError
+
+if getattr(nb.config, "DISABLE_JIT", 0):
+    raise LaunchError(
+        "NUMBA_DISABLE_JIT is set, but fingerprints need compiled kernels: unset it and start again"
+    )
+
 SOURCES = zlib.crc32(
     b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 )

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
 import glob
+import gzip
+import lzma
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import ImageFileError
+from ampmpi.images.foreign import foreign
+from ampmpi.images.labels import kinds_of, places
+from ampmpi.images.reading import ImageName, Reading
+from ampmpi.images.units import ENERGIES, NATIVE, SYSTEMS, convert
 from ampmpi.text import plain
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 CHUNK = 1 << 24
+
+OPENERS: dict[str, Callable[[str], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+XSF_ENERGY = re.compile(rb"^#\s*total energy\s*=\s*(\S+)[ \t]*(\S*)", re.MULTILINE | re.IGNORECASE)
+"""Where aenet keeps the energy in an XSF file."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +48,14 @@ class ImageFile:
         ASE's name of its format.
     select : slice or str
         Frames, or the selection of an ASE database.
+    reading : Reading
+        What the user said about it.
     """
 
     path: str
     format: str
     select: slice | str = field(default_factory=lambda: slice(None))
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def is_random_access(self) -> bool:
@@ -45,6 +63,24 @@ class ImageFile:
         if self.format == "extxyz":
             return not self.path.endswith((".gz", ".bz2", ".xz"))
         return self.format in ("traj", "db")
+
+    @property
+    def length_unit(self) -> str:
+        """The unit for which the file's lengths are taken."""
+        if self.reading.units is not None:
+            return self.reading.units.length
+        return NATIVE.get(self.format, SYSTEMS["metal"])[0]
+
+    def finished(self, image: Atoms) -> Atoms:
+        """Return an image that ASE has read in Å and eV, whatever the units in the file."""
+        units = self.reading.units
+        if units is None:
+            return image
+        length, energy = units.factors(self.format)
+        if length == energy == 1.0:
+            return image
+        names = {name for _, place in places(image) for name in place}
+        return convert(image, length, energy, kinds_of(names, self.reading.keys))
 
 
 @dataclass(frozen=True)
@@ -76,8 +112,9 @@ def find_files(names: Iterable[str | os.PathLike[str]]) -> list[ImageFile]:
         A file is missing, cannot be read, or is in no format that ASE knows.
     """
     return [
-        ImageFile(path, *_format(path, frames))
+        ImageFile(path, *_format(path, frames, reading.format), reading)
         for name in names
+        for reading in [name.reading if isinstance(name, ImageName) else Reading()]
         for path, frames in _expand(os.fspath(name))
     ]
 
@@ -102,9 +139,7 @@ def _expand(name: str) -> Iterator[tuple[str, str]]:
     raise ImageFileError(f"there is no file {candidates[-1][0]!r}")
 
 
-def _format(path: str, frames: str) -> tuple[str, slice | str]:
-    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
-
+def _format(path: str, frames: str, given: str | None) -> tuple[str, slice | str]:
     try:
         if Path(path).is_dir():
             if not path.rstrip("/").endswith(".bundle"):
@@ -115,17 +150,35 @@ def _format(path: str, frames: str) -> tuple[str, slice | str]:
             with open(path, "rb") as file:
                 if not file.read(1):
                     raise ImageFileError(f"{path} is empty")
-        format: str = filetype(path)
-        get_ioformat(format)
+        format = given or _recognised(path)
     except ImageFileError:
         raise
-    except UnknownFileTypeError:
-        raise ImageFileError(f"{path} is not in a format that ASE knows") from None
     except OSError as error:
         raise ImageFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # ASE and the modules that decompress raise anything
         raise ImageFileError(f"{path} cannot be read: {describe(error)}") from error
     return format, _selection(path, frames, is_database=format == "db")
+
+
+def _recognised(path: str) -> str:
+    """Return ASE's name of a file's format."""
+    from ase.io.formats import UnknownFileTypeError, filetype, get_ioformat
+
+    try:
+        format: str = filetype(path)
+        get_ioformat(format)
+    except UnknownFileTypeError:
+        format = ""
+    # ASE goes by the ending of some names, which other programs use as well.
+    what = foreign(path) if format in ("", "cfg", "json") else None
+    if what is not None:
+        raise ImageFileError(f"{path} is {what}")
+    if not format:
+        raise ImageFileError(
+            f"{path} is not in a format that ASE knows by its name or its first lines; give "
+            "--format NAME if ASE reads it ('ase info --formats' lists the names)"
+        )
+    return format
 
 
 def _selection(path: str, frames: str, is_database: bool) -> slice | str:
@@ -201,12 +254,77 @@ def survey(file: ImageFile, visit: Callable[[int, Atoms], object] | None = None)
 
 
 def iterate(file: ImageFile) -> Iterator[Atoms]:
-    """Go through all frames of a file with ASE."""
+    """Go through all frames of a file with ASE, in Å and eV."""
     from ase.io import iread
 
-    yield from iread(
+    images: Iterable[Atoms] = iread(
         file.path, ":", format=file.format, parallel=False, do_not_split_by_at_sign=True
     )
+    if file.format == "xsf":
+        images = _with_energies(file.path, images)
+    elif file.format == "json":
+        images = _rows(file.path)
+    yield from map(file.finished, images)
+
+
+def _rows(path: str) -> Iterator[Atoms]:
+    """Go through an ASE database with all that it says about an image."""
+    from ase.db import connect
+
+    database: Any = connect(path, use_lock_file=False, serial=True)  # type: ignore[no-untyped-call]
+    for row in database.select(sort="id"):
+        yield row.toatoms(add_additional_information=True)
+
+
+def _open_plain(path: str) -> Any:
+    return open(path, "rb")
+
+
+def _with_energies(path: str, images: Iterable[Atoms]) -> Iterator[Atoms]:
+    """Add the energies of aenet's comments, in files with which forces are in eV/Å.
+
+    ASE takes the forces of any XSF file for Hartree/Å, and reads no comments.
+    """
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.units import Hartree
+
+    opener = OPENERS.get(Path(path).suffix, _open_plain)
+    with opener(path) as file:
+        found = XSF_ENERGY.findall(file.read())
+    for number, image in enumerate(images):
+        if number < len(found):
+            value, unit = (part.decode(errors="replace") for part in found[number])
+            results = {"energy": float(value) * ENERGIES.get(unit, 1.0)}
+            if image.calc is not None:
+                results["forces"] = image.calc.results["forces"] / Hartree
+            image.calc = SinglePointCalculator(image, **results)  # type: ignore[no-untyped-call]
+        yield image
+
+
+def open_trajectory(path: str) -> tuple[Any, Any]:
+    """Open a .traj; a compressed one is unpacked to a temporary file without a name.
+
+    Returns
+    -------
+    trajectory : TrajectoryReader
+        ASE's reader.
+    file : file or None
+        The temporary file, to be closed with it.
+    """
+    from ase.io.trajectory import TrajectoryReader
+
+    opener = OPENERS.get(Path(path).suffix)
+    if opener is None:
+        return TrajectoryReader(path), None  # type: ignore[no-untyped-call]
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        with opener(path) as packed:
+            shutil.copyfileobj(packed, file, CHUNK)
+        file.seek(0)
+        return TrajectoryReader(file), file  # type: ignore[no-untyped-call]
+    except BaseException:
+        file.close()
+        raise
 
 
 def describe(error: Exception) -> str:
@@ -220,10 +338,13 @@ def describe(error: Exception) -> str:
 
 
 def _count_trajectory(path: str) -> int:
-    from ase.io.trajectory import Trajectory
-
-    with Trajectory(path) as trajectory:  # type: ignore[no-untyped-call]
+    trajectory, file = open_trajectory(path)
+    try:
         return len(trajectory)
+    finally:
+        trajectory.close()
+        if file is not None:
+            file.close()
 
 
 def _row_ids(path: str, select: slice | str) -> NDArray[np.int64]:

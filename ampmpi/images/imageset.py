@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 from ampmpi.errors import ImageError, ImageFileError, InputError
 from ampmpi.images.files import Frames, ImageFile, describe, find_files, iterate, survey
 from ampmpi.images.readers import Reader, open_reader
+from ampmpi.images.reading import ImageName
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+SAMPLED_FILES = 16
+"""Files of which a sample takes images."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,6 +46,12 @@ class Images(Protocol):
 
     def ref(self, index: int) -> ImageRef:
         """Return the name of an image."""
+
+    def length_unit(self, index: int) -> str:
+        """Return the unit for which an image's lengths were taken."""
+
+    def sample(self, most: int) -> list[int]:
+        """Return some images that are quick to read, in ascending order."""
 
     def read_many(
         self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
@@ -99,6 +109,20 @@ class ImageSet:
         file = self.file_of(index)
         number = self.frames[file].numbers[index - self._starts[file]]
         return ImageRef(self.files[file].path, number)
+
+    def length_unit(self, index: int) -> str:
+        """Return the unit for which an image's lengths were taken."""
+        return self.files[self.file_of(index)].length_unit
+
+    def sample(self, most: int) -> list[int]:
+        """Return images of some files: from all over a file, or from its beginning."""
+        files = _spread(len(self.files), min(most, SAMPLED_FILES))
+        chosen: list[int] = []
+        for file in files:
+            span, n = self.span(file), max(1, most // len(files))
+            spread = self.files[file].is_random_access
+            chosen += [span[i] for i in (_spread(len(span), n) if spread else range(len(span))[:n])]
+        return chosen
 
     def read_many(
         self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
@@ -166,7 +190,9 @@ class ImageSet:
         reader = self._reader(file)
         for index, locator in zip(wanted, locators, strict=True):
             try:
-                image: Atoms | ImageError = reader.read(int(locator), results)
+                image: Atoms | ImageError = self.files[file].finished(
+                    reader.read(int(locator), results)
+                )
             except Exception as error:  # ASE's readers raise anything
                 image = ImageError(f"it cannot be read: {describe(error)}")
             yield index, image
@@ -203,6 +229,11 @@ class ImageSet:
         return self._open[1]
 
 
+def _spread(n: int, most: int) -> list[int]:
+    """Return at most so many of n numbers, evenly spread."""
+    return sorted({n * i // most for i in range(most)} if n > most else range(n))
+
+
 class ImageList:
     """Images in memory, the same on every rank."""
 
@@ -215,6 +246,14 @@ class ImageList:
     def ref(self, index: int) -> ImageRef:
         """Return the name of an image."""
         return ImageRef("", index)
+
+    def length_unit(self, index: int) -> str:
+        """Return Å: what is in memory is in ASE's units."""
+        return "Å"
+
+    def sample(self, most: int) -> list[int]:
+        """Return images from all over the set."""
+        return _spread(len(self), most)
 
     def read_many(
         self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
@@ -253,17 +292,21 @@ def open_images(images: Any) -> ImageSet | ImageList:
     return image_list(images)
 
 
-def file_names(images: Any) -> list[str] | None:
+def file_names(images: Any) -> list[str | ImageName] | None:
     """Return the names if images are given as files, else None."""
     if isinstance(images, str | os.PathLike):
-        return [os.fspath(images)]
+        return [_name(images)]
     if isinstance(images, Sequence) and images:
         named = [isinstance(item, str | os.PathLike) for item in images]
         if all(named):
-            return [os.fspath(item) for item in images]
+            return [_name(item) for item in images]
         if any(named):
             raise InputError("some images are given as files and some as Atoms: choose one")
     return None
+
+
+def _name(item: str | os.PathLike[str]) -> str | ImageName:
+    return item if isinstance(item, ImageName) else os.fspath(item)
 
 
 def image_list(images: Any) -> ImageList:

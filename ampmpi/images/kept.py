@@ -38,6 +38,14 @@ class KeptImages:
         """Return the name of an image."""
         return self._images.ref(index)
 
+    def length_unit(self, index: int) -> str:
+        """Return the unit for which an image's lengths were taken."""
+        return self._images.length_unit(index)
+
+    def sample(self, most: int) -> list[int]:
+        """Return some images that are quick to read, in ascending order."""
+        return self._images.sample(most)
+
     def read_many(
         self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
     ) -> Iterator[tuple[int, Atoms | ImageError]]:

@@ -6,7 +6,7 @@ import io
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ampmpi.images.files import ImageFile
+from ampmpi.images.files import ImageFile, open_trajectory
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -26,9 +26,7 @@ class TrajectoryReader:
     """Frames of a .traj by number."""
 
     def __init__(self, path: str) -> None:
-        from ase.io.trajectory import Trajectory
-
-        self._trajectory: Any = Trajectory(path)  # type: ignore[no-untyped-call]
+        self._trajectory, self._unpacked = open_trajectory(path)
 
     def read(self, locator: int, results: bool) -> Atoms:
         """Return one image; without results, only what a fingerprint depends on is read."""
@@ -47,6 +45,8 @@ class TrajectoryReader:
     def close(self) -> None:
         """Close the file."""
         self._trajectory.close()
+        if self._unpacked is not None:
+            self._unpacked.close()
 
 
 class XYZReader:
@@ -87,8 +87,8 @@ class DatabaseReader:
         self._database: Any = connect(path, use_lock_file=False, serial=True)  # type: ignore[no-untyped-call]
 
     def read(self, locator: int, results: bool) -> Atoms:
-        """Return one image."""
-        atoms: Atoms = self._database.get_atoms(id=locator)
+        """Return one image; with results, also what the row keeps beside it."""
+        atoms: Atoms = self._database.get_atoms(id=locator, add_additional_information=results)
         return atoms
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ class Sample:
     energy : float, eV
         Reference energy.
     forces : (n_atoms, 3) float array, eV/Å, or None
-        Reference forces.
+        Reference forces; with `primes` but without them, the energy alone is trained.
     weight : float
         How often the image counts in the loss.
     only_atom : int
@@ -131,7 +131,10 @@ class Batch:
 
 
 def make_batch(samples: Sequence[Sample]) -> Batch:
-    """Lay samples out as one batch; with forces when every sample has derivatives and forces."""
+    """Lay samples out as one batch; with forces when every sample has derivatives.
+
+    The forces of a sample that has none are zeros, and count for nothing.
+    """
     n_atoms = np.array([len(sample.fingerprint.symbols) for sample in samples], dtype=np.int64)
     atom_start = np.concatenate([[0], np.cumsum(n_atoms)])
     symbols = np.array([s for sample in samples for s in sample.fingerprint.symbols])
@@ -146,11 +149,18 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
     alone = np.flatnonzero(only >= 0)
     force_weights[atom_start[alone] + only[alone]] = weights[alone] / 3.0
 
-    with_forces = all(s.primes is not None and s.forces is not None for s in samples)
+    without = np.array([sample.forces is None for sample in samples])
+    force_weights[np.repeat(without, n_atoms)] = 0.0
+
+    with_forces = all(s.primes is not None for s in samples)
     primes_of = [s.primes for s in samples if s.primes is not None] if with_forces else []
     n_pairs = [len(primes.pairs) for primes in primes_of] if with_forces else [0] * len(samples)
     moved, centres, primes = _stack_primes(primes_of, atom_start, row_of)
-    forces = [s.forces for s in samples if s.forces is not None] if with_forces else []
+    forces = [
+        np.zeros((n, 3)) if s.forces is None else s.forces
+        for s, n in zip(samples, n_atoms, strict=True)
+        if with_forces
+    ]
     return Batch(
         keys=tuple(sample.key for sample in samples),
         n_atoms=n_atoms,

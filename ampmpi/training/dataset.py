@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
@@ -11,15 +11,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ampmpi.descriptor import check_numbers
 from ampmpi.errors import ImageError, InputError
+from ampmpi.images import ImageRef, digest_image
+from ampmpi.images.distances import ratio, shortest
+from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
+from ampmpi.images.labels import NO_FORCES, Choice, LabelError, LabelKeys
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.failure import on_all, share
+from ampmpi.parallel.failure import agree, on_all, share
 from ampmpi.parallel.schedule import block, deal
 from ampmpi.training.pool import Pool, Target, target
+from ampmpi.training.unusable import (
+    KEY_ADVICE,
+    NO_FORCES_ADVICE,
+    Unusable,
+    complaint,
+    left_out,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+DISTANCES = 20
+"""Images of which each rank looks at the distances, to find out whether they can be in Å."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +45,62 @@ class Dataset:
     indices: NDArray[np.int64]  # of each unique image; of duplicates the last one counts
     keys: NDArray[np.bytes_]  # hashes
     copies: NDArray[np.int64]  # how often each image was given
+    first: NDArray[np.int64]  # number of the first image with each hash
     energies: Array  # eV
+    has_forces: NDArray[np.bool_]  # which images have forces; all of them where none are trained
     elements: tuple[str, ...]  # sorted
     composition: Array  # (n_images, n_elements), number of atoms
     validation: NDArray[np.bool_]  # which images are kept for validation
     n_shared: int  # images that were given for validation, but are trained on
     forces: bool  # whether forces are trained
-    digest: str  # changes with the training images, their energies and their forces
-    validation_digest: str
+    digests: NDArray[Any]  # of each image, its energy and its forces
+    choice: Choice  # under which names the labels are
+    remarks: tuple[str, ...]  # what is suspicious, or left out
+
+    @property
+    def digest(self) -> str:
+        """Changes with the training images, their energies and their forces."""
+        return _combined(self.digests[~self.validation])
+
+    @property
+    def validation_digest(self) -> str:
+        """The same of the validation images."""
+        return _combined(self.digests[self.validation])
+
+    @property
+    def n_training_forces(self) -> int:
+        """Number of images to train on that have forces."""
+        return int((~self.validation & self.has_forces).sum())
+
+    @property
+    def n_validation_forces(self) -> int:
+        """Number of images to validate on that have forces."""
+        return int((self.validation & self.has_forces).sum())
+
+    def without(self, refs: Sequence[ImageRef]) -> tuple[Dataset, list[ImageRef]]:
+        """Return the set without these images, and which of them were in it.
+
+        Raises
+        ------
+        InputError
+            There is none left to train on.
+        """
+        if not refs:
+            return self, []
+        wanted = set(refs)
+        here = [
+            {self.pool.ref(last), self.pool.ref(first)} & wanted
+            for last, first in zip(self.indices.tolist(), self.first.tolist(), strict=True)
+        ]
+        out = np.array([bool(some) for some in here])
+        if (out | self.validation).all():
+            raise share(InputError("no image that is left can be trained on; give other images"))
+        columns = (
+            "indices", "keys", "copies", "first", "energies", "has_forces", "composition",
+            "validation", "digests",
+        )  # fmt: skip
+        left = replace(self, **{name: getattr(self, name)[~out] for name in columns})
+        return left, sorted(set().union(*here))
 
     @property
     def n_atoms(self) -> Array:
@@ -81,8 +144,15 @@ class Dataset:
 
         def take() -> list[Target]:
             found = []
+            known = dict(
+                zip(self.keys[chosen].tolist(), self.has_forces[chosen].tolist(), strict=True)
+            )
             for key, name, atoms in self.read(mine):
-                seen = target(atoms, key, name, forces=self.forces)
+                forces = self.forces and known[key.encode()]
+                try:
+                    seen = target(atoms, key, self.choice.keys, forces=forces)
+                except LabelError as error:
+                    raise ImageError(f"{name} {error}; it was changed meanwhile") from error
                 found.append(replace(seen, atoms=atoms) if keep_atoms else seen)
             return found
 
@@ -101,6 +171,16 @@ class Dataset:
             yield key, name, atoms
 
 
+@dataclass
+class _Look:
+    """What one rank has seen."""
+
+    found: list[tuple[int, Target]]
+    lacking: list[int]  # images without forces, of which the energies are trained
+    unusable: list[Unusable]
+    ratios: list[Ratio]
+
+
 def survey(
     comm: Communicator,
     pool: Pool,
@@ -108,49 +188,74 @@ def survey(
     forces: bool,
     fraction: float = 0.0,
     seed: int = 0,
+    keys: LabelKeys | None = None,
+    skip_unusable: bool = False,
 ) -> Dataset:
     """Look at every image once, each rank at its block, and tell all ranks.
 
     `fraction` of the images is chosen with `seed` for validation, where none were given for it.
+    `keys` are names of labels; those that are not given are found out. Images that cannot be
+    trained on are left out with `skip_unusable`, and refused otherwise.
     """
-
-    def look() -> list[tuple[int, Target]]:
-        return [
-            (index, target(atoms, key, name, forces=forces))
-            for index, key, name, atoms in pool.read(block(len(pool), comm.rank, comm.size))
-        ]
-
-    found = on_all(comm, look)
-    symbols = sorted({s for _, seen in found for s in seen.symbols})
+    choice = agree(comm, lambda: pool.choose_labels(keys or LabelKeys()))
+    mine = block(len(pool), comm.rank, comm.size)
+    seen = on_all(
+        comm, lambda: _look(pool, mine, choice.keys, forces=forces, skip_unusable=skip_unusable)
+    )
+    found, lacking = seen.found, seen.lacking
+    unusable = [one for part in comm.allgather(seen.unusable) for one in part]
+    if unusable and not skip_unusable:
+        raise share(complaint(unusable, len(pool), choice, pool.ref))
+    symbols = sorted({s for _, one in found for s in one.symbols})
     elements = tuple(sorted({s for part in comm.allgather(symbols) for s in part}))
     composition = np.array(
-        [[seen.symbols.count(e) for e in elements] for _, seen in found], dtype=float
+        [[one.symbols.count(e) for e in elements] for _, one in found], dtype=float
     ).reshape(len(found), len(elements))
     parts = comm.allgather(
         (
             np.array([index for index, _ in found], dtype=np.int64),
-            np.array([seen.key for _, seen in found], dtype="S32"),
-            np.array([seen.energy for _, seen in found], dtype=float),
+            np.array([one.key for _, one in found], dtype="S32"),
+            np.array([one.energy for _, one in found], dtype=float),
             composition,
-            np.array([seen.digest() for _, seen in found], dtype="V16"),
+            np.array([one.digest() for _, one in found], dtype="V16"),
+            np.array([one.largest_force for _, one in found], dtype=float),
         )
     )
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    indices, keys = columns[:2]
+    lacking = sorted(index for part in comm.allgather(lacking) for index in part)
+    ratios = [one for part in comm.allgather(seen.ratios) for one in part]
+    if forces and lacking and len(lacking) == len(columns[0]):
+        raise share(
+            ImageError(
+                f"no image that can be used has forces: {choice.found}; {KEY_ADVICE}, or "
+                f"{NO_FORCES_ADVICE}"
+            )
+        )
+
+    def suspicious() -> list[str]:
+        facts = Facts(columns[0], columns[1], columns[2], columns[5], columns[3])
+        doubts = distance_doubts(ratios, pool.ref) + label_doubts(facts, pool.ref)
+        return left_out(unusable, lacking, len(pool), pool.ref) + doubts
+
+    remarks = agree(comm, suspicious)
+    has_forces = ~np.isin(columns[0], lacking)
+    indices, hashes = columns[:2]
     given = pool.given_for_validation
-    repeated = (indices >= given.start) & np.isin(keys, keys[indices < given.start])
-    n_shared = len(np.unique(keys[repeated]))
-    indices, keys, energies, composition, digests = (column[~repeated] for column in columns)
-    _, first, copies = np.unique(keys, return_index=True, return_counts=True)
-    _, from_end = np.unique(keys[::-1], return_index=True)
+    repeated = (indices >= given.start) & np.isin(hashes, hashes[indices < given.start])
+    n_shared = len(np.unique(hashes[repeated]))
+    indices, hashes, energies, composition, digests, has_forces = (
+        column[~repeated] for column in (*columns[:5], has_forces)
+    )
+    _, first, copies = np.unique(hashes, return_index=True, return_counts=True)
+    _, from_end = np.unique(hashes[::-1], return_index=True)
     order = np.argsort(first, kind="stable")
-    first, last, copies = first[order], (len(keys) - 1 - from_end)[order], copies[order]
+    first, last, copies = first[order], (len(hashes) - 1 - from_end)[order], copies[order]
     in_validation = indices[first] >= given.start
     if not given:
         # By hash: whatever the order of the images is, the same ones are chosen.
         in_validation = np.empty(len(last), bool)
         chosen = on_all(comm, partial(validation_split, len(last), fraction, seed))
-        in_validation[np.argsort(keys[last])] = chosen
+        in_validation[np.argsort(hashes[last])] = chosen
     if not len(last) or in_validation.all():
         raise share(InputError("there is no image to train on; give files or a list of images"))
     if n_shared and not in_validation.any():
@@ -160,21 +265,55 @@ def survey(
                 "are not trained on"
             )
         )
-    digests = digests[last]
     return Dataset(
         pool=pool,
         indices=indices[last],
-        keys=keys[last],
+        keys=hashes[last],
         copies=copies,
+        first=indices[first],
         energies=energies[last],
+        has_forces=has_forces[last],
         elements=elements,
         composition=composition[last],
         validation=in_validation,
         n_shared=n_shared,
         forces=forces,
-        digest=_combined(digests[~in_validation]),
-        validation_digest=_combined(digests[in_validation]),
+        digests=digests[last],
+        choice=choice,
+        remarks=tuple(remarks),
     )
+
+
+def _look(pool: Pool, mine: range, keys: LabelKeys, *, forces: bool, skip_unusable: bool) -> _Look:
+    """Look at one rank's images."""
+    seen = _Look([], [], [], [])
+    step = max(1, len(mine) // DISTANCES)
+    for index, atoms in pool.look(mine):
+        if isinstance(atoms, ImageError):
+            sentence = f"{pool.name(index)}: {atoms}"
+            seen.unusable.append(Unusable(index, "cannot be read", sentence))
+            continue
+        try:
+            check_numbers(atoms)
+        except ImageError as error:
+            sentence = f"{pool.name(index)}: {str(error).rstrip('.')}"
+            seen.unusable.append(Unusable(index, "cannot be described", sentence))
+            continue
+        key = digest_image(atoms).hex()
+        try:
+            seen.found.append((index, target(atoms, key, keys, forces=forces)))
+        except LabelError as error:
+            if skip_unusable and error.kind == NO_FORCES:
+                seen.found.append((index, target(atoms, key, keys, forces=False)))
+                seen.lacking.append(index)
+            else:
+                sentence = f"{pool.name(index)} {error}"
+                seen.unusable.append(Unusable(index, error.kind, sentence))
+        if (index - mine.start) % step == 0:
+            smallest = ratio(shortest(atoms))
+            if smallest is not None:
+                seen.ratios.append(Ratio(index, smallest, pool.length_unit(index)))
+    return seen
 
 
 def _combined(digests: NDArray[Any]) -> str:

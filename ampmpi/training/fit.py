@@ -120,8 +120,10 @@ class Fit:
     ) -> None:
         self.loss, self.model, self.descriptor = loss, model, prepared.descriptor
         self.limits, self.regressor = model.lossfunction, model.regressor
-        self.n_images = prepared.dataset.n_training
-        self.n_validation = prepared.dataset.n_validation
+        dataset = prepared.dataset
+        self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
+        self.n_forces = dataset.n_training_forces
+        self.n_validation_forces = dataset.n_validation_forces
         self.label, self.path = label, checkpoint_of(label)
         self.schedule, self.start, self.log = schedule, start, log
         self.began = self.saved = time.monotonic()
@@ -205,7 +207,7 @@ class Fit:
         self.current = Step(
             self.steps,
             value,
-            *self._errors(totals, self.n_images),
+            *self._errors(totals, self.n_images, self.n_forces),
             seconds=self.seconds + time.monotonic() - self.began,
         )
         self.latest = vector
@@ -246,7 +248,9 @@ class Fit:
         if not self.n_validation or not math.isnan(step.val_loss):
             return step
         totals = self.loss.evaluate(self.latest, "validation", gradient=False)
-        energy, energy_max, force, force_max = self._errors(totals, self.n_validation)
+        energy, energy_max, force, force_max = self._errors(
+            totals, self.n_validation, self.n_validation_forces
+        )
         return replace(
             step,
             val_loss=self._weighted(totals),
@@ -260,12 +264,17 @@ class Fit:
         coefficients = self.loss.coefficients
         return coefficients.energy * totals.energy + (coefficients.force or 0.0) * totals.force
 
-    def _errors(self, totals: LossSums, n_images: int) -> tuple[float, float, float, float]:
-        """Return energy rmse and largest residual, then those of the forces."""
+    def _errors(
+        self, totals: LossSums, n_images: int, n_forces: int
+    ) -> tuple[float, float, float, float]:
+        """Return energy rmse and largest residual, then those of the forces.
+
+        The latter are means over the `n_forces` of the images that have forces.
+        """
         energy = math.sqrt(totals.energy / n_images)
-        if self.loss.coefficients.force is None:
+        if self.loss.coefficients.force is None or not n_forces:
             return energy, totals.energy_maxresid, math.nan, math.nan
-        force = math.sqrt(totals.force / n_images)
+        force = math.sqrt(totals.force / n_forces)
         return energy, totals.energy_maxresid, force, totals.force_maxresid
 
     def _numerical_gradient(self, vector: Array, d: float) -> Array:

@@ -40,6 +40,11 @@ class Voice:
         if self._terminal is not None:
             self._terminal(line)
 
+    def tell(self, line: str) -> None:
+        """Say something to log and terminal; to standard error where there is no terminal."""
+        self.log(line)
+        (self._terminal or self._errors)(line)
+
     def warn(self, line: str) -> None:
         """Say to log and standard error what the user should know."""
         self.log(f"Warning: {line}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ampmpi.errors import ImageError
-from ampmpi.images import Images, digest_image, open_images
+from ampmpi.images import ImageRef, Images, digest_image, open_images
+from ampmpi.images.glance import choose_labels
 from ampmpi.images.imageset import file_names
+from ampmpi.images.labels import Choice, LabelKeys, energy_of, forces_of
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all
@@ -32,6 +33,13 @@ class Target:
     forces: Array | None  # (n_atoms, 3), eV/Å, where they are trained
     atoms: Any = None  # the image, where its derivatives are computed anew in each pass
 
+    @property
+    def largest_force(self) -> float:
+        """Largest force on an atom, eV/Å; nan without forces."""
+        if self.forces is None:
+            return float("nan")
+        return float(np.sqrt(np.einsum("ij,ij->i", self.forces, self.forces).max()))
+
     def digest(self) -> bytes:
         """Return 16 bytes that change with anything that the training sees."""
         text = f"{self.key} {self.energy!r}".encode()
@@ -39,29 +47,16 @@ class Target:
         return hashlib.md5(text + data, usedforsecurity=False).digest()
 
 
-def target(atoms: Any, key: str, name: str, *, forces: bool) -> Target:
-    """Take an image's energy and forces, without its constraints, as Amp does."""
-    from ase.calculators.calculator import PropertyNotImplementedError
+def target(atoms: Any, key: str, keys: LabelKeys, *, forces: bool) -> Target:
+    """Take an image's energy and forces, without its constraints, as Amp does.
 
-    reference = None
-    try:
-        energy = float(atoms.get_potential_energy(apply_constraint=False))
-    except (RuntimeError, PropertyNotImplementedError) as error:
-        raise ImageError(
-            f"{name} has no energy; a training needs images that were calculated"
-        ) from error
-    if forces:
-        try:
-            reference = np.array(atoms.get_forces(apply_constraint=False), dtype=np.float64)
-        except (RuntimeError, PropertyNotImplementedError) as error:
-            raise ImageError(
-                f"{name} has no forces; train energies alone with --no-forces, or in a script "
-                "without force criteria"
-            ) from error
-        if not np.isfinite(reference).all():
-            raise ImageError(f"{name} has forces that are not finite; take it out of the set")
-    if not math.isfinite(energy):
-        raise ImageError(f"{name} has the energy {energy}; take it out of the set")
+    Raises
+    ------
+    LabelError
+        It lacks one of them, or one is not what it should be.
+    """
+    energy = energy_of(atoms, keys)
+    reference = forces_of(atoms, keys) if forces else None
     return Target(key, tuple(atoms.get_chemical_symbols()), energy, reference)
 
 
@@ -77,19 +72,41 @@ class Pool:
 
     def name(self, index: int) -> str:
         """Return what an image is called in messages."""
+        return str(self.ref(index))
+
+    def ref(self, index: int) -> ImageRef:
+        """Return the name of an image."""
+        part, number = self._place(index)
+        return part.ref(number)
+
+    def length_unit(self, index: int) -> str:
+        """Return the unit for which an image's lengths were taken."""
+        part, number = self._place(index)
+        return part.length_unit(number)
+
+    def _place(self, index: int) -> tuple[Images, int]:
         first = len(self.parts[0])
-        return str(self.parts[0].ref(index) if index < first else self.parts[1].ref(index - first))
+        return (self.parts[0], index) if index < first else (self.parts[1], index - first)
+
+    def choose_labels(self, keys: LabelKeys) -> Choice:
+        """Find out from some images to train on under which names the labels are."""
+        return choose_labels(self.parts[0], keys)
 
     def read(self, indices: Sequence[int]) -> Iterator[tuple[int, str, str, Atoms]]:
         """Read images in ascending order, as index, hash, name and atoms; then close the files."""
+        for index, atoms in self.look(indices):
+            name = self.name(index)
+            if isinstance(atoms, ImageError):
+                raise ImageError(f"{name}: {atoms}")
+            yield index, digest_image(atoms).hex(), name, atoms
+
+    def look(self, indices: Sequence[int]) -> Iterator[tuple[int, Atoms | ImageError]]:
+        """Read images in ascending order, or why one cannot be read; then close the files."""
         start = 0
         for part in self.parts:
             inside = [index - start for index in indices if 0 <= index - start < len(part)]
             for index, atoms in part.read_many(inside, results=True):
-                name = str(part.ref(index))
-                if isinstance(atoms, ImageError):
-                    raise ImageError(f"{name}: {atoms}")
-                yield start + index, digest_image(atoms).hex(), name, atoms
+                yield start + index, atoms
             part.close()
             start += len(part)
 

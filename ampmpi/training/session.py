@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from ampmpi.errors import (
 from ampmpi.fingerprinting import fingerprint
 from ampmpi.fingerprinting.adopt import resolve
 from ampmpi.fingerprinting.finalize import compress_all
+from ampmpi.images import ImageRef
+from ampmpi.images.doubts import SHOWN, named
 from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
 from ampmpi.model import amp_file
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
 from ampmpi.parallel.launch import batch_job
 from ampmpi.parallel.log import Log
+from ampmpi.text import amount
 from ampmpi.training.dataset import Dataset, survey
 from ampmpi.training.earlier import (
     STALLED,
@@ -103,7 +107,10 @@ class Session:
                 )
             )
         self.comm, self.settings = comm, settings
-        self.images, self.validation = reusable(images), reusable(settings.validation)
+        self.images, self.validation = (
+            on_all(comm, partial(settings.as_read, reusable(given)))
+            for given in (images, settings.validation)
+        )
         self.descriptor, self.members = descriptor, members
         self.label, self.dblabel = label, dblabel
         self.model = members[0].model
@@ -140,7 +147,8 @@ class Session:
             if earlier.finished:
                 self.voice.say("This training is finished already; there is nothing to compute.")
             else:
-                self._fingerprint()
+                if not self.settings.skip_unusable:
+                    self._fingerprint()
                 group, prepared = self._load(dataset)
                 agree(comm, lambda: forget(earlier))
             results = self._fit(group, prepared, earlier, logs)
@@ -162,16 +170,17 @@ class Session:
     def preview(self) -> None:
         """Say what `train` would do and take, or refuse what it would; nothing is written."""
         say = self.voice.say
-        dataset, earlier = self._survey()
+        dataset, earlier = self._survey(dry_run=True)
         for line in earlier.remarks:
             say(line)
-        self._fingerprint(dry_run=True)
+        if not self.settings.skip_unusable:
+            self._fingerprint(dry_run=True)
         say(self._plan(dataset, None).line())
         say(f"{len(self.members)} to fit, with {self._groups()}:")
         for member in self.members:
             say(f"  {member.name}, seed {member.model.randomseed}")
 
-    def _survey(self) -> tuple[Dataset, Earlier]:
+    def _survey(self, *, dry_run: bool = False) -> tuple[Dataset, Earlier]:
         """Look at the images, and at what earlier trainings have left."""
         comm, settings = self.comm, self.settings
         options = {"overwrite": settings.overwrite, "restart": self.restart}
@@ -182,7 +191,14 @@ class Session:
             forces=self.forces,
             fraction=settings.validation_fraction,
             seed=settings.seed,
+            keys=settings.keys,
+            skip_unusable=settings.skip_unusable,
         )
+        if dataset.choice.note:
+            self.voice.tell(f"Labels: {dataset.choice.note}.")
+        for line in (dataset.choice.warning, *dataset.remarks):
+            if line:
+                self.voice.warn(line)
         dataset.check_validation(self.model.fprange or ())
         if dataset.n_shared:
             self.voice.warn(
@@ -191,6 +207,14 @@ class Session:
             )
         database = FingerprintDatabase(self.fingerprints)
         self.descriptor = agree(comm, lambda: resolve(self.descriptor, dataset.elements, database))
+        if settings.skip_unusable:
+            failed = self._fingerprint(dry_run=dry_run)
+            dataset, dropped = on_all(comm, partial(dataset.without, failed))
+            if dropped:
+                self.voice.warn(
+                    f"{amount(len(dropped), 'image')} left out, which cannot be fingerprinted: "
+                    f"{named(dropped, SHOWN)}"
+                )
         schedule = settings.schedule
         earlier = agree(
             comm,
@@ -200,9 +224,10 @@ class Session:
             self.voice.log(line)
         return dataset, earlier
 
-    def _fingerprint(self, *, dry_run: bool = False) -> None:
-        """See that the database has all fingerprints."""
+    def _fingerprint(self, *, dry_run: bool = False) -> list[ImageRef]:
+        """See that the database has all fingerprints, and return images that can have none."""
         started, settings = time.monotonic(), self.settings
+        failed: list[ImageRef] = []
         for images in (self.images, self.validation):
             if images is None:
                 continue
@@ -223,7 +248,8 @@ class Session:
                 self.voice.warn(line)
             for line in summary.lines():
                 (self.voice.say if dry_run else self.voice.log)(line)
-            if summary.failed:
+            failed += [one.image for one in summary.failed]
+            if summary.failed and not settings.skip_unusable:
                 raise share(
                     ImageError(
                         f"{len(summary.failed)} images cannot be fingerprinted, the first: "
@@ -231,6 +257,7 @@ class Session:
                     )
                 )
         self.voice.log(f"Fingerprints are there after {time.monotonic() - started:.1f} s.")
+        return failed
 
     def _plan(self, dataset: Dataset, source: Source | None) -> MemoryPlan:
         return plan_memory(

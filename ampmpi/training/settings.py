@@ -8,6 +8,9 @@ from typing import Any
 
 from ampmpi.database.packs import SECONDS, SIZE, PackLimits
 from ampmpi.errors import InputError
+from ampmpi.images.imageset import file_names
+from ampmpi.images.labels import LabelKeys
+from ampmpi.images.reading import Reading, named
 from ampmpi.model.optimise import BLOCK
 
 
@@ -66,6 +69,15 @@ class Settings:
         of writing one file an entry.
     pack_size, pack_seconds : float
         Begin another pack after so many megabytes and seconds.
+    energy_key, forces_key, stress_key : str or None
+        Names under which the images carry their labels; found out by default.
+    units : str or None
+        Units of files of images, such as ``eV,Å`` or ``atomic``; ASE's by default.
+    format : str or None
+        ASE's name of their format, where ASE cannot guess it.
+    skip_unusable : bool
+        Leave images out that cannot be trained on, and train on the energies alone of
+        those that lack forces.
     logging : bool
         Write LABEL-log.txt.
     """
@@ -82,7 +94,35 @@ class Settings:
     packs: bool = False
     pack_size: float = SIZE
     pack_seconds: float = SECONDS
+    energy_key: str | None = None
+    forces_key: str | None = None
+    stress_key: str | None = None
+    units: str | None = None
+    format: str | None = None
+    skip_unusable: bool = False
     logging: bool = True
+
+    @property
+    def keys(self) -> LabelKeys:
+        """Names of labels that were given."""
+        return LabelKeys(self.energy_key, self.forces_key, self.stress_key)
+
+    def as_read(self, images: Any) -> Any:
+        """Return images with the units and the format in which they are to be read.
+
+        Raises
+        ------
+        InputError
+            These are not known, or the images are not files.
+        """
+        if images is None or (self.units is None and self.format is None):
+            return images
+        names = file_names(images)
+        if names is None:
+            raise InputError(
+                "units and format are for files of images; these are Atoms, which are in Å and eV"
+            )
+        return named(names, Reading.of(self.format, self.units, self.keys))
 
     def check(self) -> None:
         """Refuse settings that are wrong or contradict each other.

@@ -705,6 +705,12 @@ OPTIONS = {
     "packs": True,
     "pack-size": 64.0,
     "pack-seconds": 60.0,
+    "energy-key": "REF_energy",
+    "forces-key": "REF_forces",
+    "stress-key": "REF_stress",
+    "units": "Hartree,Bohr",
+    "format": "extxyz",
+    "skip-unusable": True,
     "dry-run": True,
 }
 

@@ -1,0 +1,382 @@
+"""Labels of images: energies, forces and stresses, under whatever name they are kept.
+
+ASE keeps labels in the results of a calculator; programs that write extended XYZ or fill an ASE
+database often give them names of their own, such as ``REF_energy`` and ``REF_forces``. A few
+images are looked at to find out under which names the labels are; all images are then read
+by these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ampmpi.errors import ImageError, InputError
+from ampmpi.text import plain
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+KINDS = ("energy", "forces", "stress")
+
+NAMES = re.compile(
+    r"""^(?P<before>(?:[^\W_]+[_\-.\ ])*?)
+    (?:(?P<energy>(?:total|tot|potential|pot|free)?[_\-\ ]?energ(?:y|ies)|etot|toten|E)
+      |(?P<forces>forces?|F)
+      |(?P<stress>stress))
+    (?P<after>(?:[_\-.\ ][^\W_]+)*)$""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+OTHERWISE = {
+    "adsorption", "atom", "atomic", "atomisation", "atomization", "band", "binding", "coh",
+    "cohesive", "constraint", "converged", "corr", "correction", "correlation", "cut", "cutoff",
+    "delta", "diff", "dispersion", "err", "error", "exchange", "fermi", "formation", "gap", "ha",
+    "hartree", "homo", "hull", "interaction", "kcal", "kin", "kinetic", "kj", "local", "lumo",
+    "max", "mean", "mev", "min", "reaction", "relative", "rms", "ry", "rydberg", "self", "shift",
+    "site", "std", "strain", "surface", "thermal", "threshold", "tolerance", "uncertainty",
+    "unit", "units", "var", "vdw", "weight", "zero", "zpe",
+}  # fmt: skip
+"""Words of names that are no labels, or labels on another scale."""
+
+USUAL = {"numbers", "positions", "initial_magmoms", "initial_charges", "masses", "tags", "momenta"}
+
+
+@dataclass(frozen=True)
+class LabelKeys:
+    """Names under which images carry their labels.
+
+    Attributes
+    ----------
+    energy, forces, stress : str or None
+        The names; None stands for ASE's own.
+    """
+
+    energy: str | None = None
+    forces: str | None = None
+    stress: str | None = None
+
+    def get(self, kind: str) -> str:
+        """Return the name of one kind of label."""
+        return getattr(self, kind) or kind
+
+    def kinds(self) -> dict[str, str]:
+        """Return the kind of each name that is given."""
+        return {name: kind for kind in KINDS if (name := getattr(self, kind)) is not None}
+
+
+class Meaning(NamedTuple):
+    """What a name says: the kind of label, whose it is, and of what energy."""
+
+    kind: str
+    family: str
+    per_atom: bool = False
+    second_choice: bool = False
+
+
+@lru_cache(maxsize=1024)
+def meaning(name: str) -> Meaning | None:
+    """Return what a name says, or None if it is not that of a label."""
+    match = NAMES.match(name)
+    if match is None or name in ("e", "f"):
+        return None
+    kind = next(kind for kind in KINDS if match[kind])
+    core = match[kind].lower()
+    before, after = (re.split(r"[_\-. ]+", match[part].lower()) for part in ("before", "after"))
+    words = [word for word in (*before, *after) if word]
+    per_atom = words[-2:] == ["per", "atom"] or words[-1:] in (["peratom"], ["pa"])
+    if per_atom:
+        del words[-2 if words[-1] == "atom" else -1 :]
+    if OTHERWISE & set(words):
+        return None
+    family = " ".join(word for word in words if word != "total")
+    second = per_atom or core.startswith("free") or core.endswith("energies") or "free" in words
+    return Meaning(kind, family.removeprefix("free").strip(), per_atom, second)
+
+
+def kinds_of(names: Iterable[str], keys: LabelKeys) -> dict[str, str]:
+    """Return the kind of each name that is that of a label."""
+    known = {name: said.kind for name in names if (said := meaning(name)) is not None}
+    return known | keys.kinds()
+
+
+def places(atoms: Atoms) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield where labels can be: the name of each place, and what is there."""
+    if atoms.calc is not None:
+        yield "calculator", getattr(atoms.calc, "results", {})
+    yield "info", atoms.info
+    yield "arrays", atoms.arrays
+    for name in ("key_value_pairs", "data"):
+        if isinstance(atoms.info.get(name), Mapping):
+            yield name, atoms.info[name]
+
+
+def lookup(atoms: Atoms, name: str) -> Any:
+    """Return a value by its name, from the first place that has it; else None."""
+    for _, place in places(atoms):
+        if place.get(name) is not None:
+            return place[name]
+    return None
+
+
+def offers(atoms: Atoms) -> frozenset[tuple[str, str]]:
+    """Return the place and name of everything that an image carries beside atoms and cell."""
+    found = {
+        (where, name)
+        for where, place in places(atoms)
+        for name in place
+        if name not in USUAL and name not in ("key_value_pairs", "data", "unique_id")
+    }
+    if atoms.calc is not None and not _is_stored(atoms.calc):
+        found |= {("calculator", name) for name in ("energy", "forces")}
+    return frozenset(found)
+
+
+def _is_stored(calculator: Any) -> bool:
+    """Return whether a calculator only holds results."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    return isinstance(calculator, SinglePointCalculator)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Under which names labels are, and what is to be said about that.
+
+    Attributes
+    ----------
+    keys : LabelKeys
+        The names.
+    note : str
+        A line for the user where they are not ASE's own; else empty.
+    warning : str
+        A line where there are other labels, too; else empty.
+    carried : tuple of str
+        Names of all that the images carry.
+    """
+
+    keys: LabelKeys
+    note: str = ""
+    warning: str = ""
+    carried: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> str:
+        """What the images carry, in words."""
+        return f"they carry {', '.join(self.carried)}" if self.carried else "they carry nothing"
+
+
+def choose(offered: Iterable[frozenset[tuple[str, str]]], keys: LabelKeys) -> Choice:
+    """Choose the names of labels, where `keys` does not name them.
+
+    Parameters
+    ----------
+    offered : iterable of frozenset
+        What `offers` found in some images.
+    keys : LabelKeys
+        Names that the user gave.
+
+    Raises
+    ------
+    InputError
+        There are several sets of labels, and none under ASE's own names.
+    """
+    found = sorted(frozenset[tuple[str, str]]().union(*offered))
+    names = sorted({name for _, name in found})
+    carried = tuple(plain(name, 60) for name in names[:30])
+    by_kind: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for name in names:
+        said = meaning(name)
+        if said is not None:
+            by_kind[said.kind].append(name)
+    energy = keys.energy or _choose_energy(by_kind)
+    family = said.family if energy and (said := meaning(energy)) else ""
+    forces = keys.forces or _choose_other("forces", by_kind, family)
+    stress = keys.stress or _choose_other("stress", by_kind, family, strict=False)
+    chosen = LabelKeys(
+        *(
+            name if name != kind or getattr(keys, kind) else None
+            for kind, name in zip(KINDS, (energy, forces, stress), strict=True)
+        )
+    )
+    note = []
+    for kind, plural in (("energy", "energies"), ("forces", "forces")):
+        name = chosen.get(kind)
+        where = [place for place, one in found if one == name]
+        if where and (name != kind or "calculator" not in where):
+            note.append(f"{plural} are '{plain(name, 60)}'{_how(name)}")
+    others = [
+        name
+        for name in by_kind["energy"]
+        if name != chosen.get("energy") and not (meaning(name) or Meaning("", "")).second_choice
+    ]
+    warning = ""
+    if others and keys.energy is None:
+        warning = (
+            f"energies are '{chosen.get('energy')}', but the images carry "
+            f"{' and '.join(map(_quoted, others))}, too: --energy-key and --forces-key choose "
+            "(energy_key and forces_key in a script)"
+        )
+    return Choice(chosen, "; ".join(note), warning, carried)
+
+
+def _how(name: str) -> str:
+    said = meaning(name)
+    if said is not None and said.per_atom:
+        return ", times the number of atoms"
+    if said is not None and name.lower().endswith("energies"):
+        return ", summed over the atoms"
+    return ""
+
+
+def _quoted(name: str) -> str:
+    return f"'{plain(name, 60)}'"
+
+
+def _choose_energy(by_kind: Mapping[str, list[str]]) -> str | None:
+    energies = by_kind["energy"]
+    if "energy" in energies or not energies:
+        return None
+    first = [name for name in energies if not (meaning(name) or Meaning("", "")).second_choice]
+    # Of those that are no total energies, the free energy comes before sums and averages.
+    free = [name for name in energies if "free" in name.lower()]
+    chosen = first or free or energies
+    if len(chosen) > 1:
+        sets = "; ".join(_set_of(name, by_kind["forces"]) for name in chosen)
+        raise InputError(
+            f"the images carry several sets of labels, {sets}: choose one with --energy-key and "
+            "--forces-key (energy_key and forces_key in a script)"
+        )
+    return chosen[0]
+
+
+def _set_of(energy: str, forces: list[str]) -> str:
+    family = (meaning(energy) or Meaning("", "")).family
+    same = [name for name in forces if (meaning(name) or Meaning("", "")).family == family]
+    return " with ".join(map(_quoted, [energy, *same[:1]]))
+
+
+def _choose_other(
+    kind: str, by_kind: Mapping[str, list[str]], family: str, *, strict: bool = True
+) -> str | None:
+    names = by_kind[kind]
+    same = [name for name in names if (meaning(name) or Meaning("", "")).family == family]
+    if kind in same:
+        return None
+    chosen = same or ([kind] if kind in names else names)
+    if len(chosen) > 1:
+        if not strict:
+            return None
+        raise InputError(
+            f"the images carry several {kind}, {', '.join(map(_quoted, chosen))}: choose one with "
+            f"--{kind}-key ({kind}_key in a script)"
+        )
+    return chosen[0] if chosen else None
+
+
+class LabelError(ImageError):
+    """A label of one image is missing or wrong.
+
+    Attributes
+    ----------
+    kind : str
+        The same sentence for all images of which it is true, as in "has no energy".
+    """
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(detail or kind)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep the kind on the way to other ranks."""
+        return type(self), (self.kind, str(self))
+
+
+NO_ENERGY = "has no energy"
+NO_FORCES = "has no forces"
+
+
+def energy_of(atoms: Atoms, keys: LabelKeys) -> float:
+    """Return an image's energy in eV, without that of its constraints.
+
+    Raises
+    ------
+    LabelError
+        It has none, or what it has is not one finite number.
+    """
+    name = keys.get("energy")
+    value = None
+    if name == "energy" and atoms.calc is not None:
+        value = _calculated(atoms.get_potential_energy)
+    if value is None:
+        value = lookup(atoms, name)
+    if value is None:
+        raise LabelError(NO_ENERGY)
+    array = np.asarray(value)
+    if array.dtype.kind == "c":
+        raise LabelError("has a complex energy", f"has the complex energy {array.ravel()[:1]}")
+    if array.dtype.kind not in "fiu":
+        shown = plain(repr(value), 40)
+        raise LabelError("has an energy that is not a number", f"has the energy {shown}, no number")
+    if array.size == 1:
+        energy = float(array.reshape(()))
+    elif array.shape == (len(atoms),):
+        energy = float(array.sum())
+    else:
+        raise LabelError(
+            "has an energy of a wrong shape",
+            f"has an energy of shape {array.shape} where one number is expected",
+        )
+    said = meaning(name)
+    if said is not None and said.per_atom:
+        energy *= len(atoms)
+    if not np.isfinite(energy):
+        raise LabelError("has an energy that is not finite", f"has the energy {energy}")
+    return energy
+
+
+def forces_of(atoms: Atoms, keys: LabelKeys) -> NDArray[np.float64]:
+    """Return an image's forces, (n_atoms, 3), eV/Å, without those of its constraints.
+
+    Raises
+    ------
+    LabelError
+        It has none, or what it has is not that.
+    """
+    name = keys.get("forces")
+    value = None
+    if name == "forces" and atoms.calc is not None:
+        value = _calculated(atoms.get_forces)
+    if value is None:
+        value = lookup(atoms, name)
+    if value is None:
+        raise LabelError(NO_FORCES)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        raise LabelError("has forces of a wrong shape") from None
+    if array.shape != (len(atoms), 3):
+        raise LabelError(
+            "has forces of a wrong shape",
+            f"has forces of shape {array.shape} where {(len(atoms), 3)} is expected",
+        )
+    if array.dtype.kind not in "fiu":
+        raise LabelError("has forces that are not real numbers")
+    if not np.isfinite(array).all():
+        raise LabelError("has forces that are not finite")
+    return np.array(array, dtype=np.float64)
+
+
+def _calculated(get: Any) -> Any:
+    from ase.calculators.calculator import PropertyNotImplementedError
+
+    try:
+        return get(apply_constraint=False)
+    except (RuntimeError, PropertyNotImplementedError):  # no calculator, or not of these atoms
+        return None

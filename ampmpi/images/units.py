@@ -1,0 +1,139 @@
+"""Units of files that carry none, or others than ASE takes them for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase import units as ase_units
+
+from ampmpi.errors import InputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+LENGTHS = {
+    "Å": 1.0,
+    "nm": 10.0,
+    "pm": 0.01,
+    "Bohr": ase_units.Bohr,
+}
+"""Units of length, in Å."""
+
+ENERGIES = {
+    "eV": 1.0,
+    "meV": 1e-3,
+    "Hartree": ase_units.Hartree,
+    "Ry": ase_units.Rydberg,
+    "kcal/mol": ase_units.kcal / ase_units.mol,
+    "kJ/mol": ase_units.kJ / ase_units.mol,
+}
+"""Units of energy, in eV."""
+
+SYSTEMS = {
+    "metal": ("Å", "eV"),
+    "real": ("Å", "kcal/mol"),
+    "atomic": ("Bohr", "Hartree"),
+}
+"""Names for a pair of both, as in LAMMPS."""
+
+OTHER_NAMES = {
+    "a": "Å", "å": "Å", "ang": "Å", "angstrom": "Å", "ångström": "Å", "nanometer": "nm",
+    "picometer": "pm", "a0": "Bohr", "au": "Bohr", "ha": "Hartree", "eh": "Hartree",
+    "rydberg": "Ry", "electronvolt": "eV", "kcal": "kcal/mol", "kj": "kJ/mol",
+}  # fmt: skip
+
+NATIVE = {"runnerdata": SYSTEMS["atomic"]}
+"""What ASE takes a format's numbers for, where that is not Å and eV."""
+
+POWERS = {"energy": (1, 0), "forces": (1, -1), "stress": (1, -3)}
+"""Powers of energy and length in each kind of label."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the numbers in a file are.
+
+    Attributes
+    ----------
+    length, energy : str
+        Names of `LENGTHS` and `ENERGIES`; forces and stresses are made of these.
+    """
+
+    length: str = "Å"
+    energy: str = "eV"
+
+    def factors(self, format: str) -> tuple[float, float]:
+        """Return what lengths and energies as ASE reads them are multiplied by."""
+        length, energy = NATIVE.get(format, SYSTEMS["metal"])
+        return (
+            LENGTHS[self.length] / LENGTHS[length],
+            ENERGIES[self.energy] / ENERGIES[energy],
+        )
+
+    def __str__(self) -> str:
+        return f"{self.energy},{self.length}"
+
+
+def parse_units(text: str) -> Units:
+    """Return the units that an option names: such as ``eV,Å``, ``nm`` or ``atomic``.
+
+    Raises
+    ------
+    InputError
+        A name is not known, or there are two of one kind.
+    """
+    if text.strip().lower() in SYSTEMS:
+        return Units(*SYSTEMS[text.strip().lower()])
+    known = {name.lower(): name for name in (*LENGTHS, *ENERGIES)} | OTHER_NAMES
+    names = [part.strip() for part in text.split(",")]
+    chosen = [known.get(name.lower(), "") for name in names]
+    lengths = [name for name in chosen if name in LENGTHS]
+    energies = [name for name in chosen if name in ENERGIES]
+    if "" in chosen or len(lengths) > 1 or len(energies) > 1:
+        raise InputError(
+            f"units {text!r} are not known; give an energy and a length such as eV,Å or "
+            f"Hartree,Bohr (lengths: {', '.join(LENGTHS)}; energies: {', '.join(ENERGIES)}), or "
+            f"one of {', '.join(SYSTEMS)}"
+        )
+    return Units(*(lengths or ["Å"]), *(energies or ["eV"]))
+
+
+def convert(atoms: Atoms, length: float, energy: float, kinds: dict[str, str]) -> Atoms:
+    """Multiply an image's lengths and labels, in place.
+
+    Parameters
+    ----------
+    atoms : Atoms
+        The image.
+    length, energy : float
+        The factors.
+    kinds : dict
+        Which values in ``info``, ``arrays`` and a database's data are labels: the kind of each
+        by its name.
+    """
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    def factor(name: str) -> float | None:
+        powers = POWERS.get(kinds.get(name, ""))
+        return None if powers is None else energy ** powers[0] * length ** powers[1]
+
+    calculator = atoms.calc
+    atoms.positions *= length
+    atoms.cell *= length
+    places: list[Any] = [atoms.info, atoms.arrays]
+    places += [atoms.info[name] for name in ("key_value_pairs", "data") if name in atoms.info]
+    for place in places:
+        for name in place:
+            scale = factor(name)
+            if scale is not None and np.asarray(place[name]).dtype.kind in "fiu":
+                place[name] = np.asarray(place[name]) * scale
+    if calculator is not None:
+        results = {}
+        for name, value in calculator.results.items():
+            scale = factor(name)
+            usable = scale is not None and np.asarray(value).dtype.kind in "fiu"
+            results[name] = np.asarray(value) * scale if usable else value
+        atoms.calc = SinglePointCalculator(atoms, **results)  # type: ignore[no-untyped-call]
+    return atoms

@@ -1,0 +1,106 @@
+"""Images that cannot be trained on: all of them named at once, or left out when asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ampmpi.errors import ImageError
+from ampmpi.images import ImageRef
+from ampmpi.images.doubts import SHOWN, named
+from ampmpi.images.labels import NO_ENERGY, NO_FORCES, Choice
+from ampmpi.text import amount
+
+NO_FORCES_ADVICE = "train energies alone with --no-forces, or in a script without force criteria"
+SKIP_ADVICE = "train on the others with --skip-unusable (skip_unusable=True in a script)"
+KEY_ADVICE = (
+    "give the names of the labels with --energy-key and --forces-key (energy_key and forces_key "
+    "in a script)"
+)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """One image that cannot be trained on.
+
+    Attributes
+    ----------
+    index : int
+        Its number.
+    kind : str
+        What is wrong, the same for all images of a kind: "has no energy".
+    sentence : str
+        The image and what is wrong with it.
+    """
+
+    index: int
+    kind: str
+    sentence: str
+
+
+def complaint(
+    unusable: Sequence[Unusable], n_images: int, choice: Choice, ref: Callable[[int], ImageRef]
+) -> ImageError:
+    """Return the error for images that cannot be trained on: it names all of them."""
+    kinds = {one.kind for one in unusable}
+    n = len(unusable)
+    if n == n_images and len(kinds) == 1 and kinds <= {NO_ENERGY, NO_FORCES}:
+        return _nothing(unusable, choice)
+    advice = [NO_FORCES_ADVICE] if NO_FORCES in kinds else []
+    if n == 1:
+        return ImageError(
+            f"{unusable[0].sentence}; {advice[0] if advice else 'take it out of the set'}"
+            + (f", or {SKIP_ADVICE}" if n_images > 1 else "")
+        )
+    lines = by_kind(unusable, ref)
+    if n < n_images:
+        advice.insert(0, SKIP_ADVICE)
+    return ImageError(
+        "\n".join(
+            [
+                f"{n} of {n_images} images cannot be trained on:",
+                *(f"  {line}" for line in lines),
+                ", or ".join(advice or ["take them out of the set"]),
+            ]
+        )
+    )
+
+
+def _nothing(unusable: Sequence[Unusable], choice: Choice) -> ImageError:
+    """Return the error where all images lack one kind of label."""
+    first = unusable[0]
+    name = choice.keys.get("energy" if first.kind == NO_ENERGY else "forces")
+    others = f", nor {'has' if len(unusable) == 2 else 'have'} the {len(unusable) - 1} others"
+    alone = f", or {NO_FORCES_ADVICE}" if first.kind == NO_FORCES else ""
+    return ImageError(
+        f"{first.sentence} under the name '{name}'{others if len(unusable) > 1 else ''}: "
+        f"{choice.found}; {KEY_ADVICE}{alone}"
+    )
+
+
+def by_kind(
+    unusable: Sequence[Unusable], ref: Callable[[int], ImageRef], most: int | None = None
+) -> list[str]:
+    """Return a line for each kind of what is wrong, with how many images and which."""
+    lines = []
+    for kind in sorted({one.kind for one in unusable}):
+        some = sorted(one.index for one in unusable if one.kind == kind)
+        predicate = kind if len(some) == 1 else kind.replace("has ", "have ", 1)
+        lines.append(f"{len(some)} {predicate}: {named(map(ref, some), most)}")
+    return lines
+
+
+def left_out(
+    unusable: Sequence[Unusable], lacking: Sequence[int], n: int, ref: Callable[[int], ImageRef]
+) -> list[str]:
+    """Return what is said of images that are left out, and of those without forces."""
+    lines = []
+    if unusable:
+        why = "; ".join(by_kind(unusable, ref, SHOWN))
+        lines.append(f"{len(unusable)} of {amount(n, 'image')} left out: {why}")
+    if lacking:
+        lines.append(
+            f"{amount(len(lacking), 'image')} without forces, trained on by energy alone: "
+            f"{named(map(ref, sorted(lacking)), SHOWN)}"
+        )
+    return lines

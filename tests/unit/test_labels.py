@@ -1,0 +1,437 @@
+"""Labels under any name, in any unit, and what is said of those that are wrong."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import pickle
+from contextlib import closing
+
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
+from ase.io import write
+from training_images import emt_images
+
+from ampmpi.errors import ImageFileError, InputError
+from ampmpi.images import hash_image, open_images
+from ampmpi.images.glance import choose_labels, unit_doubts
+from ampmpi.images.labels import (
+    LabelError,
+    LabelKeys,
+    choose,
+    energy_of,
+    forces_of,
+    meaning,
+    offers,
+)
+from ampmpi.images.reading import Reading, named
+from ampmpi.images.units import Units, parse_units
+
+ASES_OWN = LabelKeys()
+
+
+def bare(image):
+    """Return an image without labels, and its energy and forces."""
+    energy, forces = image.get_potential_energy(), image.get_forces()
+    image = image.copy()
+    image.calc = None
+    return image, energy, forces
+
+
+def relabelled(images, energy_name, forces_name):
+    for image in images:
+        copy, energy, forces = bare(image)
+        copy.info[energy_name] = energy
+        copy.arrays[forces_name] = forces
+        yield copy
+
+
+def read_all(path, reading=None):
+    images = open_images(named([path], reading or Reading()))
+    with closing(images):
+        return [image for _, image in images.read_many(range(len(images)), results=True)]
+
+
+@pytest.mark.parametrize(
+    ("energy_name", "forces_name"),
+    [
+        ("REF_energy", "REF_forces"),
+        ("dft_energy", "dft_force"),
+        ("DFT_energy", "DFT_forces"),
+        ("Energy", "force"),
+        ("total_energy", "forces"),
+        ("energy_dft", "forces_dft"),
+        ("REF_total_energy", "REF_forces"),
+    ],
+)
+def test_one_set_of_labels_is_found_in_a_file_and_named(tmp_path, energy_name, forces_name):
+    images = emt_images(3)
+    path = tmp_path / "a.extxyz"
+    write(path, list(relabelled(images, energy_name, forces_name)))
+    opened = open_images(str(path))
+    choice = choose_labels(opened, ASES_OWN)
+    assert choice.keys.get("energy") == energy_name
+    assert choice.keys.get("forces") == forces_name
+    assert energy_name in choice.note
+    for wanted, found in zip(images, read_all(path), strict=True):
+        assert energy_of(found, choice.keys) == pytest.approx(wanted.get_potential_energy())
+        assert forces_of(found, choice.keys) == pytest.approx(wanted.get_forces(), abs=1e-7)
+
+
+def test_labels_in_memory_are_found_in_info_and_arrays():
+    image, energy, forces = bare(emt_images(1)[0])
+    image.info["energy"], image.arrays["forces"] = energy, forces
+    choice = choose([offers(image)], ASES_OWN)
+    assert "energies are 'energy'" in choice.note
+    assert energy_of(image, choice.keys) == energy
+    assert (forces_of(image, choice.keys) == forces).all()
+
+
+def test_labels_in_a_databases_data_and_key_value_pairs(tmp_path):
+    image, energy, forces = bare(emt_images(1)[0])
+    with connect(tmp_path / "a.db") as database:
+        database.write(image, dft_energy=energy, data={"dft_forces": forces})
+    [found] = read_all(tmp_path / "a.db")
+    choice = choose([offers(found)], ASES_OWN)
+    assert energy_of(found, choice.keys) == pytest.approx(energy)
+    assert forces_of(found, choice.keys) == pytest.approx(forces)
+
+
+def test_several_sets_are_refused_by_name():
+    image, energy, forces = bare(emt_images(1)[0])
+    image.info.update(REF_energy=energy, mace_energy=energy + 1)
+    image.arrays.update(REF_forces=forces, mace_forces=2 * forces)
+    with pytest.raises(InputError, match=r"'REF_energy' with 'REF_forces'.*mace.*--energy-key"):
+        choose([offers(image)], ASES_OWN)
+    choice = choose([offers(image)], LabelKeys(energy="mace_energy"))
+    assert choice.keys.forces == "mace_forces"
+    assert energy_of(image, choice.keys) == energy + 1
+    image.arrays["mace_force"] = forces
+    with pytest.raises(InputError, match=r"several forces, 'mace_force', .*--forces-key"):
+        choose([offers(image)], LabelKeys(energy="mace_energy"))
+
+
+def test_ases_own_labels_come_first_and_others_are_mentioned():
+    [image] = emt_images(1)
+    image.info["REF_energy"] = 5.0
+    choice = choose([offers(image)], ASES_OWN)
+    assert choice.keys == ASES_OWN
+    assert choice.note == ""
+    assert "'REF_energy', too" in choice.warning
+    image.info.clear()
+    assert choose([offers(image)], ASES_OWN).warning == ""
+
+
+def test_a_free_energy_alone_is_used_and_named():
+    image, energy, forces = bare(emt_images(1)[0])
+    image.calc = SinglePointCalculator(image, free_energy=energy, forces=forces)
+    choice = choose([offers(image)], ASES_OWN)
+    assert choice.note == "energies are 'free_energy'"
+    assert energy_of(image, choice.keys) == energy
+    assert (forces_of(image, choice.keys) == forces).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "how"),
+    [
+        ("energies", lambda n: np.full(n, -3.0), "summed over the atoms"),
+        ("energy_per_atom", lambda n: -3.0, "times the number of atoms"),
+        ("REF_energy_per_atom", lambda n: -3.0, "times the number of atoms"),
+    ],
+)
+def test_energies_of_atoms_are_added_up(name, value, how):
+    image = bulk("Cu", cubic=True)
+    (image.arrays if name == "energies" else image.info)[name] = value(len(image))
+    choice = choose([offers(image)], ASES_OWN)
+    assert name in choice.note
+    assert how in choice.note
+    assert energy_of(image, choice.keys) == pytest.approx(-12.0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["kinetic_energy", "fermi_energy", "formation_energy", "energy_cutoff", "atom_energy",
+     "energy_kcal", "e", "config_type", "force_max", "energy_error", "band_energy"],
+)  # fmt: skip
+def test_what_is_no_label_is_not_taken_for_one(name):
+    assert meaning(name) is None
+
+
+def test_where_nothing_is_recognised_all_names_are_listed():
+    image = bulk("Cu")
+    image.info.update(U_dft=-1.0, config_type="bulk")
+    choice = choose([offers(image)], ASES_OWN)
+    assert choice.keys == ASES_OWN
+    assert choice.found == "they carry U_dft, config_type"
+    assert energy_of(image, LabelKeys("U_dft")) == -1.0
+
+
+def test_a_live_calculator_is_asked():
+    shared = EMT()
+    images = [bulk("Cu", a=a) for a in (3.5, 3.7)]
+    for image in images:
+        image.calc = shared
+    choice = choose(map(offers, images), ASES_OWN)
+    assert choice.note == ""
+    for image in images:
+        assert forces_of(image, choice.keys).shape == (1, 3)
+        fresh = image.copy()
+        fresh.calc = EMT()
+        assert energy_of(image, choice.keys) == pytest.approx(fresh.get_potential_energy())
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (np.array([2.5]), None),
+        (np.array([[2.5]]), None),
+        (3, None),
+        (np.nan, "has the energy nan"),
+        (1 + 2j, "has the complex energy"),
+        ("-3.5 eV", "has the energy '-3.5 eV', no number"),
+        (np.zeros(3), r"has an energy of shape \(3,\)"),
+        (None, "has no energy"),
+    ],
+)
+def test_an_energy_is_one_number(value, reason):
+    image = bulk("Cu", cubic=True)
+    image.calc = SinglePointCalculator(image)
+    image.calc.results["energy"] = value
+    if reason is None:
+        assert energy_of(image, ASES_OWN) == float(np.ravel(value)[0])
+        return
+    with pytest.raises(LabelError, match=reason):
+        energy_of(image, ASES_OWN)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (np.zeros((3, 3)), r"has forces of shape \(3, 3\) where \(4, 3\) is expected"),
+        (np.zeros(12), "has forces of shape"),
+        (np.full((4, 3), np.nan), "has forces that are not finite"),
+        (np.zeros((4, 3), complex), "not real numbers"),
+        (None, "has no forces"),
+    ],
+)
+def test_forces_are_a_vector_for_each_atom(value, reason):
+    image = bulk("Cu", cubic=True)
+    image.calc = SinglePointCalculator(image, energy=1.0)
+    image.calc.results["forces"] = value
+    with pytest.raises(LabelError, match=reason) as caught:
+        forces_of(image, ASES_OWN)
+    other = pickle.loads(pickle.dumps(caught.value))
+    assert (str(other), other.kind) == (str(caught.value), caught.value.kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "energy"),
+    [
+        ("eV,Å", "Å", "eV"),
+        ("angstrom, EV", "Å", "eV"),
+        ("metal", "Å", "eV"),
+        ("atomic", "Bohr", "Hartree"),
+        ("Ha,bohr", "Bohr", "Hartree"),
+        ("nm", "nm", "eV"),
+        ("kcal/mol", "Å", "kcal/mol"),
+    ],
+)
+def test_names_of_units(text, length, energy):
+    assert parse_units(text) == Units(length, energy)
+
+
+@pytest.mark.parametrize("text", ["", "furlong", "eV,eV", "nm,Å", "eV,Å,K"])
+def test_unknown_units_are_refused(text):
+    with pytest.raises(InputError, match=r"units .* are not known; give .*eV,Å"):
+        parse_units(text)
+
+
+@pytest.mark.parametrize("names", [("energy", "forces"), ("REF_energy", "REF_forces")])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_file_in_nm_and_kcal(tmp_path, names, own):
+    """Positions, cell, energy, forces and stress, under ASE's names, others and given ones."""
+    image = emt_images(1)[0]
+    plain, energy, forces = bare(image)
+    kcal = units.kcal / units.mol
+    scaled = plain.copy()
+    scaled.set_cell(plain.cell / 10, scale_atoms=True)
+    stress = np.arange(6.0)
+    energy_name, forces_name = ("odd", "stranger") if own else names
+    values = {energy_name: energy / kcal, forces_name: forces / kcal * 10}
+    if names[0] == "energy" and not own:
+        results = {**values, "stress": stress / kcal * 1000}
+        scaled.calc = SinglePointCalculator(scaled, **results)
+    else:
+        scaled.info[energy_name], scaled.arrays[forces_name] = values.values()
+    write(tmp_path / "a.extxyz", scaled)
+    keys = LabelKeys(energy_name, forces_name) if own else ASES_OWN
+    [found] = read_all(tmp_path / "a.extxyz", Reading.of(units="kcal/mol,nm", keys=keys))
+    choice = choose([offers(found)], keys)
+    assert found.cell.array == pytest.approx(image.cell.array)
+    assert found.positions == pytest.approx(image.positions, abs=1e-6)
+    assert energy_of(found, choice.keys) == pytest.approx(energy, abs=1e-6)
+    assert forces_of(found, choice.keys) == pytest.approx(forces, abs=1e-6)
+    if found.calc is not None and "stress" in found.calc.results:
+        assert found.get_stress() == pytest.approx(stress, rel=1e-6)
+
+
+RUNNER = """begin
+comment lengths in Å, energies in eV
+lattice 4.0 0.0 0.0
+lattice 0.0 4.0 0.0
+lattice 0.0 0.0 4.0
+atom 0.0 0.0 0.0 Cu 0.0 0.0 0.1 0.2 0.3
+atom 2.0 0.0 1.0 Cu 0.0 0.0 -0.1 -0.2 -0.3
+energy -7.5
+charge 0.0
+end
+"""
+
+
+def test_runners_files_are_in_bohr_unless_it_is_said_otherwise(tmp_path):
+    path = tmp_path / "input.data"
+    path.write_text(RUNNER)
+    [image] = read_all(path)
+    assert image.cell[0, 0] == pytest.approx(4.0 * units.Bohr)
+    [doubt] = unit_doubts([str(path)])
+    assert "too short for lengths in Bohr; are they in Å? --units eV,Å" in doubt
+    reading = Reading.of(units="eV,Å")
+    [image] = read_all(path, reading)
+    assert image.cell[0, 0] == pytest.approx(4.0)
+    assert image.positions[1] == pytest.approx([2.0, 0.0, 1.0])
+    assert energy_of(image, ASES_OWN) == pytest.approx(-7.5)
+    assert forces_of(image, ASES_OWN)[0] == pytest.approx([0.1, 0.2, 0.3])
+    assert unit_doubts(named([path], reading)) == []
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("nm", 0.1), ("Bohr", 1 / units.Bohr), ("pm", 100.0)])
+@pytest.mark.parametrize("name", ["a.extxyz", "a.traj", "a.db", "POSCAR"])
+def test_lengths_in_another_unit_are_noticed_in_every_format(tmp_path, unit, factor, name):
+    image = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    image.set_cell(image.cell * factor, scale_atoms=True)
+    path = tmp_path / name
+    write(path, image)
+    [doubt] = unit_doubts([str(path)])
+    assert f"are they in {unit}? --units eV,{unit}" in doubt
+    assert str(path) in doubt
+    reading = Reading.of(units=f"eV,{unit}")
+    assert unit_doubts(named([path], reading)) == []
+    [found] = read_all(path, reading)
+    assert found.cell[0, 0] == pytest.approx(5.64)
+
+
+def test_usual_and_loose_matter_is_not_doubted(tmp_path):
+    images = [
+        bulk("Cu"),
+        bulk("C", "diamond", a=3.57),
+        bulk("Na", "bcc", a=4.29),
+        bulk("Ar", "fcc", a=5.26),
+        Atoms("H2", positions=[[0, 0, 0], [0, 0, 0.74]]),
+        Atoms("H"),
+    ]
+    write(tmp_path / "a.traj", images)
+    for number in range(len(images)):
+        write(tmp_path / f"{number}.traj", images[number])
+    assert unit_doubts([str(tmp_path / "*.traj")]) == []
+
+
+@pytest.mark.parametrize(("ending", "opener"), [("gz", gzip), ("bz2", bz2), ("xz", lzma)])
+def test_compressed_trajectories(tmp_path, ending, opener):
+    images = emt_images(5)
+    write(tmp_path / "a.traj", images)
+    path = tmp_path / f"a.traj.{ending}"
+    path.write_bytes(opener.compress((tmp_path / "a.traj").read_bytes()))
+    (tmp_path / "a.traj").unlink()
+    tmp_path.chmod(0o500)
+    opened = open_images(f"{path}@1::2")
+    assert [str(opened.ref(i)) for i in range(len(opened))] == [
+        f"{path}, image 1",
+        f"{path}, image 3",
+    ]
+    found = dict(opened.read_many([1], results=True))[1]
+    opened.close()
+    assert hash_image(found) == hash_image(images[3])
+    assert found.get_potential_energy() == images[3].get_potential_energy()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name]
+    tmp_path.chmod(0o700)
+
+
+def test_a_damaged_compressed_trajectory_is_named(tmp_path):
+    write(tmp_path / "a.traj", emt_images(3))
+    data = gzip.compress((tmp_path / "a.traj").read_bytes())
+    (tmp_path / "b.traj.gz").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ImageFileError, match=r"b\.traj\.gz cannot be read"):
+        open_images(str(tmp_path / "b.traj.gz"))
+
+
+XSF = """# total energy = -123.45 eV
+
+CRYSTAL
+PRIMVEC
+ 4.0 0.0 0.0
+ 0.0 4.0 0.0
+ 0.0 0.0 4.0
+PRIMCOORD
+2 1
+Ti 0.0 0.0 0.0 0.1 0.2 0.3
+O 1.9 0.0 0.0 -0.1 -0.2 -0.3
+"""
+
+
+def test_xsf_files_of_aenet(tmp_path):
+    (tmp_path / "a.xsf").write_text(XSF)
+    [image] = read_all(tmp_path / "a.xsf")
+    assert energy_of(image, ASES_OWN) == -123.45
+    assert forces_of(image, ASES_OWN)[0] == pytest.approx([0.1, 0.2, 0.3])
+    (tmp_path / "b.xsf").write_text(XSF.split("\n", 1)[1])
+    [image] = read_all(tmp_path / "b.xsf")
+    assert forces_of(image, ASES_OWN)[0, 0] == pytest.approx(0.1 * units.Hartree)
+    with pytest.raises(LabelError, match="has no energy"):
+        energy_of(image, ASES_OWN)
+
+
+FOREIGN = {
+    "a.cfg": (b"BEGIN_CFG\n Size\n 2\n", "a .cfg file of MLIP"),
+    "a.json": (b'[{"@module": "pymatgen.core.structure"}]', "JSON of pymatgen"),
+    "b.json": (b'{"atoms": 3}', "JSON, but no database of ASE"),
+    "a.h5": (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    "a.npz": (b"PK\x03\x04rest", "a zip file"),
+    "coord.npy": (b"\x93NUMPY\x01", "dpdata converts"),
+    "ML_AB": (b" 1.0 Version\n***\n     The number of configurations\n", "ML_AB file of VASP"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_files_of_other_programs_are_named_with_what_converts_them(tmp_path, name):
+    content, reason = FOREIGN[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageFileError, match=reason) as caught:
+        open_images(str(tmp_path / name))
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_ases_own_json_is_read(tmp_path):
+    image, energy, _ = bare(emt_images(1)[0])
+    with connect(tmp_path / "a.json") as database:
+        database.write(image, dft_energy=energy)
+    assert json.loads((tmp_path / "a.json").read_text())["ids"] == [1]
+    [found] = read_all(tmp_path / "a.json")
+    assert energy_of(found, LabelKeys("dft_energy")) == pytest.approx(energy)
+
+
+def test_a_format_that_ase_cannot_guess(tmp_path):
+    write(tmp_path / "structure", bulk("Cu"), format="vasp")
+    with pytest.raises(ImageFileError, match="give --format NAME"):
+        open_images(str(tmp_path / "structure"))
+    [found] = read_all(tmp_path / "structure", Reading.of(format="vasp"))
+    assert found.get_chemical_formula() == "Cu"
+    with pytest.raises(InputError, match="'vaps' is none that ASE reads"):
+        Reading.of(format="vaps")
