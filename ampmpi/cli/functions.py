@@ -10,6 +10,8 @@ import click
 
 import ampmpi
 from ampmpi.errors import InputError
+from ampmpi.files.whole import write_whole
+from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, world
 from ampmpi.parallel.failure import agree
 from ampmpi.parallel.log import Log
@@ -37,6 +39,7 @@ def command(
     writes a descriptor file for the --descriptor of the other commands. Under mpirun the
     ranks share the work.
     """
+    launch.stop.end_at_once()
     comm = world()
     agree(comm, lambda: _refuse_existing(output, overwrite))
     choice = make(comm, list(images), per_element, cutoff)
@@ -66,7 +69,7 @@ def write(path: str, choice: FunctionChoice, images: tuple[str, ...]) -> None:
         "",
     ]
     try:
-        Path(path).write_text(choice.descriptor.to_toml(remarks), encoding="utf-8")
+        write_whole(path, choice.descriptor.to_toml(remarks).encode())
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -29,7 +29,7 @@ Columns = NDArray[np.int64]
 FORCE_WEIGHT = 0.3
 """Weight of the mean squared force error, (eV/Å)², against that of the energies per atom."""
 
-RIDGE = 1e-5
+RIDGE = 1e-4
 """Penalty on the weights while functions are chosen, in units of the mean square column."""
 
 FIT_RIDGE = 1e-8

@@ -172,14 +172,14 @@ def _make(comm: Communicator, images: Any, per_element: int | None, cutoff: Any)
         candidates[element] = candidates[element] or functions  # an atom without neighbours
     n_folds = min(FOLDS, len(sizes))
     moments = take_moments(comm, candidates, cutoff, samples, n_folds)
-    example = comm.bcast(samples[0].atoms if samples else None)
-    labelled = comm.bcast(bool(samples) and samples[0].forces is not None)
+    some = comm.gather(samples[:1])
 
     def descriptor(problem: Problem, n: int) -> Gaussian:
         return Gaussian(cutoff=cutoff, Gs=_kept(candidates, problem.choose(n)))
 
     def choose() -> FunctionChoice:
-        assert example is not None
+        first = next(sample for part in some or () for sample in part)
+        example, labelled = first.atoms, first.forces is not None
         problem = Problem(moments, labelled=labelled)
         default_seconds = seconds_of(defaults, example)
         curve = []
