@@ -15,6 +15,7 @@ COMMANDS = {
     "compress": "Archive loose entries and packs (also: amp-compress).",
     "check": "Read and verify a database; repair it when asked.",
     "merge": "Add the entries of databases to another one.",
+    "functions": "Make symmetry functions that fit a set of images.",
     "train": "Train a potential, a sweep or a committee.",
     "evaluate": "Measure the errors of calculators on images.",
     "plot": "Plot learning curves, parity and committee spread.",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
     from ampmpi.members import Member
     from ampmpi.model import LossFunction
+    from ampmpi.parallel.comm import Communicator
     from ampmpi.training import Settings
 
 
@@ -89,6 +90,9 @@ COUNT = click.IntRange(min=1)
 @click.option(
     "--cutoff", type=POSITIVE, metavar="Å", help="Cutoff radius of Amp's default functions."
 )
+@click.option("--functions", default="default", show_default=True,
+              type=click.Choice(["default", "auto"]),
+              help="Amp's default functions, or some made for the images.")  # fmt: skip
 @click.option("--hidden", multiple=True, default=["10,10"], show_default=True, callback=_hidden,
               metavar="N,N", help="Hidden layers; several times for a sweep.")  # fmt: skip
 @click.option("--activation", default="tanh", show_default=True,
@@ -150,7 +154,7 @@ def command(**options: Any) -> None:
     interrupted one stopped.
     """
     from ampmpi.parallel.comm import world
-    from ampmpi.parallel.failure import abort_on_error, agree, on_all
+    from ampmpi.parallel.failure import abort_on_error, on_all
     from ampmpi.parallel.launch import stop
     from ampmpi.parallel.log import Log
     from ampmpi.training import Session
@@ -158,7 +162,7 @@ def command(**options: Any) -> None:
     stop.install()
     comm = world()
     with abort_on_error(comm):
-        descriptor = agree(comm, lambda: _descriptor(options))
+        descriptor = _descriptor(comm, options)
         session = Session(
             list(options["images"]),
             descriptor,
@@ -203,14 +207,26 @@ def _members(o: dict[str, Any]) -> list[Member]:
     )  # fmt: skip
 
 
-def _descriptor(o: dict[str, Any]) -> Gaussian:
+def _descriptor(comm: Communicator, o: dict[str, Any]) -> Gaussian:
     from ampmpi.descriptor import Gaussian
+    from ampmpi.parallel.failure import agree, share
 
     file, cutoff = o["descriptor"], o["cutoff"]
+    if o["functions"] == "auto" and file is not None:
+        raise share(
+            InputError("--descriptor and --functions auto are given; leave one of them out")
+        )
     if file is not None and cutoff is not None:
-        raise InputError("--descriptor and --cutoff are given; leave one of them out")
+        raise share(InputError("--descriptor and --cutoff are given; leave one of them out"))
+    if o["functions"] == "auto":
+        from ampmpi.cli.functions import made_or_kept
+
+        return made_or_kept(
+            comm, f"{o['label']}-functions.toml", o["images"], cutoff,
+            overwrite=o["overwrite"], dry_run=o["dry_run"],
+        )  # fmt: skip
     if file is not None:
-        return Gaussian.from_toml(file)
+        return agree(comm, lambda: Gaussian.from_toml(file))
     return Gaussian() if cutoff is None else Gaussian(cutoff=cutoff)
 
 

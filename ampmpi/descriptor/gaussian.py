@@ -16,7 +16,7 @@ from ..errors import DescriptorError
 from ..parameters import Parameters
 from .checks import MOST_NEIGHBORS, check_cell, check_elements, check_numbers, check_overlap
 from .settings import MODE, VERSION, Settings, from_amp
-from .toml import read_settings
+from .toml import read_settings, write_settings
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -103,6 +103,44 @@ class Gaussian:
     def from_toml(cls, path: str | Path) -> Gaussian:
         """Return the descriptor written down in a TOML file."""
         return cls._from_settings(read_settings(path))
+
+    @classmethod
+    def from_images(
+        cls, images: Any, per_element: int | None = None, cutoff: Any = 6.5, comm: Any = None
+    ) -> Gaussian:
+        """Return a descriptor with functions made for a set of images.
+
+        Parameters
+        ----------
+        images : file names or list of ase.Atoms
+            The set, with energies and forces where it has them.
+        per_element : int, optional
+            Functions of each element; by default as many as the set needs, up to 32.
+        cutoff : float, Cosine or Polynomial
+            Cutoff function, or its radius in Å.
+        comm : communicator, optional
+            The ranks, which all get the same descriptor; all of the job by default.
+
+        Raises
+        ------
+        InputError
+            There is no image, or `per_element` is not a number of functions.
+        ImageError
+            An image cannot be read or used.
+        """
+        from ampmpi.functions import make_functions  # joins images, ranks and this class
+
+        return make_functions(images, per_element, cutoff, comm).descriptor
+
+    def to_toml(self, remarks: Iterable[str] = ()) -> str:
+        """Return the text of a TOML file for `from_toml`, with `remarks` as comments.
+
+        Raises
+        ------
+        DescriptorError
+            The elements are not known yet.
+        """
+        return write_settings(self.settings, remarks)
 
     def resolve(self, elements: Iterable[str]) -> Gaussian:
         """Return the descriptor with elements and functions filled in; self when complete."""

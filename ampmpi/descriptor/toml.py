@@ -27,7 +27,7 @@ Long form::
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,36 @@ def read_settings(path: str | Path) -> Settings:
         return _settings(content)
     except DescriptorError as error:
         raise DescriptorError(f"{path}: {error}") from error
+
+
+def write_settings(settings: Settings, remarks: Iterable[str] = ()) -> str:
+    """Return the text of a TOML file that `read_settings` reads; a function on each line.
+
+    Parameters
+    ----------
+    settings : Settings
+        Complete settings.
+    remarks : iterable of str
+        Lines of comment at the top.
+    """
+    lines = [f"# {remark}".rstrip() for remark in remarks]
+    cutoff = settings.cutoff.todict()
+    lines += ["[cutoff]", f"name = {_as_toml(cutoff['name'])}"]
+    lines += [f"{key} = {_as_toml(value)}" for key, value in cutoff["kwargs"].items()]
+    lines += ["", "[Gs]"]
+    for element, functions in settings.by_element.items():
+        lines.append(f"{element} = [")
+        for function in functions:
+            pairs = (f"{key} = {_as_toml(value)}" for key, value in function.items())
+            lines.append(f"    {{ {', '.join(pairs)} }},")
+        lines.append("]")
+    return "\n".join([*lines, ""])
+
+
+def _as_toml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_as_toml(item) for item in value)}]"
+    return f'"{value}"' if isinstance(value, str) else repr(float(value))
 
 
 def _settings(content: dict[str, Any]) -> Settings:

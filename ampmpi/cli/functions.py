@@ -1,0 +1,123 @@
+"""``ampmpi functions``: symmetry functions that fit a set of images."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+import ampmpi
+from ampmpi.errors import InputError
+from ampmpi.files.whole import write_whole
+from ampmpi.parallel import launch
+from ampmpi.parallel.comm import Communicator, world
+from ampmpi.parallel.failure import agree
+from ampmpi.parallel.log import Log
+
+if TYPE_CHECKING:
+    from ampmpi.descriptor import Gaussian
+    from ampmpi.functions import FunctionChoice
+
+
+@click.command("functions")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.option("-o", "--output", default="functions.toml", show_default=True, metavar="FILE",
+              help="The descriptor file to write.")  # fmt: skip
+@click.option("--per-element", type=click.IntRange(min=1), metavar="N",
+              help="Functions of each element; by default as many as the set needs.")  # fmt: skip
+@click.option("--cutoff", default=6.5, show_default=True, metavar="Å",
+              type=click.FloatRange(min=0.0, min_open=True), help="Cutoff radius.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace FILE.")
+def command(
+    images: tuple[str, ...], output: str, per_element: int | None, cutoff: float, overwrite: bool
+) -> None:
+    """Make symmetry functions for IMAGES: files that ASE reads, with energies and forces.
+
+    Prints errors against cost for several numbers of functions, and what was chosen, and
+    writes a descriptor file for the --descriptor of the other commands. Under mpirun the
+    ranks share the work.
+    """
+    launch.stop.end_at_once()
+    comm = world()
+    agree(comm, lambda: _refuse_existing(output, overwrite))
+    choice = make(comm, list(images), per_element, cutoff)
+    log = Log(comm.rank)
+    for line in choice.lines():
+        log(line)
+    agree(comm, lambda: write(output, choice, images))
+    log(f"{output} is written: give it to train or fingerprint as --descriptor {output}")
+
+
+def make(
+    comm: Communicator, images: list[str], per_element: int | None, cutoff: float | None
+) -> FunctionChoice:
+    """Make functions for the images of files; only here is the package imported."""
+    from ampmpi.functions import make_functions
+
+    return make_functions(images, per_element, 6.5 if cutoff is None else cutoff, comm)
+
+
+def write(path: str, choice: FunctionChoice, images: tuple[str, ...]) -> None:
+    """Write a descriptor file that says where its functions come from."""
+    remarks = [
+        f"Symmetry functions made by ampmpi {ampmpi.__version__} on {date.today().isoformat()} for",
+        " ".join(images).replace("\n", " "),
+        "",
+        *choice.lines(),
+        "",
+    ]
+    try:
+        write_whole(path, choice.descriptor.to_toml(remarks).encode())
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def made_or_kept(
+    comm: Communicator,
+    path: str,
+    images: tuple[str, ...],
+    cutoff: float | None,
+    *,
+    overwrite: bool,
+    dry_run: bool,
+) -> Gaussian:
+    """Return the descriptor of a training that makes its own functions.
+
+    They are made once and kept in a file, so that a training that is started again, or gets
+    more images, has the same ones.
+    """
+    from ampmpi.descriptor import Gaussian
+
+    log = Log(comm.rank)
+    if not overwrite and agree(comm, Path(path).exists):
+        descriptor = agree(comm, lambda: Gaussian.from_toml(path))
+        if cutoff is not None and cutoff != descriptor.cutoff_radius:
+            raise InputError(
+                f"--cutoff is {cutoff:g}, but the functions in {path} were made for "
+                f"{descriptor.cutoff_radius:g} Å: leave --cutoff out, or remove {path} and "
+                "give another --label"
+            )
+        log(f"The functions in {path} are used.")
+        return descriptor
+    choice = make(comm, list(images), None, cutoff)
+    for line in choice.lines():
+        log(line)
+    if not dry_run:
+        agree(comm, lambda: _write_in_folder(path, choice, images))
+        log(f"The functions are kept in {path}.")
+    return choice.descriptor
+
+
+def _write_in_folder(path: str, choice: FunctionChoice, images: tuple[str, ...]) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    write(path, choice, images)
+
+
+def _refuse_existing(path: str, overwrite: bool) -> None:
+    if not overwrite and Path(path).exists():
+        raise InputError(f"{path} is there already: give another --output, or --overwrite")
