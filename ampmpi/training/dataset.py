@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ampmpi.descriptor import check_numbers
 from ampmpi.errors import ImageError, InputError
 from ampmpi.images import ImageRef, digest_image
-from ampmpi.images.distances import ratio, shortest
+from ampmpi.images.distances import ratio, shortest, strange_atom
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
 from ampmpi.images.labels import NO_FORCES, Choice, LabelError, LabelKeys
 from ampmpi.model.layers import Array
@@ -295,6 +295,8 @@ def _look(pool: Pool, mine: range, keys: LabelKeys, *, forces: bool, skip_unusab
             continue
         try:
             check_numbers(atoms)
+            if strange := strange_atom(atoms):
+                raise ImageError(strange)
         except ImageError as error:
             sentence = f"{pool.name(index)}: {str(error).rstrip('.')}"
             seen.unusable.append(Unusable(index, "cannot be described", sentence))
