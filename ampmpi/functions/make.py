@@ -18,6 +18,7 @@ from ampmpi.functions.sample import read_sample
 from ampmpi.parallel.comm import Communicator, as_communicator
 from ampmpi.parallel.failure import abort_on_error, agree, on_all, share
 from ampmpi.parallel.kernels import warm_up
+from ampmpi.text import amount
 from ampmpi.training.pool import open_pool, reusable
 
 if TYPE_CHECKING:
@@ -90,7 +91,8 @@ class FunctionChoice:
     def lines(self) -> list[str]:
         """Return what the command prints: errors against cost, and what was chosen."""
         radius = self.descriptor.cutoff_radius
-        found = [f"Looked at {self.n_images} images, {self.n_atoms} atoms; cutoff {radius:g} Å", ""]
+        looked_at = f"{amount(self.n_images, 'image')}, {amount(self.n_atoms, 'atom')}"
+        found = [f"Looked at {looked_at}; cutoff {radius:g} Å", ""]
         if self.curve:
             found += [*self._curve(), ""]
         found.append("element  candidates  chosen  G2 (by neighbour), G4")

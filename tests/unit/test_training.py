@@ -673,6 +673,7 @@ OPTIONS = {
     "dblabel": "shared",
     "descriptor": "g.toml",
     "cutoff": 5.5,
+    "functions": "auto",
     "hidden": [[5, 5], [20]],
     "activation": "sigmoid",
     "seed": 7,
