@@ -70,9 +70,8 @@ def command(
     if delete and (labels or not recursive):
         raise InputError("--delete needs --recursive: name a directory with -r")
     databases = _once(list(_below(paths))) if recursive else list(paths)
-    if recursive and paths and not databases:
-        # Amp's amp-compress does not call this an error, either.
-        complain(f"there is no {SUFFIX} in or below {', '.join(paths)}: nothing was done")
+    if recursive and paths and not databases and not labels:
+        raise InputError(f"there is no {SUFFIX} in or below {', '.join(paths)}: nothing was done")
     databases += [path for label in labels for path in _of(label)]
     if delete and not dry_run and databases and not yes:
         _ask(databases)

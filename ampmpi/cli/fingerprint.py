@@ -10,7 +10,7 @@ from ampmpi.cli.kinds import PREFIX
 from ampmpi.cli.labels import reading_of, reading_options
 from ampmpi.cli.packs import pack_options
 from ampmpi.cli.text import complain
-from ampmpi.errors import ImageError, InputError
+from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.parallel.comm import world
 from ampmpi.parallel.failure import agree, share
 from ampmpi.parallel.log import Log
@@ -98,7 +98,8 @@ def command(
         for line in summary.remarks():
             complain(line)
     if summary.failed:
-        raise share(ImageError(_complaint(summary)))
+        nothing = not (summary.found or summary.computed)
+        raise share((UnusableImagesError if nothing else ImageError)(_complaint(summary)))
 
 
 def _descriptor(settings: str | None, cutoff: float | None) -> Gaussian:
@@ -115,5 +116,7 @@ def _complaint(summary: Summary) -> str:
     """Return the sentence for the images that failed, each on a line of its own."""
     listed = [f"  {failed}" for failed in summary.failed]
     count = f"{len(listed)} image" + "s" * (len(listed) > 1)
-    rest = "nothing was computed for them" if summary.plan else "all others are done"
+    rest = "all others are done" if summary.computed or summary.found else "and nothing was done"
+    if summary.plan:
+        rest = "nothing was computed for them"
     return "\n".join([f"{count} failed, {rest}:", *listed])

@@ -75,6 +75,9 @@ def _hidden(
     return layers
 
 
+FORCE_RMSE, FORCE_COEFFICIENT = 1e-2, 0.04
+"""Where forces are trained and nothing else is said."""
+
 POSITIVE = click.FloatRange(min=0.0, min_open=True)
 COUNT = click.IntRange(min=1)
 
@@ -110,13 +113,13 @@ COUNT = click.IntRange(min=1)
 @click.option("--energy-rmse", default=1e-3, show_default=True, type=POSITIVE, metavar="eV",
               help="Criterion: rms error of the energy per atom.")  # fmt: skip
 @click.option("--energy-maxresid", type=POSITIVE, metavar="eV", help="Criterion: largest one.")
-@click.option("--force-rmse", default=1e-2, show_default=True, type=POSITIVE, metavar="eV/Å",
+@click.option("--force-rmse", show_default=str(FORCE_RMSE), type=POSITIVE, metavar="eV/Å",
               help="Criterion: rms error of the forces.")  # fmt: skip
 @click.option("--force-maxresid", type=POSITIVE, metavar="eV/Å", help="Criterion: largest one.")
 @click.option("--energy-coefficient", default=1.0, show_default=True,
               type=click.FloatRange(min=0.0),
               help="Weight of the energies in the loss.")  # fmt: skip
-@click.option("--force-coefficient", default=0.04, show_default=True, type=POSITIVE,
+@click.option("--force-coefficient", show_default=str(FORCE_COEFFICIENT), type=POSITIVE,
               help="Weight of the forces in the loss.")  # fmt: skip
 @click.option("--overfit", default=0.0, show_default=True, type=click.FloatRange(min=0.0),
               help="Weight of the squared weights in the loss.")  # fmt: skip
@@ -188,6 +191,10 @@ def _members(o: dict[str, Any]) -> list[Member]:
         raise InputError("--bootstrap needs --committee with more than one member")
     if o["validation"] and o["validation_fraction"]:
         raise InputError("--validation and --validation-fraction are given; leave one of them out")
+    for name in ("force_rmse", "force_maxresid", "force_coefficient"):
+        if not o["forces"] and o[name] is not None:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"--no-forces and {option} are given; leave one of them out")
     if o["patience"] and not (o["validation"] or o["validation_fraction"]):
         raise InputError("--patience needs --validation or --validation-fraction")
 
@@ -233,17 +240,24 @@ def _descriptor(comm: Communicator, o: dict[str, Any]) -> Gaussian:
 def _lossfunction(o: dict[str, Any]) -> LossFunction:
     from ampmpi.model import LossFunction
 
+    forces: dict[str, float | None] = {"force_rmse": None, "force_maxresid": None}
+    coefficient = None
+    if o["forces"]:
+        forces = {
+            "force_rmse": FORCE_RMSE if o["force_rmse"] is None else o["force_rmse"],
+            "force_maxresid": o["force_maxresid"],
+        }
+        coefficient = o["force_coefficient"] or FORCE_COEFFICIENT
     return LossFunction(
         energy_coefficient=o["energy_coefficient"],
-        force_coefficient=o["force_coefficient"] if o["forces"] else None,
+        force_coefficient=coefficient,
         convergence={
-            name: o[name] if o["forces"] or name.startswith("energy") else None
-            for name in ("energy_rmse", "energy_maxresid", "force_rmse", "force_maxresid")
+            "energy_rmse": o["energy_rmse"], "energy_maxresid": o["energy_maxresid"], **forces,
         },
         overfit=o["overfit"],
         weight_duplicates=o["weight_duplicates"],
         maxiter=o["max_steps"],
-    )
+    )  # fmt: skip
 
 
 def _settings(o: dict[str, Any]) -> Settings:
