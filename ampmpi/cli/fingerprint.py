@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ampmpi.cli.kinds import PREFIX
+from ampmpi.cli.kinds import PREFIX, complete_files
 from ampmpi.cli.labels import reading_of, reading_options
 from ampmpi.cli.packs import pack_options
 from ampmpi.cli.text import complain
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
 
 @click.command("fingerprint")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.argument(
+    "images", nargs=-1, required=True, metavar="IMAGES...", shell_complete=complete_files
+)
 @click.option("--label", required=True, type=PREFIX, help="Prefix of the databases.")
 @click.option(
     "--dblabel", type=PREFIX, help="Prefix of databases that jobs share; these are not compressed."
 )
 @click.option("--derivatives", is_flag=True, help="Compute the fingerprint primes, too.")
-@click.option("--descriptor", "settings", metavar="FILE", help="Descriptor settings, a TOML file.")
+@click.option("--descriptor", "settings", metavar="FILE", shell_complete=complete_files,
+              help="Descriptor settings, a TOML file.")  # fmt: skip
 @click.option("--cutoff", type=float, metavar="R", help="Cutoff radius in Å, default 6.5.")
 @click.option("--no-compress", is_flag=True, help="Leave the entries out of the archive.")
 @pack_options

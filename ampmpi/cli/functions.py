@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import ampmpi
+from ampmpi.cli.kinds import complete_files
 from ampmpi.errors import InputError
 from ampmpi.files.whole import write_whole
 from ampmpi.parallel import launch
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 
 @click.command("functions")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.argument(
+    "images", nargs=-1, required=True, metavar="IMAGES...", shell_complete=complete_files
+)
 @click.option("-o", "--output", default="functions.toml", show_default=True, metavar="FILE",
               help="The descriptor file to write.")  # fmt: skip
 @click.option("--per-element", type=click.IntRange(min=1), metavar="N",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ampmpi.cli.kinds import PREFIX
+from ampmpi.cli.kinds import PREFIX, complete_files
 from ampmpi.cli.labels import label_options
 from ampmpi.cli.packs import pack_options
 from ampmpi.errors import InputError
@@ -83,13 +83,15 @@ COUNT = click.IntRange(min=1)
 
 
 @click.command("train")
-@click.argument("images", nargs=-1, required=True)
+@click.argument("images", nargs=-1, required=True, shell_complete=complete_files)
 @click.option("--config", callback=_read_config, is_eager=True, expose_value=False,
-              metavar="FILE", help="TOML file with these options.")  # fmt: skip
+              metavar="FILE", shell_complete=complete_files,
+              help="TOML file with these options.")  # fmt: skip
 @click.option("--label", default="amp", show_default=True, type=PREFIX,
               help="Prefix of all files.")  # fmt: skip
 @click.option("--dblabel", type=PREFIX, help="Prefix of the databases, where jobs share them.")
-@click.option("--descriptor", metavar="FILE", help="TOML file of the descriptor.")
+@click.option("--descriptor", metavar="FILE", shell_complete=complete_files,
+              help="TOML file of the descriptor.")  # fmt: skip
 @click.option(
     "--cutoff", type=POSITIVE, metavar="Å", help="Cutoff radius of Amp's default functions."
 )
@@ -131,7 +133,8 @@ COUNT = click.IntRange(min=1)
               help="scipy's optimiser.")  # fmt: skip
 @click.option("--max-steps", default=10000, show_default=True, type=COUNT,
               help="End after so many evaluations of the loss.")  # fmt: skip
-@click.option("--validation", multiple=True, metavar="FILE", help="Images to validate on.")
+@click.option("--validation", multiple=True, metavar="FILE", shell_complete=complete_files,
+              help="Images to validate on.")  # fmt: skip
 @click.option("--validation-fraction", default=0.0, show_default=True,
               type=click.FloatRange(0.0, 1.0, max_open=True),
               help="Keep so many images for that.")  # fmt: skip

@@ -77,11 +77,17 @@ def settle_owner(
     DatabaseError
         Nobody can know whose it is.
     """
-    notes = []
+    notes: list[str] = []
+
+    def check() -> None:
+        for database in databases.values():
+            require_owner(database, descriptor)
+
+    agree(comm, check)  # before the first of them is made
+    if dry_run:
+        return notes
     for kind, database in databases.items():
-        if dry_run:
-            agree(comm, partial(require_owner, database, descriptor))
-        elif not agree(comm, partial(_claim, database, descriptor, adopt)):
+        if not agree(comm, partial(_claim, database, descriptor, adopt)):
             warm_up(comm, "ampmpi.descriptor")
             agreeing = agree(comm, partial(_adopt, kind, database, inventory, descriptor))
             notes.append(
@@ -105,7 +111,6 @@ def require_owner(database: FingerprintDatabase, descriptor: Gaussian) -> None:
 
 def _claim(database: FingerprintDatabase, descriptor: Gaussian, adopt: bool) -> bool:
     """Claim a database; where it may only be read, its owner's jobs will do so."""
-    require_owner(database, descriptor)
     try:
         return database.claim(descriptor.parameters, descriptor.digest, adopt=adopt)
     except DescriptorMismatchError:
