@@ -31,7 +31,7 @@ class Amp(Calculator):
     """Machine-learning potential: a descriptor and a model, as an ASE calculator.
 
     Predicting needs no database and writes no file. `train` works alone and on all ranks
-    of a script that ``mpirun`` started.
+    of a script that ``mpirun`` started; in a notebook it shows a bar.
 
     Parameters
     ----------
@@ -82,6 +82,9 @@ class Amp(Calculator):
         self.model = model
         self.logging = bool(logging)
         self.dblabel = dblabel
+
+    def __repr__(self) -> str:
+        return f"Amp({self.descriptor!r}, {self.model!r}, label={self.label!r})"
 
     @property
     def dblabel(self) -> str | None:
@@ -252,6 +255,7 @@ class Amp(Calculator):
         from ampmpi.members import Member
         from ampmpi.parallel.comm import as_communicator
         from ampmpi.parallel.launch import stop
+        from ampmpi.parallel.log import Log, in_notebook
         from ampmpi.training import Session, Settings
 
         ranks = as_communicator(comm)
@@ -270,6 +274,7 @@ class Amp(Calculator):
                     dblabel=self.dblabel,
                     settings=settings,
                     comm=ranks,
+                    terminal=Log(ranks.rank) if in_notebook() else None,
                 ).train()
             except Unfinished as error:
                 if ranks.size == 1 and stop.signal_name == "SIGINT":

@@ -42,6 +42,12 @@ class ImageError(AmpmpiError, ValueError):
     exit_code = 3
 
 
+class UnusableImagesError(ImageError, InputError):
+    """Images cannot be used, and nothing was done because of them."""
+
+    exit_code = 2
+
+
 class FileError(AmpmpiError, OSError):
     """A file cannot be written."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ampmpi.cli.compress import worse
-from ampmpi.cli.kinds import OneProcess
+from ampmpi.cli.kinds import OneProcess, complete_files
 from ampmpi.cli.text import amount, complain
 from ampmpi.database.check import CheckReport, check
 from ampmpi.database.database import FingerprintDatabase
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 
 
 @click.command("check", cls=OneProcess)
-@click.argument("databases", nargs=-1, required=True, metavar="DB...")
+@click.argument(
+    "databases", nargs=-1, required=True, metavar="DB...", shell_complete=complete_files
+)
 @click.option("--repair", is_flag=True, help="Set aside what is damaged and save the rest.")
 @click.option("--sample", type=click.IntRange(min=1), metavar="N",
               help="Compute N entries again and compare; needs --images.")  # fmt: skip
-@click.option("--images", multiple=True, metavar="FILE",
+@click.option("--images", multiple=True, metavar="FILE", shell_complete=complete_files,
               help="Images of the database, for --sample; may be given several times.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="SEED",
               help="Choose as the run did that printed SEED; by default anew.")  # fmt: skip

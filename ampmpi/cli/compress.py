@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from ampmpi.cli.kinds import OneProcess
+import ampmpi
+from ampmpi.cli.kinds import OneProcess, complete_files
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.compress import CompressReport, compress
 from ampmpi.database.database import FingerprintDatabase
@@ -29,8 +30,8 @@ def _some(
     return paths
 
 
-@click.command("compress", cls=OneProcess)
-@click.argument("paths", nargs=-1, metavar="FILE...", callback=_some)
+@click.command("compress", cls=OneProcess, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("paths", nargs=-1, metavar="FILE...", callback=_some, shell_complete=complete_files)
 @click.option("--label", "labels", multiple=True, metavar="LABEL", is_eager=True,
               help="The databases of a job's label or dblabel.")  # fmt: skip
 @click.option("-r", "--recursive", is_flag=True, help="Every .ampdb in or below directories.")
@@ -43,6 +44,7 @@ def _some(
 @click.option("-p", "--processes", type=click.IntRange(min=1), metavar="N",
               help="How many processes deflate: by default one a core, up to 8.")  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+@click.version_option(ampmpi.__version__)
 @click.pass_context
 def command(
     context: click.Context,
@@ -70,9 +72,8 @@ def command(
     if delete and (labels or not recursive):
         raise InputError("--delete needs --recursive: name a directory with -r")
     databases = _once(list(_below(paths))) if recursive else list(paths)
-    if recursive and paths and not databases:
-        # Amp's amp-compress does not call this an error, either.
-        complain(f"there is no {SUFFIX} in or below {', '.join(paths)}: nothing was done")
+    if recursive and paths and not databases and not labels:
+        raise InputError(f"there is no {SUFFIX} in or below {', '.join(paths)}: nothing was done")
     databases += [path for label in labels for path in _of(label)]
     if delete and not dry_run and databases and not yes:
         _ask(databases)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ampmpi.cli.kinds import PREFIX
+from ampmpi.cli.kinds import PREFIX, complete_files
 from ampmpi.cli.labels import reading_of, reading_options
 from ampmpi.cli.packs import pack_options
 from ampmpi.cli.text import amount, complain
-from ampmpi.errors import ImageError, InputError
+from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.parallel.comm import world
 from ampmpi.parallel.failure import agree, share
 from ampmpi.parallel.log import Log
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 
 
 @click.command("fingerprint")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.argument(
+    "images", nargs=-1, required=True, metavar="IMAGES...", shell_complete=complete_files
+)
 @click.option("--label", required=True, type=PREFIX, help="Prefix of the databases.")
 @click.option(
     "--dblabel", type=PREFIX, help="Prefix of databases that jobs share; these are not compressed."
 )
 @click.option("--derivatives", is_flag=True, help="Compute the fingerprint primes, too.")
-@click.option("--descriptor", "settings", metavar="FILE", help="Descriptor settings, a TOML file.")
+@click.option("--descriptor", "settings", metavar="FILE", shell_complete=complete_files,
+              help="Descriptor settings, a TOML file.")  # fmt: skip
 @click.option("--cutoff", type=float, metavar="R", help="Cutoff radius in Å, default 6.5.")
 @click.option("--no-compress", is_flag=True, help="Leave the entries out of the archive.")
 @pack_options
@@ -98,7 +101,8 @@ def command(
         for line in summary.remarks():
             complain(line)
     if summary.failed:
-        raise share(ImageError(_complaint(summary)))
+        nothing = not (summary.found or summary.computed)
+        raise share((UnusableImagesError if nothing else ImageError)(_complaint(summary)))
 
 
 def _descriptor(settings: str | None, cutoff: float | None) -> Gaussian:
@@ -120,5 +124,7 @@ def _complaint(summary: Summary) -> str:
     others = [failed.image for failed in summary.failed[SHOWN:]]
     if others:
         lines.append(f"  and {len(others)} more: {named(others)}")
-    rest = "nothing was computed for them" if summary.plan else "all others are done"
+    rest = "all others are done" if summary.computed or summary.found else "and nothing was done"
+    if summary.plan:
+        rest = "nothing was computed for them"
     return "\n".join([f"{amount(len(summary.failed), 'image')} failed, {rest}:", *lines])

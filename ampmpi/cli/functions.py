@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import ampmpi
+from ampmpi.cli.kinds import complete_files
 from ampmpi.cli.labels import label_options, reading_of
 from ampmpi.errors import InputError
 from ampmpi.files.whole import write_whole
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 
 @click.command("functions")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
+@click.argument(
+    "images", nargs=-1, required=True, metavar="IMAGES...", shell_complete=complete_files
+)
 @click.option("-o", "--output", default="functions.toml", show_default=True, metavar="FILE",
               help="The descriptor file to write.")  # fmt: skip
 @click.option("--per-element", type=click.IntRange(min=1), metavar="N",

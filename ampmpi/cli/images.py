@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ampmpi.cli.kinds import complete_files
 from ampmpi.cli.labels import label_options, reading_of
 from ampmpi.errors import ImageFileError, InputError
 from ampmpi.files.whole import write_whole
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 @click.command("images")
-@click.argument("files", nargs=-1, required=True, metavar="IMAGES...")
+@click.argument(
+    "files", nargs=-1, required=True, metavar="IMAGES...", shell_complete=complete_files
+)
 @label_options
 @click.option("--plot", metavar="FILE", help="Draw energies, forces and distances, too.")
 def command(files: tuple[str, ...], plot: str | None, **given: Any) -> None:

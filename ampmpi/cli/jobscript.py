@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from ..errors import InputError
-from .kinds import PREFIX
+from .kinds import PREFIX, complete_files
 
 PLAIN = re.compile(r"[A-Za-z0-9_@%+:./-]+")
 PASSED_ON = {"ignore_unknown_options": True}
@@ -213,7 +213,9 @@ _parallel = _options(
     click.option("--restarts", type=click.IntRange(0), help="Requeue so often.  [script: 20]"),
 )
 _array = click.option("--array", help="The members' numbers, as for sbatch.  [script: 0-3]")
-_arguments = click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+_arguments = click.argument(
+    "arguments", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_files
+)
 
 
 def _print(
@@ -310,7 +312,7 @@ def compress(arguments: tuple[str, ...], sbatch: tuple[str, ...], **given: Any) 
     help="Further options of `ampmpi fingerprint`, as one word.  [script: --derivatives]",
 )
 @click.option("--train", help="Further options of `ampmpi train`, as one word.")
-@click.argument("images", nargs=-1, type=click.UNPROCESSED)
+@click.argument("images", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_files)
 def chain(
     images: tuple[str, ...],
     dblabel: str | None,

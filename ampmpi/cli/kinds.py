@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from ampmpi.parallel import launch
 
@@ -19,6 +20,13 @@ class OneProcess(click.Command):
         return super().invoke(ctx)
 
 
+def complete_files(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Let the shell complete names of files: the ``shell_complete`` of arguments and options."""
+    return [CompletionItem(incomplete, type="file")]
+
+
 class Prefix(click.ParamType[str]):
     """A label: the beginning of the names of a job's files, folders included."""
 
@@ -29,6 +37,12 @@ class Prefix(click.ParamType[str]):
         if not value or value.endswith("/"):
             self.fail(f"{value!r} is not a prefix of file names; give one such as amp", param, ctx)
         return value
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Let the shell complete names of files, whose beginning the label is."""
+        return complete_files(ctx, param, incomplete)
 
 
 PREFIX = Prefix()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ampmpi.cli.kinds import PREFIX
+from ampmpi.cli.kinds import PREFIX, complete_files
 from ampmpi.cli.labels import label_options, reading_of
 from ampmpi.cli.packs import pack_options
 from ampmpi.errors import InputError
@@ -75,18 +75,23 @@ def _hidden(
     return layers
 
 
+FORCE_RMSE, FORCE_COEFFICIENT = 1e-2, 0.04
+"""Where forces are trained and nothing else is said."""
+
 POSITIVE = click.FloatRange(min=0.0, min_open=True)
 COUNT = click.IntRange(min=1)
 
 
 @click.command("train")
-@click.argument("images", nargs=-1, required=True)
+@click.argument("images", nargs=-1, required=True, shell_complete=complete_files)
 @click.option("--config", callback=_read_config, is_eager=True, expose_value=False,
-              metavar="FILE", help="TOML file with these options.")  # fmt: skip
+              metavar="FILE", shell_complete=complete_files,
+              help="TOML file with these options.")  # fmt: skip
 @click.option("--label", default="amp", show_default=True, type=PREFIX,
               help="Prefix of all files.")  # fmt: skip
 @click.option("--dblabel", type=PREFIX, help="Prefix of the databases, where jobs share them.")
-@click.option("--descriptor", metavar="FILE", help="TOML file of the descriptor.")
+@click.option("--descriptor", metavar="FILE", shell_complete=complete_files,
+              help="TOML file of the descriptor.")  # fmt: skip
 @click.option(
     "--cutoff", type=POSITIVE, metavar="Å", help="Cutoff radius of Amp's default functions."
 )
@@ -110,13 +115,13 @@ COUNT = click.IntRange(min=1)
 @click.option("--energy-rmse", default=1e-3, show_default=True, type=POSITIVE, metavar="eV",
               help="Criterion: rms error of the energy per atom.")  # fmt: skip
 @click.option("--energy-maxresid", type=POSITIVE, metavar="eV", help="Criterion: largest one.")
-@click.option("--force-rmse", default=1e-2, show_default=True, type=POSITIVE, metavar="eV/Å",
+@click.option("--force-rmse", show_default=str(FORCE_RMSE), type=POSITIVE, metavar="eV/Å",
               help="Criterion: rms error of the forces.")  # fmt: skip
 @click.option("--force-maxresid", type=POSITIVE, metavar="eV/Å", help="Criterion: largest one.")
 @click.option("--energy-coefficient", default=1.0, show_default=True,
               type=click.FloatRange(min=0.0),
               help="Weight of the energies in the loss.")  # fmt: skip
-@click.option("--force-coefficient", default=0.04, show_default=True, type=POSITIVE,
+@click.option("--force-coefficient", show_default=str(FORCE_COEFFICIENT), type=POSITIVE,
               help="Weight of the forces in the loss.")  # fmt: skip
 @click.option("--overfit", default=0.0, show_default=True, type=click.FloatRange(min=0.0),
               help="Weight of the squared weights in the loss.")  # fmt: skip
@@ -128,7 +133,8 @@ COUNT = click.IntRange(min=1)
               help="scipy's optimiser.")  # fmt: skip
 @click.option("--max-steps", default=10000, show_default=True, type=COUNT,
               help="End after so many evaluations of the loss.")  # fmt: skip
-@click.option("--validation", multiple=True, metavar="FILE", help="Images to validate on.")
+@click.option("--validation", multiple=True, metavar="FILE", shell_complete=complete_files,
+              help="Images to validate on.")  # fmt: skip
 @click.option("--validation-fraction", default=0.0, show_default=True,
               type=click.FloatRange(0.0, 1.0, max_open=True),
               help="Keep so many images for that.")  # fmt: skip
@@ -188,6 +194,10 @@ def _members(o: dict[str, Any]) -> list[Member]:
         raise InputError("--bootstrap needs --committee with more than one member")
     if o["validation"] and o["validation_fraction"]:
         raise InputError("--validation and --validation-fraction are given; leave one of them out")
+    for name in ("force_rmse", "force_maxresid", "force_coefficient"):
+        if not o["forces"] and o[name] is not None:
+            option = "--" + name.replace("_", "-")
+            raise InputError(f"--no-forces and {option} are given; leave one of them out")
     if o["patience"] and not (o["validation"] or o["validation_fraction"]):
         raise InputError("--patience needs --validation or --validation-fraction")
 
@@ -234,17 +244,24 @@ def _descriptor(comm: Communicator, o: dict[str, Any]) -> Gaussian:
 def _lossfunction(o: dict[str, Any]) -> LossFunction:
     from ampmpi.model import LossFunction
 
+    forces: dict[str, float | None] = {"force_rmse": None, "force_maxresid": None}
+    coefficient = None
+    if o["forces"]:
+        forces = {
+            "force_rmse": FORCE_RMSE if o["force_rmse"] is None else o["force_rmse"],
+            "force_maxresid": o["force_maxresid"],
+        }
+        coefficient = o["force_coefficient"] or FORCE_COEFFICIENT
     return LossFunction(
         energy_coefficient=o["energy_coefficient"],
-        force_coefficient=o["force_coefficient"] if o["forces"] else None,
+        force_coefficient=coefficient,
         convergence={
-            name: o[name] if o["forces"] or name.startswith("energy") else None
-            for name in ("energy_rmse", "energy_maxresid", "force_rmse", "force_maxresid")
+            "energy_rmse": o["energy_rmse"], "energy_maxresid": o["energy_maxresid"], **forces,
         },
         overfit=o["overfit"],
         weight_duplicates=o["weight_duplicates"],
         maxiter=o["max_steps"],
-    )
+    )  # fmt: skip
 
 
 def _settings(o: dict[str, Any]) -> Settings:

@@ -181,7 +181,11 @@ class Gaussian:
         return make_tables(self.settings.cutoff, self.settings.by_element)
 
     def __repr__(self) -> str:
-        return f"Gaussian(cutoff={self.settings.cutoff}, elements={self.elements})"
+        functions = "elements and functions of the images"
+        if self.elements is not None:
+            counts = (f"{count} for {element}" for element, count in self.n_features.items())
+            functions = f"functions: {', '.join(counts)}"
+        return f"<Gaussian: {self.settings.cutoff}, {functions}>"
 
     def check(self, atoms: Atoms) -> None:
         """Raise `ImageError` when the image cannot be used.

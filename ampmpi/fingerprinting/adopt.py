@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.database.manifest import Manifest, require_same
 from ampmpi.entries.compare import disagreement
 from ampmpi.errors import CorruptEntryError, DatabaseError, DescriptorMismatchError, ImageError
+from ampmpi.fingerprinting.changes import changes
 from ampmpi.fingerprinting.inventory import Inventory
 from ampmpi.fingerprinting.work import entries_of
 from ampmpi.keys import member_of, to_hex
@@ -77,11 +77,17 @@ def settle_owner(
     DatabaseError
         Nobody can know whose it is.
     """
-    notes = []
+    notes: list[str] = []
+
+    def check() -> None:
+        for database in databases.values():
+            require_owner(database, descriptor)
+
+    agree(comm, check)  # before the first of them is made
+    if dry_run:
+        return notes
     for kind, database in databases.items():
-        if dry_run:
-            agree(comm, partial(_check, database, descriptor))
-        elif not agree(comm, partial(_claim, database, descriptor, adopt)):
+        if not agree(comm, partial(_claim, database, descriptor, adopt)):
             warm_up(comm, "ampmpi.descriptor")
             agreeing = agree(comm, partial(_adopt, kind, database, inventory, descriptor))
             notes.append(
@@ -91,10 +97,16 @@ def settle_owner(
     return notes
 
 
-def _check(database: FingerprintDatabase, descriptor: Gaussian) -> None:
-    found, home = database.manifest(), database.home
-    if found is not None and home is not None:
-        require_same(home, found, Manifest(descriptor.parameters, descriptor.digest))
+def require_owner(database: FingerprintDatabase, descriptor: Gaussian) -> None:
+    """Raise DescriptorMismatchError if a database says that it is of another descriptor."""
+    found = database.manifest()
+    if found is not None and found.digest != descriptor.digest:
+        empty = "" if len(database) else ", or remove it, as it is empty, if no job uses it"
+        raise DescriptorMismatchError(
+            f"the database {database.path} holds the fingerprints of another descriptor "
+            f"({changes(found.parameters, descriptor.parameters)}): choose another label or "
+            f"dblabel, or that descriptor{empty}"
+        )
 
 
 def _claim(database: FingerprintDatabase, descriptor: Gaussian, adopt: bool) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ FORMAT = 2
 
 OPTIMISER = "optimiser."
 """What the names of the optimiser's arrays start with."""
+
+DIGEST = re.compile(r"[0-9a-f]{32}|[0-9a-f]{64}")
+"""What nobody can read anything from; one of nothing is all zeros, or is not there."""
 
 _STATE: dict[str, tuple[type, ...]] = {
     "steps": (int,),
@@ -138,13 +142,22 @@ def _read(file: BinaryIO, whole: bool) -> Checkpoint:
 
 
 def differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Each setting that differs, as ``name: was A, is now B``."""
+    """Each setting that differs, as ``name: was A, is now B``; of digests only the name."""
     a, b = _flat(known), _flat(json.loads(json.dumps(wanted, default=repr)))
     return [
-        f"{_short(key)}: was {_short(a.get(key))}, is now {_short(b.get(key))}"
+        _difference(_short(key), a.get(key), b.get(key))
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key)
     ]
+
+
+def _difference(name: str, known: Any, wanted: Any) -> str:
+    if any(isinstance(value, str) and DIGEST.fullmatch(value) for value in (known, wanted)):
+        there, here = (bool(value and value.strip("0")) for value in (known, wanted))
+        if there and here:
+            return f"other {name}"
+        return f"{name}, which it did not have" if here else f"no {name}, which it had"
+    return f"{name}: was {_short(known)}, is now {_short(wanted)}"
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

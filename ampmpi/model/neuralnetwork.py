@@ -107,6 +107,17 @@ class NeuralNetwork:
         if self.fprange is not None:
             self._check()
 
+    def __repr__(self) -> str:
+        try:
+            network = self.network
+        except ModelError:  # the features, or the layers of an element, are not known yet
+            layers = f"hidden layers {self.hiddenlayers}"
+        else:
+            shapes = (f"{e} {'-'.join(map(str, nodes))}" for e, nodes in network.nodes.items())
+            layers = f"{', '.join(shapes)}; {network.n_parameters} parameters"
+        state = "trained" if self.is_whole else "not trained"
+        return f"<NeuralNetwork: {layers}, {self.activation}, {state}>"
+
     @property
     def forcetraining(self) -> bool:
         """Whether a training includes forces."""

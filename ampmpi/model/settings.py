@@ -112,6 +112,18 @@ class LossFunction:
                 f"LossFunction: nft_ids is {nft_ids!r}; give a list of (hash, atom index)"
             ) from None
 
+    def __repr__(self) -> str:
+        terms = f"energy {self.energy_coefficient:g}"
+        if self.trains_forces:
+            terms += f", force {self.force_coefficient:g}"
+        if self.overfit:
+            terms += f", overfit {self.overfit:g}"
+        criteria = [f"{k} {v:g}" for k, v in self.convergence.items() if v is not None]
+        if not self.trains_forces:
+            criteria = [each for each in criteria if not each.startswith("force")]
+        end = " and ".join(criteria) or "no criterion"
+        return f"<LossFunction: {terms}; ends at {end}, or after {self.maxiter} steps>"
+
     @property
     def trains_forces(self) -> bool:
         """Whether forces are trained: with a coefficient, and a criterion for them."""
@@ -188,6 +200,9 @@ class Regressor:
                 f"Regressor: optimizer_kwargs is {optimizer_kwargs!r}; give a dict of keywords"
             )
         self.optimizer_kwargs.update(optimizer_kwargs or {})
+
+    def __repr__(self) -> str:
+        return f"<Regressor: {self.parameters['optimizer']}>"
 
     @property
     def parameters(self) -> Parameters:

@@ -115,12 +115,17 @@ def exit_code(error: BaseException) -> int:
 
 
 def report(error: BaseException, comm: Communicator | None = None) -> None:
-    """Print one sentence for an error of the package or of a file, otherwise the traceback."""
+    """Print one sentence for an error of the package or of a file, otherwise the traceback.
+
+    An interrupt from the keyboard is no error, and gets one line.
+    """
     where = ""
     if comm is not None and comm.size > 1 and not is_shared(error):
         where = f" on rank {comm.rank} of {comm.size} at {socket.gethostname()}"
     if isinstance(error, AmpmpiError):
         text = f"ampmpi: error{where}: {error}\n"
+    elif isinstance(error, KeyboardInterrupt):
+        text = f"ampmpi: interrupted{where}: start the same command again\n"
     elif isinstance(error, OSError) and error.filename and error.errno in FROM_OUTSIDE:
         what = f"{error.filename}: {error.strerror}; correct that and start again"
         text = f"ampmpi: error{where}: {what}\n"

@@ -15,12 +15,19 @@ from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.launch import compile_lock, is_compiled, note_compiled
 
 
-def warm_up(comm: Communicator, package: str) -> None:
+def _tell(line: str) -> None:
+    sys.stderr.write(f"ampmpi: {line}\n")
+    sys.stderr.flush()
+
+
+def warm_up(comm: Communicator, package: str, tell: Callable[[str], None] = _tell) -> None:
     """Make the kernels of a package ready on every rank, by its function `warm_up`.
 
     If the cache has them already, all ranks load them at once. Otherwise rank 0
     compiles them first, then, for caches that are not shared, one rank of each
     other node; the rest find them in the cache.
+
+    Rank 0 says on standard error that they are compiled, since that takes long.
 
     They are compiled in a separate process: code that several kernels share is linked
     differently in the process that compiles than in those that load, so that sums
@@ -35,6 +42,8 @@ def warm_up(comm: Communicator, package: str) -> None:
     def compile_or_load() -> None:
         with compile_lock():
             if os.environ.get("NUMBA_CACHE_DIR") and not is_compiled(stamp):
+                if comm.rank == 0:
+                    tell(f"compiling the kernels of {package}, once: it can take a minute")
                 _compile(package)
         module.warm_up()
         note_compiled(stamp)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 
 class Log:
@@ -34,18 +35,61 @@ class Log:
             self.stream.flush()
 
     def progress(self, total: int, what: str, unit: str = "images") -> Progress:
-        """Return a progress display for `total` steps: a bar at a terminal, else lines."""
+        """Return a progress display for `total` steps: a bar where one can be shown, else lines."""
         return Progress(self, total, what, unit)
 
 
-class Progress:
-    """Progress of rank 0: a tqdm bar at a terminal, a line at intervals elsewhere.
+class Intervals:
+    """When a batch log gets its next line, so that the log of a long job stays short.
 
-    The first line comes after ten seconds and the following ones at growing intervals
-    of up to five minutes, so that the log of a long job stays short.
+    The first one is due after ten seconds, the following ones after growing intervals of up
+    to five minutes.
     """
 
     FIRST, LONGEST = 10.0, 300.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.start = clock()
+        self._wait = self.FIRST
+        self._next = self.start + self.FIRST
+
+    def due(self) -> float | None:
+        """Return the seconds since the start if a line is due now, else None."""
+        now = self.clock()
+        if now < self._next:
+            return None
+        self._wait = min(2 * self._wait, self.LONGEST)
+        self._next = now + self._wait
+        return now - self.start
+
+
+def in_notebook() -> bool:
+    """Whether a notebook shows what this process prints."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__)
+
+
+def make_bar(log: Log, total: int, what: str, unit: str, done: int = 0) -> Any:
+    """Return a tqdm bar where a terminal or a notebook can show it, else None."""
+    if not (log.speaks and total):
+        return None
+    if in_notebook() and log.stream is sys.stdout:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without ipywidgets it is a bar of characters
+            from tqdm.auto import tqdm
+    elif log.stream.isatty():
+        from tqdm import tqdm
+    else:
+        return None
+    return tqdm(
+        total=total, initial=done, desc=what, unit=" " + unit, file=log.stream, dynamic_ncols=True
+    )
+
+
+class Progress:
+    """Progress of rank 0: a tqdm bar at a terminal or in a notebook, else a line at intervals."""
 
     def __init__(
         self,
@@ -57,17 +101,8 @@ class Progress:
     ) -> None:
         self.log, self.total, self.what, self.unit = log, total, what, unit
         self.done = 0
-        self._clock = clock
-        self._start = clock()
-        self._wait = self.FIRST
-        self._next = self._start + self.FIRST
-        self._bar = None
-        if log.speaks and total and log.stream.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                total=total, desc=what, unit=" " + unit, file=log.stream, dynamic_ncols=True
-            )
+        self._intervals = Intervals(clock)
+        self._bar = make_bar(log, total, what, unit)
 
     def step(self, count: int = 1) -> None:
         """Count `count` more steps as done."""
@@ -75,15 +110,13 @@ class Progress:
         if self._bar is not None:
             self._bar.update(count)
         elif self.log.speaks:
-            now = self._clock()
-            if now >= self._next:
-                self._wait = min(2 * self._wait, self.LONGEST)
-                self._next = now + self._wait
-                self.log(self.line(now))
+            seconds = self._intervals.due()
+            if seconds is not None:
+                self.log(self.line(seconds))
 
-    def line(self, now: float) -> str:
-        """Return the line for a batch log."""
-        rate = self.done / max(now - self._start, 1e-9)
+    def line(self, seconds: float) -> str:
+        """Return the line for a batch log, `seconds` after the start."""
+        rate = self.done / max(seconds, 1e-9)
         left = (self.total - self.done) / rate if rate else 0.0
         percent = 100 * self.done // self.total
         return (

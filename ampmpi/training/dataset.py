@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.descriptor import check_numbers
-from ampmpi.errors import ImageError, InputError
+from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.images import ImageRef, digest_image
 from ampmpi.images.distances import ratio, shortest, strange_atom
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
@@ -250,7 +250,7 @@ def survey(
     ratios = [one for part in comm.allgather(seen.ratios) for one in part]
     if forces and lacking and len(lacking) == len(columns[0]):
         raise share(
-            ImageError(
+            UnusableImagesError(
                 f"no image that can be used has forces: {choice.found}; {KEY_ADVICE}, or "
                 f"{NO_FORCES_ADVICE}"
             )

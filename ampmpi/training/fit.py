@@ -21,6 +21,8 @@ from ampmpi.model.loss import LossSums, overfit_term
 from ampmpi.model.optimise import StopOptimisation, make_optimiser
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all
+from ampmpi.parallel.launch import stop
+from ampmpi.parallel.log import Log
 from ampmpi.parallel.threads import one_blas_thread
 from ampmpi.training.curve import Curve, Step, converged, log_line, opening
 from ampmpi.training.earlier import (
@@ -36,6 +38,7 @@ from ampmpi.training.earlier import (
     ends_of,
     step_of,
 )
+from ampmpi.training.progress import FitProgress
 from ampmpi.training.settings import Schedule
 from ampmpi.training.shared_loss import SharedLoss
 from ampmpi.training.shares import Prepared, scaled
@@ -53,19 +56,23 @@ def fit(
     log: Callable[[str], None],
     start: Start,
     drawn: Mapping[str, float] | None = None,
+    progress: FitProgress | None = None,
 ) -> FitResult:
     """Fit a model on a group of ranks, or go on with a fit that was interrupted.
 
     The model gets the parameters found, on every rank; it stays as it was where the fit does
-    not end. `drawn`, for bootstrapping, is how often each training image counts.
+    not end. `drawn`, for bootstrapping, is how often each training image counts. `progress`
+    shows the steps of rank 0.
     """
     with _unchanged_on_error(model):
         start.apply(model)
         loss = on_all(comm, lambda: initial_loss(comm, prepared, model, drawn))
 
+        shown = progress or FitProgress(Log(quiet=True), "")
+
         def run() -> FitResult:
             try:
-                return Fit(loss, model, prepared, label, schedule, start, log).run()
+                return Fit(loss, model, prepared, label, schedule, start, log, shown).run()
             finally:
                 loss.finish()
 
@@ -118,6 +125,7 @@ class Fit:
         schedule: Schedule,
         start: Start,
         log: Callable[[str], None],
+        progress: FitProgress,
     ) -> None:
         self.loss, self.model, self.descriptor = loss, model, prepared.descriptor
         self.limits, self.regressor = model.lossfunction, model.regressor
@@ -128,6 +136,7 @@ class Fit:
         self.about = dataset.about()
         self.label, self.path = label, checkpoint_of(label)
         self.schedule, self.start, self.log = schedule, start, log
+        self.progress = progress
         self.began = self.saved = time.monotonic()
 
     def run(self) -> FitResult:
@@ -155,10 +164,13 @@ class Fit:
         """Make steps until there is a reason to end, and return it."""
         if self.steps >= self.limits.maxiter and math.isfinite(self.best_value):
             return MAXITER
+        self.progress.begin(self.steps, self.limits.maxiter)
         try:
             self.optimiser.run(self._evaluate, self._observe)
-        except StopOptimisation as stop:
-            return str(stop)
+        except StopOptimisation as reason:
+            return str(reason)
+        finally:
+            self.progress.end()
         return STALLED
 
     def _begin(self, start: Array) -> None:
@@ -231,6 +243,7 @@ class Fit:
         self.curve.append(step)
         if limits.log_losses:
             self.log(log_line(step, limits))
+        self.progress.show(step)
         if is_last:
             raise StopOptimisation(CONVERGED if is_converged else MAXITER)
         patience, is_validated = self.schedule.patience, not math.isnan(step.val_loss)
@@ -241,8 +254,10 @@ class Fit:
         if due or stops or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self._save()
         if stops:
+            why = f" ({stop.signal_name})" if stop.signal_name else ""
             raise Unfinished(
-                f"asked to stop after step {step.step} of the training; start it again to go on"
+                f"stopped after step {step.step} of {limits.maxiter}{why}, saved in {self.path}; "
+                "start it again to go on"
             )
 
     def _validated(self, step: Step) -> Step:

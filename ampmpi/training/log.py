@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import platform
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,19 +52,52 @@ class Voice:
         self._errors(f"ampmpi: warning: {line}")
 
 
-def open_log(stack: ExitStack, comm: Communicator, label: str, *, quiet: bool = False) -> Log:
-    """Open LABEL-log.txt for rank 0 to append to, and claim the label; quiet: no log."""
-    if quiet:
-        return Log(comm.rank, quiet=True)
-    path = Path(f"{label}-log.txt")
+class TrainingLog(Log):
+    """LABEL-log.txt, to which rank 0 appends, and by which a training claims its label.
 
-    def open_claimed() -> TextIO:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(path.open("a", encoding="utf-8"))
-        _claim(file, path, LEASE if batch_job()[1] else 0.0)
-        return file
+    Parameters
+    ----------
+    stack : ExitStack
+        Closes the file.
+    comm : Communicator
+        The ranks that train; the log is silent on all but the first.
+    label : str
+        Prefix of the training's files; their folder is made.
+    quiet : bool
+        Write no log, and claim nothing.
+    """
 
-    return Log(comm.rank, stream=agree_alone(comm, open_claimed))
+    def __init__(
+        self, stack: ExitStack, comm: Communicator, label: str, *, quiet: bool = False
+    ) -> None:
+        self.path = Path(f"{label}-log.txt")
+        self._made: list[Path] = []
+        self._is_new = False
+        file = agree_alone(comm, lambda: self._make_folder() if quiet else self._open(stack))
+        super().__init__(comm.rank, stream=file, quiet=quiet)
+
+    def discard(self) -> None:
+        """Remove the log and its folder again, as far as this training has made them."""
+        if self._is_new:
+            self.path.unlink(missing_ok=True)
+        for folder in self._made:
+            with suppress(OSError):  # somebody else uses it by now
+                folder.rmdir()
+
+    def _make_folder(self) -> None:
+        folder = self.path.parent
+        self._made = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def _open(self, stack: ExitStack) -> TextIO:
+        while True:
+            self._make_folder()
+            file = stack.enter_context(self.path.open("a", encoding="utf-8"))
+            _claim(file, self.path, LEASE if batch_job()[1] else 0.0)
+            status = os.fstat(file.fileno())
+            if status.st_nlink:  # else a training that came to nothing has removed it meanwhile
+                self._is_new = status.st_size == 0
+                return file
 
 
 def _claim(file: TextIO, path: Path, wait: float) -> None:

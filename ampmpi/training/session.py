@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ampmpi.database import FingerprintDatabase
@@ -27,7 +26,7 @@ from ampmpi.errors import (
     Unfinished,
 )
 from ampmpi.fingerprinting import fingerprint
-from ampmpi.fingerprinting.adopt import resolve
+from ampmpi.fingerprinting.adopt import require_owner, resolve
 from ampmpi.fingerprinting.finalize import compress_all
 from ampmpi.images import ImageRef
 from ampmpi.images.doubts import SHOWN, named
@@ -49,9 +48,10 @@ from ampmpi.training.earlier import (
     refuse_at_once,
 )
 from ampmpi.training.fit import fit
-from ampmpi.training.log import Voice, head, open_log
+from ampmpi.training.log import TrainingLog, Voice, head
 from ampmpi.training.memory import MemoryPlan, plan_memory
 from ampmpi.training.pool import open_pool, reusable
+from ampmpi.training.progress import FitProgress
 from ampmpi.training.results import MemberResult, TrainingResult, best_of, save
 from ampmpi.training.settings import Settings
 from ampmpi.training.shares import Prepared, Source, load
@@ -120,6 +120,7 @@ class Session:
         self.fingerprints = f"{prefix}-fingerprints.ampdb"
         self.primes = f"{prefix}-fingerprint-primes.ampdb" if self.forces else None
         self.restart = settings.restart and not batch_job()[1]
+        self.terminal = terminal or Log(quiet=True)
         self.voice = Voice(Log(comm.rank, quiet=True), terminal, comm.rank)
 
     def train(self) -> TrainingResult:
@@ -138,11 +139,17 @@ class Session:
             Something that was given, or is there already, cannot be used.
         """
         comm, label = self.comm, self.label
-        agree(comm, lambda: Path(label).parent.mkdir(parents=True, exist_ok=True))
         with ExitStack() as logs:
-            self.voice.log = open_log(logs, comm, label, quiet=not self.settings.logging)
-            self.voice.log(head(comm.size, self.descriptor, label))
-            dataset, earlier = self._survey()
+            log = TrainingLog(logs, comm, label, quiet=not self.settings.logging)
+            self.voice.log = log
+            log(head(comm.size, self.descriptor, label))
+            try:
+                dataset, earlier = self._survey()
+            except BaseException:  # whatever it was, nothing has been done yet
+                log.discard()
+                raise
+            if log.speaks:
+                self.terminal(f"The log is {log.path}.")
             group, prepared = comm, None
             if earlier.finished:
                 self.voice.say("This training is finished already; there is nothing to compute.")
@@ -207,6 +214,7 @@ class Session:
             )
         database = FingerprintDatabase(self.fingerprints)
         self.descriptor = agree(comm, lambda: resolve(self.descriptor, dataset.elements, database))
+        agree(comm, lambda: require_owner(database, self.descriptor))
         if settings.skip_unusable:
             failed = self._fingerprint(dry_run=dry_run)
             dataset, dropped = on_all(comm, partial(dataset.without, failed))
@@ -243,11 +251,12 @@ class Session:
                 packs=settings.packs,
                 pack_size=settings.pack_size,
                 pack_seconds=settings.pack_seconds,
+                log=None if dry_run else self.terminal,
             )
             for line in summary.remarks():
                 self.voice.warn(line)
             for line in summary.lines():
-                (self.voice.say if dry_run else self.voice.log)(line)
+                (self.voice.say if dry_run or summary.computed else self.voice.log)(line)
             failed += [one.image for one in summary.failed]
             if summary.failed and not settings.skip_unusable:
                 raise share(
@@ -349,9 +358,12 @@ class Session:
             assert prepared is not None
             log, schedule = self.voice.log, self.settings.schedule
             if not lone:
-                log = open_log(logs, group, prefix, quiet=not self.settings.logging)
+                log = TrainingLog(logs, group, prefix, quiet=not self.settings.logging)
             drawn = drawn_images(prepared.dataset, member.draw)
-            result = fit(group, prepared, model, prefix, schedule, log, start, drawn)
+            number = self.members.index(member) + 1
+            name = "training" if lone else f"{member.name} ({number} of {len(self.members)})"
+            progress = FitProgress(self.terminal, name)
+            result = fit(group, prepared, model, prefix, schedule, log, start, drawn, progress)
         end = "-untrained-parameters.amp" if lone and result.outcome == STALLED else ".amp"
         file = prefix + end
         agree(group, lambda: amp_file.write(file, self.descriptor.parameters, model.parameters))

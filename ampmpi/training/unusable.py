@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ampmpi.errors import ImageError
+from ampmpi.errors import UnusableImagesError
 from ampmpi.images import ImageRef
 from ampmpi.images.doubts import SHOWN, named
 from ampmpi.images.labels import NO_ENERGY, NO_FORCES, Choice
@@ -40,7 +40,7 @@ class Unusable:
 
 def complaint(
     unusable: Sequence[Unusable], n_images: int, choice: Choice, ref: Callable[[int], ImageRef]
-) -> ImageError:
+) -> UnusableImagesError:
     """Return the error for images that cannot be trained on: it names all of them."""
     kinds = {one.kind for one in unusable}
     n = len(unusable)
@@ -48,14 +48,14 @@ def complaint(
         return _nothing(unusable, choice)
     advice = [NO_FORCES_ADVICE] if NO_FORCES in kinds else []
     if n == 1:
-        return ImageError(
+        return UnusableImagesError(
             f"{unusable[0].sentence}; {advice[0] if advice else 'take it out of the set'}"
             + (f", or {SKIP_ADVICE}" if n_images > 1 else "")
         )
     lines = by_kind(unusable, ref)
     if n < n_images:
         advice.insert(0, SKIP_ADVICE)
-    return ImageError(
+    return UnusableImagesError(
         "\n".join(
             [
                 f"{n} of {n_images} images cannot be trained on:",
@@ -66,13 +66,13 @@ def complaint(
     )
 
 
-def _nothing(unusable: Sequence[Unusable], choice: Choice) -> ImageError:
+def _nothing(unusable: Sequence[Unusable], choice: Choice) -> UnusableImagesError:
     """Return the error where all images lack one kind of label."""
     first = unusable[0]
     name = choice.keys.get("energy" if first.kind == NO_ENERGY else "forces")
     others = f", nor {'has' if len(unusable) == 2 else 'have'} the {len(unusable) - 1} others"
     alone = f", or {NO_FORCES_ADVICE}" if first.kind == NO_FORCES else ""
-    return ImageError(
+    return UnusableImagesError(
         f"{first.sentence} under the name '{name}'{others if len(unusable) > 1 else ''}: "
         f"{choice.found}; {KEY_ADVICE}{alone}"
     )

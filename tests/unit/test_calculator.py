@@ -336,3 +336,28 @@ def test_elements_and_models_that_lack_something_are_named():
         calculator.get_potential_energy(atoms)
     with pytest.raises(ModelError, match="not trained yet"):
         Amp(Gaussian(elements=["Cu", "Pt"]), NeuralNetwork()).get_potential_energy(atoms)
+
+
+def test_reprs_say_in_one_line_what_one_has():
+    descriptor, loss = Gaussian(cutoff=5), LossFunction(convergence={"force_rmse": 0.01})
+    assert repr(descriptor) == "<Gaussian: Cosine(Rc=5.0), elements and functions of the images>"
+    resolved = repr(Gaussian(elements=["Cu", "Pt"], cutoff=5).resolve(["Cu", "Pt"]))
+    assert resolved == "<Gaussian: Cosine(Rc=5.0), functions: 20 for Cu, 20 for Pt>"
+    assert "functions" in repr(Gaussian(elements=["Cu", "Pt"]))
+    model = NeuralNetwork({"Cu": (5, 4), "Pt": 3}, lossfunction=loss)
+    hidden = "hidden layers {'Cu': (5, 4), 'Pt': (3,)}"
+    assert repr(model) == f"<NeuralNetwork: {hidden}, tanh, not trained>"
+    model.fprange = {"Cu": np.array([[0.0, 1.0]] * 6)}
+    assert repr(model) == "<NeuralNetwork: Cu 6-5-4-1; 66 parameters, tanh, not trained>"
+    model.fprange = {"Au": np.array([[0.0, 1.0]] * 6)}
+    assert repr(model) == f"<NeuralNetwork: {hidden}, tanh, not trained>"
+    assert repr(loss) == (
+        "<LossFunction: energy 1, force 0.04; ends at energy_rmse 0.001 and force_rmse 0.01, "
+        "or after 100000 steps>"
+    )
+    alone = repr(LossFunction(force_coefficient=None, overfit=0.1, maxiter=50))
+    assert alone == (
+        "<LossFunction: energy 1, overfit 0.1; ends at energy_rmse 0.001, or after 50 steps>"
+    )
+    assert repr(model.regressor) == "<Regressor: BFGS>"
+    assert repr(Amp(descriptor, model)) == f"Amp({descriptor!r}, {model!r}, label='amp')"

@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -202,6 +203,41 @@ def test_commands(tmp_path):
     assert "12 (0 loose, 12 archived)" in done.output
 
 
+@pytest.mark.parametrize(
+    ("target", "made"),
+    [
+        ("new", "new-fingerprints.ampdb"),
+        ("new.ampdb", "new-fingerprints.ampdb"),
+        ("new-fingerprints.ampdb", "new-fingerprints.ampdb"),
+    ],
+)
+def test_a_merge_into_a_new_name_says_what_it_made(tmp_path, target, made):
+    one = make(tmp_path / "a-fingerprints", KEYS[:5])
+    two = make(tmp_path / "b-fingerprints.ampdb", KEYS[3:])
+    done = run(merge_cli.command, tmp_path / target, one.path, two.path)
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert lines[0] == f"{tmp_path / made}: made"
+    assert lines[1:3] == [f"{one.path}: 5 entries added", f"{two.path}: 7 entries added"]
+    assert dict(FingerprintDatabase(tmp_path / made)) == ENTRIES
+    again = run(merge_cli.command, tmp_path / target, one.path)
+    assert again.output.splitlines()[0] == f"{one.path}: 0 entries added"
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        ["a-fingerprints.ampdb", "b-fingerprints.ampdb", made]
+    )
+
+
+def test_primes_do_not_get_into_a_database_of_fingerprints(tmp_path):
+    make(tmp_path / "a-fingerprints", KEYS[:5])
+    FingerprintDatabase.create(tmp_path / "b-fingerprint-primes")
+    done = run(
+        merge_cli.command,
+        *(tmp_path / name for name in ("new", "a-fingerprints", "b-fingerprint-primes")),
+    )
+    assert isinstance(done.exception, InputError)
+    assert not any(name.startswith("new") for name in os.listdir(tmp_path))
+
+
 def test_compress_below_a_directory(tmp_path):
     for name in ("a", "sub/b", "sub/deep/c"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +252,8 @@ def test_compress_below_a_directory(tmp_path):
     assert run(compress_cli.command, "-r", tmp_path / "no.ampdb").exit_code != 0
     (tmp_path / "empty").mkdir()
     done = run(compress_cli.command, "-q", "-r", tmp_path / "empty")
-    assert (done.exit_code, "warning: there is no .ampdb" in done.output) == (0, True), done.output
+    assert isinstance(done.exception, InputError)
+    assert re.search(r"there is no \.ampdb .*: nothing was done", str(done.exception))
 
 
 @pytest.mark.parametrize("path", [".", "loose/..", ".."])

@@ -108,7 +108,7 @@ def test_an_interrupted_training_of_other_images_is_refused_with_the_option(trai
         train()
     request_to_stop.signal_name = None
     write("set.traj", emt_images(3))
-    with pytest.raises(InputError, match=r"images: was .*--restart \(overwrite=True in a script\)"):
+    with pytest.raises(InputError, match=r"\(other images\).*--restart \(overwrite=True in a "):
         train()
     train(overwrite=True)
     fresh = train(label="fresh")
