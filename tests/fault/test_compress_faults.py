@@ -129,6 +129,7 @@ def test_the_shim_reaches_every_file_system_call(server, copies, tmp_path):
         ("read",): seen["read"],
         ("pread64",): seen["pread64"],
         ("write",): seen["write"],
+        ("pwrite64",): seen["pwrite64"],
         ("lseek",): seen["lseek64"] + seen["closedir"],
         ("rename", "renameat"): seen["rename"] + seen["renameat"],
         ("renameat2",): seen["renameat2"],
