@@ -13,6 +13,7 @@ from ampmpi.cli.text import complain
 from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.parallel.comm import world
 from ampmpi.parallel.failure import agree, share
+from ampmpi.parallel.launch import check_compiler
 from ampmpi.parallel.log import Log
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def command(
     """
     comm = world()
     log = Log(comm.rank, quiet=quiet)
+    agree(comm, check_compiler)
     descriptor = agree(comm, lambda: _descriptor(settings, cutoff))
     from ampmpi.fingerprinting import fingerprint
     from ampmpi.images.glance import unit_doubts

@@ -34,7 +34,7 @@ from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
 from ampmpi.model import amp_file
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
-from ampmpi.parallel.launch import batch_job
+from ampmpi.parallel.launch import batch_job, check_compiler
 from ampmpi.parallel.log import Log
 from ampmpi.text import amount
 from ampmpi.training.dataset import Dataset, survey
@@ -97,6 +97,7 @@ class Session:
         comm: Communicator,
         terminal: Log | None = None,
     ) -> None:
+        on_all(comm, check_compiler)
         on_all(comm, settings.check)
         labels = sorted(set(comm.allgather(label)))
         if len(labels) > 1:

@@ -184,6 +184,23 @@ def test_a_dry_run_says_what_was_changed():
     assert "the cutoff's Rc is 4.0 in the database, 3.0 here" in str(done.exception)
 
 
+@pytest.mark.parametrize("arguments", [["train"], ["fingerprint", "--label", "amp"]])
+def test_without_a_compiler_nothing_is_begun(arguments):
+    write("set.traj", emt_images(2))
+    for done in range(2):
+        before = there()
+        refused = subprocess.run(
+            [sys.executable, "-m", "ampmpi", *arguments, "set.traj"],
+            env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert refused.returncode == 7
+        assert refused.stderr.startswith("ampmpi: error: NUMBA_DISABLE_JIT is set, but")
+        assert refused.stderr.count("\n") == 1
+        assert there() == before
+        if not done:  # the same with files of an earlier training
+            train("set.traj", *SHORT)
+
+
 def test_an_interrupt_says_step_and_file():
     images = emt_images(12)
     for image in images:
