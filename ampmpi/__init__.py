@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ampmpi.calculator import Amp
+    from ampmpi.committee import Committee
     from ampmpi.database import FingerprintDatabase
     from ampmpi.descriptor import Cosine, Gaussian, Polynomial, make_symmetry_functions
     from ampmpi.errors import TrainingConvergenceError
+    from ampmpi.evaluation import Evaluation, evaluate
     from ampmpi.fingerprinting import fingerprint
     from ampmpi.images import hash_image, hash_images
     from ampmpi.model import LossFunction, NeuralNetwork, Regressor
@@ -20,7 +22,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Amp": "calculator",
+    "Committee": "committee",
     "Cosine": "descriptor",
+    "Evaluation": "evaluation",
     "FingerprintDatabase": "database",
     "Gaussian": "descriptor",
     "LossFunction": "model",
@@ -28,6 +32,7 @@ _HOME = {
     "Polynomial": "descriptor",
     "Regressor": "model",
     "TrainingConvergenceError": "errors",
+    "evaluate": "evaluation",
     "fingerprint": "fingerprinting",
     "hash_image": "images",
     "hash_images": "images",
@@ -36,7 +41,9 @@ _HOME = {
 
 __all__ = [
     "Amp",
+    "Committee",
     "Cosine",
+    "Evaluation",
     "FingerprintDatabase",
     "Gaussian",
     "LossFunction",
@@ -44,6 +51,7 @@ __all__ = [
     "Polynomial",
     "Regressor",
     "TrainingConvergenceError",
+    "evaluate",
     "fingerprint",
     "hash_image",
     "hash_images",

@@ -2,19 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ampmpi.errors import ImageError, ModelError
-from ampmpi.images import Images
+from ampmpi.errors import ImageError, InputError, ModelError
+from ampmpi.images import ImageRef, open_images
+from ampmpi.images.doubts import named
+from ampmpi.images.glance import choose_labels
+from ampmpi.images.imageset import ImageList, ImageSet
 from ampmpi.images.labels import NO_ENERGY, NO_FORCES, LabelError, LabelKeys, energy_of, forces_of
 from ampmpi.model.layers import Array
+from ampmpi.text import amount
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 T = TypeVar("T")
+
+
+# Width below which a range is a single value.
+NARROW = 1e-8
+
+
+@dataclass(frozen=True)
+class Excess:
+    """One atom whose fingerprint is outside the range of a training.
+
+    Attributes
+    ----------
+    atom : int
+        The atom.
+    symbol : str
+        Its element.
+    feature : int
+        The feature that is farthest outside.
+    function : str
+        Its symmetry function, in words.
+    value, low, high : float
+        Its value, and the ends of the trained range.
+    distance : float
+        How far it is outside, as a part of that range.
+    """
+
+    atom: int
+    symbol: str
+    feature: int
+    function: str
+    value: float
+    low: float
+    high: float
+    distance: float
+
+    def __str__(self) -> str:
+        trained = f"range {self.low:.4g} to {self.high:.4g} by {self.distance:.0%} of it"
+        if self.high - self.low <= NARROW:
+            trained = f"range, which is {self.low:.4g} alone"
+        return (
+            f"atom {self.atom} ({self.symbol}), feature {self.feature} ({self.function}): "
+            f"{self.value:.4g} is outside the trained {trained}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,57 +75,113 @@ class Evaluation:
 
     Attributes
     ----------
-    name : str
+    ref : ImageRef
         The image.
-    symbols : tuple of str
-        Its atoms.
+    atoms : ase.Atoms
+        Its atoms and cell, without anything else that it carried.
     energy, forces : float, eV, and (n_atoms, 3) float array, eV/Å, or None
         References, where the image carries them.
     energies : (n_calculators,) float array, eV
         Predicted energies.
     predicted : (n_calculators, n_atoms, 3) float array, eV/Å
         Predicted forces.
-    warnings : tuple of str
-        Atoms and features outside the trained range.
+    outside : tuple of Excess
+        Atoms outside the trained range.
     """
 
-    name: str
-    symbols: tuple[str, ...]
+    ref: ImageRef
+    atoms: Atoms
     energy: float | None
     forces: Array | None
     energies: Array
     predicted: Array
-    warnings: tuple[str, ...]
+    outside: tuple[Excess, ...]
+
+    @property
+    def name(self) -> str:
+        """The image's name."""
+        return str(self.ref)
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The atoms' elements."""
+        return tuple(self.atoms.symbols)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Atoms and features outside the trained range, a sentence each."""
+        return tuple(map(str, self.outside))
+
+    @property
+    def mean_energy(self) -> float:
+        """Mean of the predicted energies, eV."""
+        return float(self.energies.mean())
+
+    @property
+    def mean_forces(self) -> Array:
+        """Mean of the predicted forces, (n_atoms, 3), eV/Å."""
+        mean: Array = self.predicted.mean(axis=0)
+        return mean
 
     @property
     def energy_error(self) -> float:
         """Error of the mean energy, eV per atom; nan without a reference."""
         if self.energy is None:
             return float("nan")
-        return float(self.energies.mean() - self.energy) / len(self.symbols)
+        return (self.mean_energy - self.energy) / len(self.atoms)
 
     @property
     def force_errors(self) -> Array:
         """Errors of the mean forces, (n_atoms, 3), eV/Å; (0, 3) without a reference."""
         if self.forces is None:
             return np.empty((0, 3))
-        errors: Array = self.predicted.mean(axis=0) - self.forces
+        errors: Array = self.mean_forces - self.forces
         return errors
+
+    @property
+    def force_rmse(self) -> float:
+        """Root mean square error of the force components, eV/Å; nan without a reference."""
+        errors = self.force_errors
+        return float(np.sqrt(np.mean(errors**2))) if len(errors) else float("nan")
 
     @property
     def energy_spread(self) -> float:
         """Standard deviation of the energies, eV per atom."""
-        return float(self.energies.std()) / len(self.symbols)
+        return float(self.energies.std()) / len(self.atoms)
+
+    @property
+    def force_spreads(self) -> Array:
+        """Standard deviation of each atom's force, (n_atoms,), eV/Å; see `atom_spreads`."""
+        return atom_spreads(self.predicted)
 
     @property
     def force_spread(self) -> float:
-        """Largest standard deviation of a force component, eV/Å."""
-        return float(self.predicted.std(axis=0).max(initial=0.0))
+        """The largest of `force_spreads`, eV/Å."""
+        return float(self.force_spreads.max(initial=0.0))
+
+
+def atom_spreads(forces: Array) -> Array:
+    """Return how much forces differ from their mean, for each atom.
+
+    Parameters
+    ----------
+    forces : (n_calculators, n_atoms, 3) float array
+        Forces.
+
+    Returns
+    -------
+    (n_atoms,) float array
+        Root mean square deviation of a component: the mean is over calculators and the three
+        components, so that the number does not change when an image is turned, and compares
+        with the rmse of the forces.
+    """
+    spreads: Array = np.sqrt(forces.var(axis=0).mean(axis=-1))
+    return spreads
 
 
 def evaluate(
-    calculators: Sequence[Any],
-    images: Images,
+    calculators: Any,
+    images: Any,
     outside: float = 0.05,
     indices: Sequence[int] | None = None,
     keys: LabelKeys | None = None,
@@ -84,69 +192,96 @@ def evaluate(
 
     Parameters
     ----------
-    calculators : sequence of Amp
-        A committee, or one.
-    images : Images
-        The images.
+    calculators : Amp, Committee or sequence of Amp
+        One calculator, or a committee.
+    images : file name, Atoms, or iterable of these
+        The images; names may be patterns and may end in ``@frames``. Those without energies
+        or forces are predicted, too.
     outside : float
         A feature is outside the trained range when it is by this part of the range.
     indices : sequence of int, optional
         Which images, ascending; all by default.
     keys : LabelKeys, optional
-        Names of energies and forces; ASE's own by default.
+        Names of energies and forces; found out by default, where there is no doubt.
     skip_unusable : bool
         Compare with nothing where an energy or forces are wrong.
 
+    Returns
+    -------
+    list of Evaluation
+        What was found for each image.
+
     Raises
     ------
+    InputError
+        There is no calculator, or the images carry several sets of labels.
     ImageError, ModelError
         An image cannot be read or described, its energy or forces are wrong, or a calculator
         is not made for it.
     """
+    members = members_of(calculators)
+    opened = images if isinstance(images, ImageSet | ImageList) else open_images(images)
+    if keys is None:
+        keys = choose_labels(opened, LabelKeys()).keys
     found = []
-    ranges = _distinct_ranges(calculators)
-    wanted = range(len(images)) if indices is None else indices
-    with closing(images):
-        for index, atoms in images.read_many(wanted, results=True):
-            name = str(images.ref(index))
-            if isinstance(atoms, ImageError):
-                raise ImageError(f"{name}: {atoms}")
-            energy = _reference(energy_of, atoms, keys, name, skip_unusable)
-            forces = _reference(forces_of, atoms, keys, name, skip_unusable)
-            atoms.constraints = []
+    ranges = _distinct_ranges(members)
+    wanted = range(len(opened)) if indices is None else indices
+    with closing(opened):
+        for index, image in opened.read_many(wanted, results=True):
+            ref = opened.ref(index)
+            if isinstance(image, ImageError):
+                raise ImageError(f"{ref}: {image}")
+            energy = _reference(energy_of, image, keys, ref, skip_unusable)
+            forces = _reference(forces_of, image, keys, ref, skip_unusable)
+            atoms = bare(image)
             energies, predicted = [], []
-            for calculator in calculators:
+            for calculator in members:
                 try:
                     calculator.calculate(atoms, ["energy", "forces"])
                 except (ImageError, ModelError) as error:
-                    raise type(error)(f"{name}: {error}") from error
+                    raise type(error)(f"{ref}: {error}") from error
                 energies.append(calculator.results["energy"])
                 predicted.append(calculator.results["forces"])
+            far = tuple(one for part in ranges for one in _outside(part, atoms, outside))
             found.append(
-                Evaluation(
-                    name,
-                    tuple(atoms.symbols),
-                    energy,
-                    forces,
-                    np.array(energies),
-                    np.array(predicted),
-                    tuple(warning for one in ranges for warning in _outside(one, atoms, outside)),
-                )
+                Evaluation(ref, atoms, energy, forces, np.array(energies), np.array(predicted), far)
             )
     return found
 
 
+def members_of(calculators: Any) -> list[Any]:
+    """Return the calculators of a committee, of a sequence, or the one that is given."""
+    members = getattr(calculators, "members", calculators)
+    found = list(members) if isinstance(members, Iterable) else [members]
+    if not found:
+        raise InputError("there is no calculator; give one, or a committee")
+    for one in found:
+        if not hasattr(one, "model") or not hasattr(one, "descriptor"):
+            raise InputError(
+                f"{one!r} is no calculator of ours; give Amp.load(file), a list of such, or "
+                "Committee.load(files)"
+            )
+    return found
+
+
+def bare(image: Atoms) -> Atoms:
+    """Return an image's atoms and cell, without anything else that it carries."""
+    from ase import Atoms
+
+    return Atoms(numbers=image.numbers, positions=image.positions, cell=image.cell, pbc=image.pbc)
+
+
 def _reference(
-    take: Callable[[Any, LabelKeys], T], atoms: Any, keys: LabelKeys | None, name: str, skip: bool
+    take: Callable[[Any, LabelKeys], T], atoms: Any, keys: LabelKeys, ref: ImageRef, skip: bool
 ) -> T | None:
     """Return an image's energy or forces, or None where it has none."""
     try:
-        return take(atoms, keys or LabelKeys())
+        return take(atoms, keys)
     except LabelError as error:
         if skip or error.kind in (NO_ENERGY, NO_FORCES):
             return None
         raise ImageError(
-            f"{name} {error}; take it out of the set, or leave that out with --skip-unusable"
+            f"{ref} {error}; take it out of the set, or leave that out with --skip-unusable"
         ) from error
 
 
@@ -159,12 +294,8 @@ def _distinct_ranges(calculators: Sequence[Any]) -> list[Any]:
     return list(distinct.values())
 
 
-# Width below which a range is a single value.
-NARROW = 1e-8
-
-
-def _outside(calculator: Any, atoms: Any, part: float) -> Iterator[str]:
-    """Name atoms and features that the training did not reach, the farthest first."""
+def _outside(calculator: Any, atoms: Any, part: float) -> Iterator[Excess]:
+    """Find atoms and features that the training did not reach, the farthest first."""
     ranges = calculator.model.fprange or {}
     descriptor = calculator.descriptor.resolve(ranges)
     fingerprint = descriptor.fingerprint(atoms)
@@ -177,15 +308,10 @@ def _outside(calculator: Any, atoms: Any, part: float) -> Iterator[str]:
         distance = np.maximum(low - values, values - high) / width
         feature = int(distance.argmax())
         if distance[feature] > part:
-            far.append((float(distance[feature]), atom, symbol, feature, float(values[feature])))
-    for distance, atom, symbol, feature, value in sorted(far, reverse=True):
-        low, high = ranges[symbol][feature]
-        trained = f"range {low:.4g} to {high:.4g} by {distance:.0%} of it"
-        yield (
-            f"atom {atom} ({symbol}), feature {feature} ({_named(functions[symbol][feature])}): "
-            f"{value:.4g} is outside the trained "
-            f"{trained if high - low > NARROW else f'range, which is {low:.4g} alone'}"
-        )
+            name = _named(functions[symbol][feature])
+            numbers = values[feature], low[feature], high[feature], distance[feature]
+            far.append(Excess(atom, symbol, feature, name, *map(float, numbers)))
+    yield from sorted(far, key=lambda one: (-one.distance, -one.atom))
 
 
 def _named(function: Mapping[str, Any]) -> str:
@@ -198,20 +324,30 @@ def _named(function: Mapping[str, Any]) -> str:
 
 def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
     """Return errors of a set, then of each element's forces, then the committee's disagreement."""
-    lines = [f"{name}: {len(found)} images"]
-    errors = np.array([item.energy_error for item in found if item.energy is not None])
+    lines = [f"{name}: {amount(len(found), 'image')}"]
+    errors = energy_errors(found)
     if len(errors):
         lines.append(f"  energy, meV/atom      {_errors(1e3 * errors)}")
-    errors = np.concatenate([item.force_errors for item in found])
+    errors, symbols = force_errors(found)
     if len(errors):
-        symbols = np.array([s for item in found if item.forces is not None for s in item.symbols])
         lines.append(f"  forces, meV/Å         {_errors(1e3 * errors)}")
+        if len({len(item.atoms) for item in found if item.forces is not None}) > 1:
+            lines.append(
+                f"    rmse where each image counts the same, as in trainings: "
+                f"{1e3 * rmse_by_image(found):.4g}"
+            )
         lines += [
             f"  forces on {symbol}, meV/Å".ljust(24) + _errors(1e3 * errors[symbols == symbol])
             for symbol in sorted(set(symbols.tolist()))
         ]
     if len(lines) == 1:
-        lines.append("  no energies or forces to compare with")
+        per_atom = [item.mean_energy / len(item.atoms) for item in found]
+        largest = max(float(np.abs(item.mean_forces).max(initial=0.0)) for item in found)
+        lines += [
+            "  no energies or forces to compare with",
+            f"  predicted energies {min(per_atom):.4f} to {max(per_atom):.4f} eV/atom, force "
+            f"components up to {largest:.4g} eV/Å",
+        ]
     if len(found[0].energies) > 1:
         most = max(found, key=lambda item: item.force_spread)
         lines.append(
@@ -219,10 +355,60 @@ def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
             f"{1e3 * np.mean([item.energy_spread for item in found]):.3g} meV/atom on average, "
             f"forces up to {1e3 * most.force_spread:.3g} meV/Å ({most.name})"
         )
-    outside = sum(bool(item.warnings) for item in found)
+    outside = sum(bool(item.outside) for item in found)
     if outside:
-        lines.append(f"  {outside} images leave the trained range")
+        lines.append(f"  {amount(outside, 'image leaves', 'images leave')} the trained range")
     return lines
+
+
+def energy_errors(found: Iterable[Evaluation]) -> Array:
+    """Return the errors of the energies that have a reference, eV per atom."""
+    return np.array([item.energy_error for item in found if item.energy is not None])
+
+
+def force_errors(found: Iterable[Evaluation]) -> tuple[Array, NDArray[np.str_]]:
+    """Return the errors of the forces that have a reference, eV/Å, and the atoms' elements."""
+    known = [item for item in found if item.forces is not None]
+    errors = np.concatenate([np.empty((0, 3)), *(item.force_errors for item in known)])
+    return errors, np.array([symbol for item in known for symbol in item.symbols], dtype=str)
+
+
+def rmse_by_image(found: Iterable[Evaluation]) -> float:
+    """Return the rmse of the forces as trainings and Amp have it, eV/Å.
+
+    It is the root of the mean over images of each image's mean squared component: an image
+    counts as much as any other one, however many atoms it has.
+    """
+    squares = [item.force_rmse**2 for item in found if item.forces is not None]
+    return float(np.sqrt(np.mean(squares))) if squares else float("nan")
+
+
+MANY = 5
+"""So many images and functions are named where many are outside the range."""
+
+
+def range_warning(found: Sequence[Evaluation]) -> str | None:
+    """Say in one paragraph which images leave the trained range; None where none does."""
+    far = [item for item in found if item.outside]
+    if not far:
+        return None
+    worst = max(far, key=lambda item: item.outside[0].distance)
+    first = f"{worst.name}: {worst.outside[0]}"
+    if len(far) == 1 and len(worst.outside) == 1:
+        return first
+    atoms = sum(len(item.outside) for item in far)
+    which = Counter((one.symbol, one.function) for item in far for one in item.outside).most_common(
+        MANY
+    )
+    functions = "; ".join(
+        f"{function} at {symbol} ({amount(count, 'atom')})" for (symbol, function), count in which
+    )
+    return (
+        f"{len(far)} of {amount(len(found), 'image')} "
+        f"{'leaves' if len(far) == 1 else 'leave'} the trained range at {amount(atoms, 'atom')}: "
+        f"{named((item.ref for item in far), MANY)}. The farthest is {first}. "
+        f"Most often it is {functions}"
+    )
 
 
 def _errors(values: Array) -> str:
@@ -235,17 +421,45 @@ def _errors(values: Array) -> str:
 def rows(found: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
     """Yield each image's numbers, plain."""
     for item in found:
-        errors = item.force_errors
         yield {
             "image": item.name,
-            "n_atoms": len(item.symbols),
-            "energy": float(item.energies.mean()),
+            "n_atoms": len(item.atoms),
+            "energy": item.mean_energy,
             "energy_reference": item.energy,
-            "energy_spread": item.energy_spread * len(item.symbols),
-            "force_rmse": float(np.sqrt(np.mean(errors**2))) if len(errors) else None,
+            "energy_spread": item.energy_spread * len(item.atoms),
+            "force_rmse": None if item.forces is None else item.force_rmse,
             "force_spread": item.force_spread,
             "outside": list(item.warnings),
         }
+
+
+def predictions(found: Iterable[Evaluation]) -> Iterator[Atoms]:
+    """Yield images with references and predictions, to be written as extended XYZ.
+
+    References are the ``energy`` and ``forces`` of an image's calculator, where it has them.
+    ``predicted_energy`` and ``predicted_forces`` are those of the calculator or the mean of a
+    committee. A committee adds ``energy_spread`` (eV), ``forces_spread`` (eV/Å, of each atom),
+    and ``member0_energy``, ``member0_forces`` and so on of its members.
+    """
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    for item in found:
+        atoms = item.atoms.copy()  # type: ignore[no-untyped-call]
+        atoms.info["image"] = item.name
+        atoms.info["predicted_energy"] = item.mean_energy
+        atoms.arrays["predicted_forces"] = item.mean_forces
+        if len(item.energies) > 1:
+            atoms.info["energy_spread"] = item.energy_spread * len(atoms)
+            atoms.arrays["forces_spread"] = item.force_spreads
+            for number, (energy, forces) in enumerate(
+                zip(item.energies.tolist(), item.predicted, strict=True)
+            ):
+                atoms.info[f"member{number}_energy"] = energy
+                atoms.arrays[f"member{number}_forces"] = forces
+        if item.energy is not None or item.forces is not None:
+            known = {"energy": item.energy, "forces": item.forces}
+            atoms.calc = SinglePointCalculator(atoms, **known)  # type: ignore[no-untyped-call]
+        yield atoms
 
 
 def describe(name: str, calculator: Any) -> str:

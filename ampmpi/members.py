@@ -8,6 +8,7 @@ subfolder.
 
 from __future__ import annotations
 
+import glob
 import re
 import secrets
 import shutil
@@ -146,6 +147,26 @@ def committee_files(label: str) -> list[str]:
     last = (line.split()[-1] for line in text.splitlines() if line.strip())
     seats = sorted({int(match[1]) for name in last if (match := form.fullmatch(name))})
     return [name for seat in seats if Path(name := committee_file(label, seat)).exists()]
+
+
+def calculator_files(name: str) -> list[str]:
+    """Return the .amp files that a name stands for; none where it stands for something else.
+
+    That is a file or a pattern of files, in the order of the numbers in their names, or a
+    label: its committee or, without one, its one calculator.
+    """
+    if name.endswith(".amp"):
+        if Path(name).exists():
+            return [name]
+        return sorted(glob.glob(name), key=_by_numbers)
+    alone = f"{name}.amp"
+    return committee_files(name) or ([alone] if Path(alone).is_file() else [])
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
+    ]
 
 
 class Queue:

@@ -1,33 +1,43 @@
-"""Pictures of trainings and evaluations, and a page that holds them."""
+"""Pictures of trainings and evaluations."""
 
 from __future__ import annotations
 
-import base64
-import io
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ampmpi.errors import InputError
-from ampmpi.evaluation import Evaluation
+from ampmpi.evaluation import Evaluation, energy_errors, force_errors
+from ampmpi.model.layers import Array
 
 # Curves that a legend names one by one.
 NAMED = 12
 
+# Colours of the sets of images, then those of elements (Okabe and Ito's, which colour-blind
+# readers can tell apart).
+SETS = ("#0072b2", "#d55e00", "#009e73")
+ELEMENTS = (
+    "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b0a800",
+)  # fmt: skip
+
+Sets = Mapping[str, Sequence[Evaluation]]
+"""Evaluated images by what they are called in pictures: training, held out."""
+
 
 def curve_figure(paths: Sequence[str]) -> Any:
-    """Draw the errors of trainings against their steps."""
+    """Draw the errors of trainings against their steps, those that trials did not spoil."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    tables = {Path(path).name.removesuffix("-curve.txt"): read_curve(path) for path in paths}
+    tables = {label_of(path): accepted(read_curve(path)) for path in paths}
     wanted = [("energy_rmse", "energy rmse, meV/atom"), ("force_rmse", "force rmse, meV/Å")]
     if not any(np.isfinite(table["force_rmse"]).any() for table in tables.values()):
         del wanted[1]
-    figure = Figure(figsize=(1.5 + 4 * len(wanted), 3.6), layout="constrained")
+    figure = Figure(figsize=(1.5 + 4 * len(wanted), 3.8), layout="constrained")
     validated = False
     for axes, (what, unit) in zip(figure.subplots(1, len(wanted), squeeze=False)[0], wanted,
                                   strict=True):  # fmt: skip
@@ -41,6 +51,9 @@ def curve_figure(paths: Sequence[str]) -> Any:
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
         axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _plain_ticks(axes.yaxis)
+        axes.grid(color="0.9", linewidth=0.6)
     title = "dotted: validation" if validated else None
     if len(tables) <= NAMED:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", title=title,
@@ -50,10 +63,39 @@ def curve_figure(paths: Sequence[str]) -> Any:
     return figure
 
 
+def label_of(path: str) -> str:
+    """Return the label whose learning curve a file is."""
+    return Path(path).name.removesuffix("-curve.txt")
+
+
+def accepted(table: Any) -> Any:
+    """Return the rows of a learning curve that lowered the loss.
+
+    The others are trials of the optimiser's line searches, which go up and down by orders of
+    magnitude and are no progress.
+    """
+    losses = np.where(np.isfinite(table["loss"]), table["loss"], np.inf)
+    before = np.minimum.accumulate(np.concatenate([[np.inf], losses[:-1]]))
+    return table[losses < before]
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Write the ticks of a logarithmic axis as numbers, enough of them to read values from."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low)
+    every = [1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+    choices = [(0.7, every), (1.8, [1.0, 2.0, 5.0]), (2.8, [1.0, 3.0])]
+    steps = next((listed for limit, listed in choices if decades < limit), [1.0])
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def outcome(path: str) -> str:
     """Say where a learning curve is best: by validation loss, or loss without validation."""
-    table = read_curve(path)
-    name = Path(path).name.removesuffix("-curve.txt")
+    table, name = read_curve(path), label_of(path)
     values = table["val_loss"] if np.isfinite(table["val_loss"]).any() else table["loss"]
     if not np.isfinite(values).any():
         return f"{name}: no step yet"
@@ -84,101 +126,231 @@ def read_curve(path: str) -> Any:
     return table
 
 
-def parity_figure(found: Sequence[Evaluation]) -> Any:
-    """Draw predicted against reference energies and forces, with histograms of the errors."""
+def reference_energies(found: Iterable[Evaluation]) -> dict[str, float]:
+    """Return an energy for each element, in eV, that images of atoms alone would have.
+
+    They are those whose sums over the atoms come closest to the reference energies. Taken off,
+    they leave the part of the energies that a potential has to find; without that, the parity
+    of a set with several compositions shows little but these.
+    """
+    known = [item for item in found if item.energy is not None]
+    elements = sorted({symbol for item in known for symbol in item.symbols})
+    counts = [[item.symbols.count(element) for element in elements] for item in known]
+    if not known:
+        return {}
+    numbers = np.array(counts, dtype=float)
+    n_atoms = numbers.sum(axis=1)
+    energies = np.array([item.energy for item in known]) / n_atoms
+    fitted: Array = np.linalg.lstsq(numbers / n_atoms[:, None], energies, rcond=None)[0]
+    return dict(zip(elements, fitted.tolist(), strict=True))
+
+
+def parity_figure(sets: Sets) -> Any:
+    """Draw predicted against reference energies and forces, with histograms of the errors.
+
+    Each set has a column. Forces have the colour of their element, energies that of their set.
+    """
     from matplotlib.figure import Figure
 
-    energies = [
-        (item.energy / len(item.symbols), item.energy_error)
-        for item in found
-        if item.energy is not None
-    ]
-    forces = [item.forces.ravel() for item in found if item.forces is not None]
-    rows = []
-    if energies:
-        reference, errors = np.array(energies).T
-        rows.append((reference, errors, "energy", "eV/atom"))
-    if forces:
-        errors = np.concatenate([item.force_errors.ravel() for item in found])
-        rows.append((np.concatenate(forces), errors, "force", "eV/Å"))
-    if not rows:
+    everything = [item for found in sets.values() for item in found]
+    energies = [item for item in everything if item.energy is not None]
+    forces = [item for item in everything if item.forces is not None]
+    if not energies and not forces:
         raise InputError("the images carry neither energies nor forces to compare with")
-    figure = Figure(figsize=(8, 3.2 * len(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), 2, squeeze=False)
-    for (left, right), (reference, errors, what, unit) in zip(axes, rows, strict=True):
-        predicted = reference + errors
-        left.plot(reference, predicted, ".", markersize=6 if len(reference) < 300 else 2)
-        ends = [min(reference.min(), predicted.min()), max(reference.max(), predicted.max())]
-        left.plot(ends, ends, linewidth=0.8, color="black")
-        right.hist(1e3 * errors, bins=50)
-        left.set_xlabel(f"reference {what}, {unit}")
-        left.set_ylabel(f"predicted {what}, {unit}")
-        right.set_xlabel(f"error of the {what}, m{unit}")
-        right.set_ylabel("count")
+    n_rows, n_columns = bool(energies) + bool(forces), len(sets) + 1
+    figure = Figure(figsize=(3.5 * n_columns + 0.5, 3.6 * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, n_columns, squeeze=False)
+    rows = iter(grid)
+    if energies:
+        _energy_row(next(rows), sets, reference_energies(energies))
+    if forces:
+        _force_row(next(rows), sets)
     return figure
 
 
-def spread_figure(found: Sequence[Evaluation]) -> Any:
-    """Draw each image's force error against the committee's disagreement."""
+def _energy_row(row: Any, sets: Sets, elements: Mapping[str, float]) -> None:
+    points = {}
+    for name, found in sets.items():
+        known = [item for item in found if item.energy is not None]
+        totals = [
+            float(item.energy or 0.0) - sum(elements[symbol] for symbol in item.symbols)
+            for item in known
+        ]
+        points[name] = _per_atom(totals, known), energy_errors(known)
+    ends = _ends(points.values(), 1e3)
+    for axes, (name, (reference, errors)), color in zip(row[:-1], points.items(), SETS,
+                                                        strict=False):  # fmt: skip
+        _dots(axes, 1e3 * reference, 1e3 * (reference + errors), color)
+        _finish_parity(axes, ends, errors, name, "energy − Σ elements", "meV/atom")
+    _histogram(row[-1], {name: errors for name, (_, errors) in points.items()}, "energy, meV/atom")
+
+
+def _per_atom(totals: Sequence[float], found: Sequence[Evaluation]) -> Array:
+    per_atom: Array = np.array(totals) / np.array([len(item.atoms) for item in found])
+    return per_atom
+
+
+def _force_row(row: Any, sets: Sets) -> None:
+    points, elements = {}, {}
+    for name, found in sets.items():
+        known = [item for item in found if item.forces is not None]
+        forces = [item.forces for item in known if item.forces is not None]
+        errors, elements[name] = force_errors(known)
+        points[name] = np.concatenate([np.empty((0, 3)), *forces]), errors
+    ends = _ends(points.values(), 1.0)
+    colors = element_colors(symbol for names in elements.values() for symbol in names.tolist())
+    for axes, (name, (reference, errors)) in zip(row[:-1], points.items(), strict=True):
+        for symbol, color in colors.items():
+            chosen = elements[name] == symbol
+            _dots(axes, reference[chosen].ravel(), (reference + errors)[chosen].ravel(), color,
+                  symbol)  # fmt: skip
+        if len(colors) > 1:
+            _legend(axes, "lower right")
+        _finish_parity(axes, ends, errors, name, "force", "eV/Å", "meV/Å")
+    _histogram(
+        row[-1], {name: errors.ravel() for name, (_, errors) in points.items()}, "force, meV/Å"
+    )
+
+
+def element_colors(symbols: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each element, in alphabetical order."""
+    found = sorted(set(symbols))
+    return {symbol: ELEMENTS[i % len(ELEMENTS)] for i, symbol in enumerate(found)}
+
+
+def _dots(axes: Any, x: Array, y: Array, color: str, label: str | None = None) -> None:
+    """Draw points, small and as pixels where they are many, so that a PDF stays small."""
+    size = 5 if len(x) < 500 else 3 if len(x) < 5000 else 2
+    axes.plot(x, y, ".", color=color, label=label, markersize=size, alpha=0.7,
+              markeredgewidth=0, rasterized=len(x) > 2000)  # fmt: skip
+
+
+def _legend(axes: Any, where: str) -> None:
+    """Tell dots apart, by dots of one size."""
+    legend = axes.legend(loc=where, fontsize="small", frameon=False, handletextpad=0.1)
+    for handle in legend.legend_handles:
+        handle.set_markersize(7)
+
+
+def _ends(points: Iterable[tuple[Array, Array]], factor: float) -> tuple[float, float]:
+    """Return the ends of axes that hold references and predictions of all sets."""
+    values = np.concatenate(
+        [part.ravel() for first, errors in points for part in (first, first + errors)]
+    )
+    low, high = factor * float(values.min()), factor * float(values.max())
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _finish_parity(
+    axes: Any, ends: tuple[float, float], errors: Array, name: str, what: str, unit: str,
+    error_unit: str | None = None,
+) -> None:  # fmt: skip
+    from matplotlib.ticker import MaxNLocator
+
+    axes.plot(ends, ends, linewidth=0.8, color="black", zorder=0)
+    axes.set_xlim(*ends)
+    axes.set_ylim(*ends)
+    axes.set_box_aspect(1)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5))
+    axes.set_title(name, fontsize="medium")
+    axes.set_xlabel(f"reference {what}, {unit}")
+    axes.set_ylabel(f"predicted {what}, {unit}")
+    if errors.size:
+        text = (
+            f"rmse {1e3 * np.sqrt(np.mean(errors**2)):.3g}\n"
+            f"mean abs. {1e3 * np.abs(errors).mean():.3g}\n{error_unit or unit}"
+        )
+        axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", fontsize="small")
+
+
+def _histogram(axes: Any, errors: Mapping[str, Array], what: str) -> None:
+    """Draw how errors are distributed in each set; outliers are counted at the ends."""
+    everything = 1e3 * np.concatenate(list(errors.values()))
+    limit = float(np.quantile(np.abs(everything), 0.995)) * 1.15 or 1.0
+    bins = np.linspace(-limit, limit, 41)
+    for (name, values), color in zip(errors.items(), SETS, strict=False):
+        if not values.size:
+            continue
+        inside = np.clip(1e3 * values, -limit, limit)
+        axes.hist(inside, bins=bins, weights=np.full(len(inside), 100.0 / len(inside)),
+                  histtype="stepfilled", color=color, alpha=0.35)  # fmt: skip
+        axes.hist(inside, bins=bins, weights=np.full(len(inside), 100.0 / len(inside)),
+                  histtype="step", color=color, label=name)  # fmt: skip
+    axes.set_box_aspect(1)
+    axes.set_title("errors", fontsize="medium")
+    axes.set_xlabel(f"error of the {what}")
+    axes.set_ylabel("% of the images" if what.startswith("energy") else "% of the components")
+    if len(errors) > 1:
+        axes.legend(fontsize="small", frameon=False, loc="upper right")
+
+
+def spread_figure(sets: Sets) -> Any:
+    """Draw errors of energies and forces against the committee's disagreement.
+
+    Both axes are logarithmic and have the same ends. On the diagonal the error is the spread.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot([1e3 * item.energy_spread for item in found], ".")
-    left.set_xlabel("image")
-    left.set_ylabel("energy spread, meV/atom")
-    known = [item for item in found if item.forces is not None]
-    errors = [1e3 * float(np.abs(item.force_errors).max()) for item in known]
-    right.plot([1e3 * item.force_spread for item in known], errors, ".")
-    right.set_xlabel("largest force spread, meV/Å")
-    right.set_ylabel("largest force error, meV/Å")
+    known = {
+        name: [item for item in found if item.forces is not None] for name, found in sets.items()
+    }
+    known = {name: found for name, found in known.items() if found}
+    energies = {
+        name: (
+            np.array([item.energy_spread for item in found if item.energy is not None]),
+            np.abs(energy_errors(found)),
+        )
+        for name, found in sets.items()
+    }
+    with_energy = any(len(spreads) for spreads, _ in energies.values())
+    panels = with_energy + len(known)
+    figure = Figure(figsize=(0.5 + 4.2 * max(panels, 1), 4.2), layout="constrained")
+    grid = iter(figure.subplots(1, max(panels, 1), squeeze=False)[0])
+    if with_energy:
+        axes = next(grid)
+        for (name, (spreads, errors)), color in zip(energies.items(), SETS, strict=False):
+            _dots(axes, 1e3 * spreads, 1e3 * errors, color, name)
+        _finish_spread(axes, energies.values(), "energy", "meV/atom", legend=len(sets) > 1)
+    atoms = {name: _by_atom(found) for name, found in known.items()}
+    both = [(spreads, errors) for spreads, errors, _ in atoms.values()]
+    colors = element_colors(symbol for part in atoms.values() for symbol in part[2].tolist())
+    for name, (spreads, errors, symbols) in atoms.items():
+        axes = next(grid)
+        for symbol, color in colors.items():
+            chosen = symbols == symbol
+            _dots(axes, 1e3 * spreads[chosen], 1e3 * errors[chosen], color, symbol)
+        title = "force on an atom" + (f", {name}" if len(sets) > 1 else "")
+        _finish_spread(axes, both, title, "meV/Å", legend=len(colors) > 1)
     return figure
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{ title }}</title>
-<style>
-body { font-family: sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-pre { overflow-x: auto; background: #f4f4f4; padding: 0.5rem; }
-img { max-width: 100%; }
-</style>
-</head>
-<body>
-<h1>{{ title }}</h1>
-{% for section in sections %}
-<h2>{{ section.title }}</h2>
-{% if section.text %}<pre>{{ section.text }}</pre>{% endif %}
-{% if section.image %}
-<img alt="{{ section.title }}" src="data:image/png;base64,{{ section.image }}">
-{% endif %}
-{% endfor %}
-</body>
-</html>
-"""
+def _by_atom(found: Sequence[Evaluation]) -> tuple[Array, Array, NDArray[np.str_]]:
+    """Return each atom's force spread and root mean square error of a component, and element."""
+    errors, symbols = force_errors(found)
+    spreads = np.concatenate([item.force_spreads for item in found])
+    return spreads, np.sqrt(np.mean(errors**2, axis=1)), symbols
 
 
-@dataclass(frozen=True)
-class Section:
-    """One part of a page: a title, with text or a base64 PNG."""
-
-    title: str
-    text: str = ""
-    image: str = ""
-
-
-def embedded(figure: Any) -> str:
-    """Return a figure as base64 of a PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=120)
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-def page(title: str, sections: Sequence[Section]) -> str:
-    """Return one HTML page that needs no network and no other file."""
-    from jinja2 import Environment
-
-    template = Environment(autoescape=True).from_string(PAGE)
-    return template.render(title=title, sections=sections)
+def _finish_spread(
+    axes: Any, pairs: Iterable[tuple[Array, Array]], what: str, unit: str, *, legend: bool
+) -> None:
+    values = 1e3 * np.concatenate([part for pair in pairs for part in pair])
+    positive = values[values > 0]
+    high = float(positive.max(initial=0.0)) or 1.0
+    low = max(float(positive.min(initial=high)), high / 1e4)
+    ends = low / 1.5, high * 1.5
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.plot(ends, ends, linewidth=0.8, color="black", zorder=0)
+    axes.set_xlim(*ends)
+    axes.set_ylim(*ends)
+    axes.set_box_aspect(1)
+    for axis in (axes.xaxis, axes.yaxis):
+        _plain_ticks(axis)
+    axes.set_title(what, fontsize="medium")
+    axes.set_xlabel(f"spread of the committee, {unit}")
+    axes.set_ylabel(f"error, {unit}")
+    if legend:
+        _legend(axes, "upper left")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ampmpi.cli.kinds import complete_files
 from ampmpi.cli.labels import label_options, reading_of
 from ampmpi.cli.text import complain
 from ampmpi.errors import InputError
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from ampmpi.calculator import Amp
     from ampmpi.evaluation import Evaluation
     from ampmpi.images import Images
@@ -20,11 +25,12 @@ if TYPE_CHECKING:
     from ampmpi.images.reading import Reading
     from ampmpi.parallel.comm import Communicator
 
-SUFFIX = ".amp"
-
 
 @click.command("evaluate")
-@click.argument("files", nargs=-1, required=True, metavar="CALC... IMAGES...")
+@click.argument("files", nargs=-1, required=True, metavar="CALC... IMAGES...",
+                shell_complete=complete_files)  # fmt: skip
+@click.option("--predictions", metavar="FILE",
+              help="Write references and predictions as extended XYZ.")  # fmt: skip
 @click.option("--output", metavar="FILE", help="Write every image's numbers as JSON lines.")
 @click.option("--outside", default=0.05, show_default=True, metavar="PART",
               type=click.FloatRange(min=0.0),
@@ -32,26 +38,28 @@ SUFFIX = ".amp"
 @label_options
 @click.option("--skip-unusable", is_flag=True, help="Leave out energies and forces that are wrong.")
 def command(
-    files: tuple[str, ...], output: str | None, outside: float, skip_unusable: bool, **given: Any
+    files: tuple[str, ...],
+    predictions: str | None,
+    output: str | None,
+    outside: float,
+    skip_unusable: bool,
+    **given: Any,
 ) -> None:
-    """Compare calculators (.amp files) with images that carry energies and forces.
+    """Predict IMAGES with calculators, and compare with energies and forces they carry.
 
+    CALC is a .amp file, or the label of a training: its committee, or its one calculator.
     With several calculators their mean is compared, and their standard deviation is the
-    committee's disagreement; --output has it for each image. Under mpirun the ranks share
-    the images.
+    committee's disagreement. Under mpirun the ranks share the images.
     """
+    from ampmpi import evaluation
     from ampmpi.calculator import Amp
-    from ampmpi.evaluation import rows, summary
     from ampmpi.parallel.comm import world
     from ampmpi.parallel.failure import abort_on_error, agree
 
-    calculators = [name for name in files if name.endswith(SUFFIX)]
-    images = [name for name in files if not name.endswith(SUFFIX)]
-    if not calculators or not images:
-        lacking = "calculator (.amp file)" if not calculators else "file of images"
-        raise InputError(f"no {lacking} is given; ampmpi evaluate CALC.amp IMAGES")
     comm = world()
     with abort_on_error(comm):
+        calculators, images = agree(comm, lambda: split(files))
+        agree(comm, lambda: refuse_early({"--predictions": predictions, "--output": output}))
         loaded = agree(comm, lambda: [Amp.load(name) for name in calculators])
         reading = agree(comm, lambda: reading_of(given))
         found_in = {
@@ -63,20 +71,72 @@ def command(
     results: list[Evaluation] = []
     for name, found in found_in.items():
         results += found
-        for line in summary(name, found):
+        for line in evaluation.summary(name, found):
             click.echo(line)
-        for item in found:
-            for warning in item.warnings[:3]:
-                click.echo(f"ampmpi: warning: {item.name}: {warning}", err=True)
+        warning = evaluation.range_warning(found)
+        if warning is not None:
+            complain(warning)
     if len(images) > 1:
-        for line in summary("all images", results):
+        for line in evaluation.summary("all images", results):
             click.echo(line)
     if output is not None:
-        text = "".join(json.dumps(row) + "\n" for row in rows(results))
-        try:
-            Path(output).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--output {output} cannot be written: {error.strerror}") from error
+        text = "".join(json.dumps(row) + "\n" for row in evaluation.rows(results))
+        _write("--output", output, text)
+    if predictions is not None:
+        _write("--predictions", predictions, _extended_xyz(evaluation.predictions(results)))
+
+
+def split(files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the .amp files and the files of images among some names; InputError without both.
+
+    What is there as a file is images, unless it ends in .amp; another name may be that of a
+    training.
+    """
+    from ampmpi.members import calculator_files
+
+    calculators: list[str] = []
+    images = []
+    for name in files:
+        stands_for = [] if Path(name).is_file() else calculator_files(name)
+        if name.endswith(".amp"):
+            calculators += calculator_files(name) or [name]
+        elif stands_for:
+            calculators += stands_for
+        else:
+            images.append(name)
+    if not calculators or not images:
+        lacking = "calculator (.amp file or label)" if not calculators else "file of images"
+        raise InputError(f"no {lacking} is given; ampmpi evaluate CALC.amp IMAGES")
+    return list(dict.fromkeys(calculators)), images
+
+
+def refuse_early(targets: Mapping[str, str | None]) -> None:
+    """Refuse files that cannot be written, by option, before anything is computed."""
+    for option, path in targets.items():
+        if path is None:
+            continue
+        if Path(path).is_dir():
+            raise InputError(f"{option} {path} cannot be written: it is a folder; name a file")
+        if not Path(path).absolute().parent.is_dir():
+            raise InputError(
+                f"{option} {path} cannot be written: there is no folder {Path(path).parent}"
+            )
+
+
+def _write(option: str, path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{option} {path} cannot be written: {error.strerror}") from error
+
+
+def _extended_xyz(images: Iterable[Atoms]) -> str:
+    from ase.io.extxyz import write_extxyz
+
+    stream = io.StringIO()
+    for atoms in images:
+        write_extxyz(stream, atoms)
+    return stream.getvalue()
 
 
 def open_some(names: list[str], reading: Reading | None = None) -> Images:

@@ -9,7 +9,7 @@ import click
 from ampmpi.cli.kinds import PREFIX, complete_files
 from ampmpi.cli.labels import reading_of, reading_options
 from ampmpi.cli.packs import pack_options
-from ampmpi.cli.text import complain
+from ampmpi.cli.text import amount, complain
 from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.parallel.comm import world
 from ampmpi.parallel.failure import agree, share
@@ -122,10 +122,15 @@ def _descriptor(settings: str | None, cutoff: float | None) -> Gaussian:
 
 
 def _complaint(summary: Summary) -> str:
-    """Return the sentence for the images that failed, each on a line of its own."""
-    listed = [f"  {failed}" for failed in summary.failed]
-    count = f"{len(listed)} image" + "s" * (len(listed) > 1)
+    """Return the sentence for the images that failed, the first ones on lines of their own."""
+    from ampmpi.fingerprinting.summary import SHOWN
+    from ampmpi.images.doubts import named
+
+    lines = [f"  {failed}" for failed in summary.failed[:SHOWN]]
+    others = [failed.image for failed in summary.failed[SHOWN:]]
+    if others:
+        lines.append(f"  and {len(others)} more: {named(others)}")
     rest = "all others are done" if summary.computed or summary.found else "and nothing was done"
     if summary.plan:
         rest = "nothing was computed for them"
-    return "\n".join([f"{count} failed, {rest}:", *listed])
+    return "\n".join([f"{amount(len(summary.failed), 'image')} failed, {rest}:", *lines])

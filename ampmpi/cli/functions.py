@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import ampmpi
 from ampmpi.cli.kinds import complete_files
+from ampmpi.cli.labels import label_options, reading_of
 from ampmpi.errors import InputError
 from ampmpi.files.whole import write_whole
 from ampmpi.parallel import launch
@@ -20,6 +21,7 @@ from ampmpi.parallel.log import Log
 if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
     from ampmpi.functions import FunctionChoice
+    from ampmpi.images.reading import Reading
 
 
 @click.command("functions")
@@ -33,8 +35,16 @@ if TYPE_CHECKING:
 @click.option("--cutoff", default=6.5, show_default=True, metavar="Å",
               type=click.FloatRange(min=0.0, min_open=True), help="Cutoff radius.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace FILE.")
+@label_options
+@click.option("--skip-unusable", is_flag=True, help="Leave images out that cannot be read.")
 def command(
-    images: tuple[str, ...], output: str, per_element: int | None, cutoff: float, overwrite: bool
+    images: tuple[str, ...],
+    output: str,
+    per_element: int | None,
+    cutoff: float,
+    overwrite: bool,
+    skip_unusable: bool,
+    **given: Any,
 ) -> None:
     """Make symmetry functions for IMAGES: files that ASE reads, with energies and forces.
 
@@ -45,7 +55,8 @@ def command(
     launch.stop.end_at_once()
     comm = world()
     agree(comm, lambda: _refuse_existing(output, overwrite))
-    choice = make(comm, list(images), per_element, cutoff)
+    reading = agree(comm, lambda: reading_of(given))
+    choice = make(comm, images, per_element, cutoff, reading, skip_unusable)
     log = Log(comm.rank)
     for line in choice.lines():
         log(line)
@@ -54,12 +65,25 @@ def command(
 
 
 def make(
-    comm: Communicator, images: list[str], per_element: int | None, cutoff: float | None
+    comm: Communicator,
+    images: tuple[str, ...],
+    per_element: int | None,
+    cutoff: float | None,
+    reading: Reading,
+    skip_unusable: bool,
 ) -> FunctionChoice:
     """Make functions for the images of files; only here is the package imported."""
     from ampmpi.functions import make_functions
+    from ampmpi.images.reading import named
 
-    return make_functions(images, per_element, 6.5 if cutoff is None else cutoff, comm)
+    return make_functions(
+        named(images, reading),
+        per_element,
+        6.5 if cutoff is None else cutoff,
+        comm,
+        keys=reading.keys,
+        skip_unusable=skip_unusable,
+    )
 
 
 def write(path: str, choice: FunctionChoice, images: tuple[str, ...]) -> None:
@@ -82,7 +106,9 @@ def made_or_kept(
     path: str,
     images: tuple[str, ...],
     cutoff: float | None,
+    reading: Reading,
     *,
+    skip_unusable: bool,
     overwrite: bool,
     dry_run: bool,
 ) -> Gaussian:
@@ -104,7 +130,7 @@ def made_or_kept(
             )
         log(f"The functions in {path} are used.")
         return descriptor
-    choice = make(comm, list(images), None, cutoff)
+    choice = make(comm, images, None, cutoff, reading, skip_unusable)
     for line in choice.lines():
         log(line)
     if not dry_run:

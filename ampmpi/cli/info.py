@@ -1,17 +1,22 @@
-"""``ampmpi info``: what a database holds."""
+"""``ampmpi info``: what a database holds, and what a calculator consists of."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from ampmpi.cli.kinds import OneProcess
+from ampmpi.cli.kinds import OneProcess, complete_files
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.database import DatabaseInfo, FingerprintDatabase
 from ampmpi.database.layout import Home
 from ampmpi.database.lock import read_holder
-from ampmpi.errors import AmpmpiError
+from ampmpi.errors import AmpmpiError, InputError
 from ampmpi.parallel import launch
 from ampmpi.text import plain
+
+ENDS = (".amp", ".ampdb")
+"""What names of calculators and databases end with."""
 
 _WHAT = {
     "fingerprints": "fingerprints",
@@ -21,27 +26,72 @@ _WHAT = {
 
 
 @click.command("info", cls=OneProcess)
-@click.argument("databases", nargs=-1, required=True, metavar="DB...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...",
+                shell_complete=complete_files)  # fmt: skip
 @click.pass_context
-def command(context: click.Context, databases: tuple[str, ...]) -> None:
-    """Say what databases hold."""
+def command(context: click.Context, names: tuple[str, ...]) -> None:
+    """Say what databases hold, and what calculators consist of.
+
+    NAME is a database, a .amp file, or the label of a job: then its databases and calculators
+    are shown.
+    """
     launch.stop.end_at_once()
     code = 0
-    for path in databases:
+    for name in names:
         try:
-            home = Home.open(path)
-            with FingerprintDatabase(path) as database:
-                database.hold(home)
-                info = database.info()
-            _show(info, str(read_holder(home) or "nobody"))
-            if info.damage is not None:
-                complain(
-                    f"the archive of {path} is damaged ({info.damage}): see ampmpi check {path}"
-                )
+            for path in stands_for(name):
+                (_calculator if path.endswith(".amp") else _database)(path)
         except AmpmpiError as error:
             complain(error)
             code = max(code, error.exit_code)
     context.exit(code)
+
+
+def stands_for(name: str) -> list[str]:
+    """Return the databases and .amp files of a name: itself, or those of a label."""
+    from ampmpi.members import calculator_files
+
+    if Path(name).exists():
+        return [name]
+    found = [path for path in _databases(name) if Path(path).is_dir()] + calculator_files(name)
+    if not found and not name.endswith(ENDS):
+        raise InputError(
+            f"{name}: there is no such database, .amp file or label; the files of a label are "
+            f"such as {name}-fingerprints.ampdb and {name}.amp"
+        )
+    return found or [name]
+
+
+def _databases(label: str) -> list[str]:
+    return [f"{label}-fingerprints.ampdb", f"{label}-fingerprint-primes.ampdb"]
+
+
+def _database(path: str) -> None:
+    home = Home.open(path)
+    with FingerprintDatabase(path) as database:
+        database.hold(home)
+        info = database.info()
+    _show(info, str(read_holder(home) or "nobody"))
+    if info.damage is not None:
+        complain(f"the archive of {path} is damaged ({info.damage}): see ampmpi check {path}")
+
+
+def _calculator(path: str) -> None:
+    from ampmpi.calculator import Amp
+
+    calculator = Amp.load(path)
+    model = calculator.model
+    click.echo(path)
+    functions = calculator.descriptor.parameters["Gs"] or {}
+    counts = ", ".join(f"{len(listed)} for {element}" for element, listed in functions.items())
+    networks = ", ".join(f"{e} {'-'.join(map(str, n))}" for e, n in model.network.nodes.items())
+    for name, value in (
+        ("holds", "a calculator" if model.is_whole else "a calculator that is not trained"),
+        ("descriptor", f"{calculator.descriptor.settings.cutoff}, functions: {counts}"),
+        ("networks", f"{networks}, {model.activation}"),
+        ("parameters", str(len(model.vector)) if model.is_whole else "none"),
+    ):
+        click.echo(f"  {name:12} {plain(value)}")
 
 
 def _show(info: DatabaseInfo, holder: str) -> None:

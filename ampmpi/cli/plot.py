@@ -5,22 +5,33 @@ from __future__ import annotations
 import glob
 import importlib.util
 import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ampmpi.cli.evaluate import labels_in, open_some
-from ampmpi.cli.kinds import PREFIX, OneProcess
+from ampmpi.cli.kinds import PREFIX, OneProcess, complete_files
 from ampmpi.cli.labels import key_options, reading_of, units_option
+from ampmpi.cli.text import complain
 from ampmpi.errors import InputError
 from ampmpi.files.whole import write_whole
+
+if TYPE_CHECKING:
+    from ampmpi.calculator import Amp
+    from ampmpi.evaluation import Evaluation
+    from ampmpi.images.reading import Reading
 
 
 @click.command("plot", cls=OneProcess)
 @click.argument("label", type=PREFIX)
-@click.argument("images", nargs=-1)
+@click.argument("images", nargs=-1, shell_complete=complete_files)
+@click.option("--training", multiple=True, metavar="FILE",
+              help="Images that were trained on, to be shown beside IMAGES.")  # fmt: skip
 @click.option("--calculator", "calculators", multiple=True, metavar="FILE",
+              shell_complete=complete_files,
               help="Calculators to evaluate instead of LABEL.amp and its committee.")  # fmt: skip
 @click.option("--format", "kind", default="png", show_default=True,
               type=click.Choice(["png", "pdf", "svg"]), help="Format of the pictures.")  # fmt: skip
@@ -31,6 +42,7 @@ from ampmpi.files.whole import write_whole
 def command(
     label: str,
     images: tuple[str, ...],
+    training: tuple[str, ...],
     calculators: tuple[str, ...],
     kind: str,
     skip_unusable: bool,
@@ -38,51 +50,111 @@ def command(
 ) -> None:
     """Draw the training LABEL: its learning curves, and with IMAGES parity and spread.
 
-    Writes LABEL-learning, LABEL-parity and LABEL-spread, and LABEL-report.html, which
-    holds them all and opens without a network.
+    A .amp file in place of the label is the only calculator that is evaluated. IMAGES are to
+    be held out of the training; --training shows others beside them. Writes LABEL-learning,
+    LABEL-parity and LABEL-spread, and LABEL-report.html, which holds them all and opens
+    without a network.
     """
     for module in ("matplotlib", "jinja2"):
         if importlib.util.find_spec(module) is None:
             raise InputError(f"ampmpi plot needs {module}; install ampmpi[plot]")
-    from ampmpi import evaluation, plots
+    from ampmpi import plots, report
     from ampmpi.calculator import Amp
+    from ampmpi.members import list_of
 
+    label, own = of_file(label)
     curves = _curves(label)
-    names = list(calculators) or _trained(label)
-    if not curves and not (names and images):
+    names = _files(calculators or own) or _trained(label)
+    wanted = {"held out" if training else "": images, "training": training}
+    if not curves and not (names and (images or training)):
         raise InputError(
             f"there is nothing to draw: no {label}-curve.txt, and no calculator with images"
         )
-    loaded = [Amp.load(name) for name in names]
-    about = [evaluation.describe(*both) for both in zip(names, loaded, strict=True)]
-    about += [plots.outcome(path) for path in curves]
-    sections, figures = [plots.Section("Training", "\n".join(about))], {}
-    members = Path(f"{label}-members.txt")
-    if members.exists():
-        sections.append(plots.Section("Members", members.read_text(encoding="utf-8")))
+    if (images or training) and not names:
+        raise InputError("there is no calculator to evaluate; give --calculator")
+    loaded = {name: Amp.load(name) for name in names}
+    reading = reading_of(given)
+    sets = {
+        name or ", ".join(files): _evaluated(
+            list(loaded.values()), files, reading, skip_unusable=skip_unusable
+        )
+        for name, files in wanted.items()
+        if files
+    }
+    outcomes = [plots.outcome(path) for path in curves]
+    sections = [report.training_section(label, loaded, curves, outcomes)]
+    figures = {}
     if curves:
         figures["learning"] = plots.curve_figure(curves)
-        sections.append(plots.Section("Learning curves", image=plots.embedded(figures["learning"])))
-    if images:
-        if not loaded:
-            raise InputError("there is no calculator to evaluate; give --calculator")
-        reading = reading_of(given)
-        opened = open_some(list(images), reading)
-        keys = labels_in(opened, reading)
-        found = evaluation.evaluate(loaded, opened, keys=keys, skip_unusable=skip_unusable)
-        text = "\n".join(evaluation.summary(", ".join(images), found))
-        figures["parity"] = plots.parity_figure(found)
         sections.append(
-            plots.Section("Errors of " + ", ".join(names), text, plots.embedded(figures["parity"]))
+            report.Section("Learning curves", image=report.embedded(figures["learning"]))
         )
+    if sets:
+        figures["parity"] = plots.parity_figure(sets)
+        sections.append(
+            report.Section(
+                "Errors of " + ", ".join(names), _errors(sets, images, training),
+                report.embedded(figures["parity"]),
+            )
+        )  # fmt: skip
         if len(names) > 1:
-            figures["spread"] = plots.spread_figure(found)
-            sections.append(plots.Section("Disagreement", image=plots.embedded(figures["spread"])))
+            figures["spread"] = plots.spread_figure(sets)
+            sections.append(
+                report.Section("Disagreement", image=report.embedded(figures["spread"]))
+            )
+    tables = report.members_section(list_of(label)), report.functions_section(loaded.values())
+    sections += [section for section in tables if section is not None]
     for name, figure in figures.items():
         picture = io.BytesIO()
         figure.savefig(picture, format=kind, dpi=150)
         _write(f"{label}-{name}.{kind}", picture.getvalue())
-    _write(f"{label}-report.html", plots.page(f"Training {label}", sections).encode())
+    _write(f"{label}-report.html", report.page(f"Training {label}", sections).encode())
+
+
+def of_file(name: str) -> tuple[str, list[str]]:
+    """Return the label that a name stands for, and the calculator if it is a .amp file.
+
+    Files of a training stand for it: LABEL.amp, those of its committee, its learning curve.
+    """
+    if name.endswith("-curve.txt"):
+        return name.removesuffix("-curve.txt"), []
+    if not name.endswith(".amp"):
+        return name, []
+    label = re.sub(r"(-committee-\d+|-untrained-parameters|-checkpoint)?\.amp$", "", name)
+    return label, [name]
+
+
+def _files(names: Sequence[str]) -> list[str]:
+    """Return the .amp files that names stand for; a name that stands for none is left to fail."""
+    from ampmpi.members import calculator_files
+
+    return [file for name in names for file in calculator_files(name) or [name]]
+
+
+def _evaluated(
+    calculators: Sequence[Amp], files: Sequence[str], reading: Reading, *, skip_unusable: bool
+) -> list[Evaluation]:
+    from ampmpi.evaluation import evaluate, range_warning
+
+    opened = open_some(list(files), reading)
+    keys = labels_in(opened, reading)
+    found = evaluate(calculators, opened, keys=keys, skip_unusable=skip_unusable)
+    warning = range_warning(found)
+    if warning is not None:
+        complain(warning)
+    return found
+
+
+def _errors(
+    sets: dict[str, list[Evaluation]], images: Sequence[str], training: Sequence[str]
+) -> str:
+    from ampmpi.evaluation import summary
+
+    lines = []
+    for name, found in sets.items():
+        files = ", ".join(training if name == "training" else images)
+        lines += summary(files if name == files else f"{name}, {files}", found)
+    return "\n".join(lines)
 
 
 def _write(name: str, data: bytes) -> None:
@@ -103,7 +175,6 @@ def _curves(label: str) -> list[str]:
 
 def _trained(label: str) -> list[str]:
     """Return the committee of a label, or its one calculator."""
-    from ampmpi.members import committee_files
+    from ampmpi.members import calculator_files
 
-    committee = committee_files(label)
-    return committee or glob.glob(f"{glob.escape(label)}.amp")
+    return calculator_files(label)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ampmpi.cli.kinds import PREFIX, complete_files
-from ampmpi.cli.labels import label_options
+from ampmpi.cli.labels import label_options, reading_of
 from ampmpi.cli.packs import pack_options
 from ampmpi.errors import InputError
 
@@ -233,6 +233,7 @@ def _descriptor(comm: Communicator, o: dict[str, Any]) -> Gaussian:
 
         return made_or_kept(
             comm, f"{o['label']}-functions.toml", o["images"], cutoff,
+            agree(comm, lambda: reading_of(o)), skip_unusable=o["skip_unusable"],
             overwrite=o["overwrite"], dry_run=o["dry_run"],
         )  # fmt: skip
     if file is not None:

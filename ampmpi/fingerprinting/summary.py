@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 
 from ampmpi.database.packs import PackLimits
 from ampmpi.images import ImageRef
+from ampmpi.images.doubts import named
 from ampmpi.text import amount, size
 
 SHOWN = 20
+
+FEW = 3
+"""So many images that came several times have a line each."""
 
 DEFLATED = 0.57
 """What deflating leaves of fingerprint primes, next to which fingerprints hardly count."""
@@ -178,8 +182,19 @@ class Summary:
 
     def report(self) -> list[str]:
         """Return all that there is to say, a line each: repeated images, damage, counts."""
-        repeated = (f"{ref} comes {times} times" for ref, times in self.repeated)
-        return [*listed(repeated), *self.remarks(), *self.lines()]
+        return [*self._repetitions(), *self.remarks(), *self.lines()]
+
+    def _repetitions(self) -> list[str]:
+        """Say which images came several times: a line each, or one for many."""
+        if len(self.repeated) <= FEW:
+            return [f"{ref} comes {times} times" for ref, times in self.repeated]
+        most = max(times for _, times in self.repeated)
+        how_often = "twice" if most == 2 else f"2 to {most} times"
+        first = named((ref for ref, _ in self.repeated), SHOWN)
+        return [
+            f"{len(self.repeated)} images come several times, {how_often}, and are computed once: "
+            f"{first}"
+        ]
 
 
 def listed(lines: Iterable[str]) -> list[str]:

@@ -15,9 +15,11 @@ from ampmpi.functions.candidates import Function, make_candidates
 from ampmpi.functions.choose import LinearError, Problem
 from ampmpi.functions.moments import Sample, take_moments
 from ampmpi.functions.sample import read_sample
+from ampmpi.images.labels import LabelKeys
 from ampmpi.parallel.comm import Communicator, as_communicator
 from ampmpi.parallel.failure import abort_on_error, agree, on_all, share
 from ampmpi.parallel.kernels import warm_up
+from ampmpi.text import amount
 from ampmpi.training.pool import open_pool, reusable
 
 if TYPE_CHECKING:
@@ -90,7 +92,8 @@ class FunctionChoice:
     def lines(self) -> list[str]:
         """Return what the command prints: errors against cost, and what was chosen."""
         radius = self.descriptor.cutoff_radius
-        found = [f"Looked at {self.n_images} images, {self.n_atoms} atoms; cutoff {radius:g} Å", ""]
+        looked_at = f"{amount(self.n_images, 'image')}, {amount(self.n_atoms, 'atom')}"
+        found = [f"Looked at {looked_at}; cutoff {radius:g} Å", ""]
         if self.curve:
             found += [*self._curve(), ""]
         found.append("element  candidates  chosen  G2 (by neighbour), G4")
@@ -123,7 +126,13 @@ class FunctionChoice:
 
 
 def make_functions(
-    images: Any, per_element: int | None = None, cutoff: Any = 6.5, comm: Any = None
+    images: Any,
+    per_element: int | None = None,
+    cutoff: Any = 6.5,
+    comm: Any = None,
+    *,
+    keys: LabelKeys | None = None,
+    skip_unusable: bool = False,
 ) -> FunctionChoice:
     """Make symmetry functions that fit a set of images, alone or on all ranks.
 
@@ -138,6 +147,10 @@ def make_functions(
         Cutoff function, or its radius in Å.
     comm : communicator, optional
         The ranks; all of the job by default.
+    keys : LabelKeys, optional
+        Names of labels; those that are not given are found out.
+    skip_unusable : bool
+        Leave out images that cannot be read.
 
     Returns
     -------
@@ -155,15 +168,22 @@ def make_functions(
         raise InputError(f"per_element is {per_element!r}: give a number of functions, at least 1")
     ranks = as_communicator(comm)
     with abort_on_error(ranks):
-        return _make(ranks, reusable(images), per_element, cutoff)
+        pool = open_pool(ranks, reusable(images))
+        if not len(pool):
+            raise share(InputError("there is no image to make functions for; give files or images"))
+        choice = agree(ranks, lambda: pool.choose_labels(keys or LabelKeys()))
+        warm_up(ranks, "ampmpi.descriptor")
+        elements, samples = read_sample(ranks, pool, choice.keys, skip_unusable=skip_unusable)
+        return _make(ranks, elements, samples, per_element, cutoff)
 
 
-def _make(comm: Communicator, images: Any, per_element: int | None, cutoff: Any) -> FunctionChoice:
-    pool = open_pool(comm, images)
-    if not len(pool):
-        raise share(InputError("there is no image to make functions for; give files or images"))
-    warm_up(comm, "ampmpi.descriptor")
-    elements, samples = read_sample(comm, pool)
+def _make(
+    comm: Communicator,
+    elements: list[str],
+    samples: list[Sample],
+    per_element: int | None,
+    cutoff: Any,
+) -> FunctionChoice:
     sizes = [size for part in comm.allgather([len(s.atoms) for s in samples]) for size in part]
     defaults = Gaussian(cutoff=cutoff, elements=elements)
     shortest = _shortest(comm, defaults, samples)

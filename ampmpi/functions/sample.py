@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ampmpi.errors import ImageError
 from ampmpi.functions.moments import Sample
+from ampmpi.images.labels import LabelKeys
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import on_all
 from ampmpi.parallel.schedule import block, deal
@@ -24,22 +25,37 @@ MOST_ATOMS = 6000
 MOST_IMAGES = 600
 
 
-def read_sample(comm: Communicator, pool: Pool) -> tuple[list[str], list[Sample]]:
+def read_sample(
+    comm: Communicator, pool: Pool, keys: LabelKeys, *, skip_unusable: bool = False
+) -> tuple[list[str], list[Sample]]:
     """Return the elements of the whole set, and this rank's images of the sample.
 
-    Where some images have forces, those without are left out of the sample.
+    Where some images have forces, those without are left out of the sample; with
+    `skip_unusable`, those that cannot be read are, too.
     """
-    found = on_all(
-        comm,
-        lambda: [
-            (len(atoms), sorted(set(atoms.symbols)), _labels(atoms, key, name) is not None)
-            for _, key, name, atoms in pool.read(block(len(pool), comm.rank, comm.size))
-        ],
-    )
+
+    def look() -> list[tuple[int, list[str], bool]]:
+        found = []
+        for index, atoms in pool.look(block(len(pool), comm.rank, comm.size)):
+            if not isinstance(atoms, ImageError):
+                found.append(
+                    (len(atoms), sorted(set(atoms.symbols)), _labels(atoms, keys) is not None)
+                )
+            elif skip_unusable:
+                found.append((0, [], False))
+            else:
+                raise ImageError(f"{pool.name(index)}: {atoms}")
+        return found
+
+    found = on_all(comm, look)
     every = [image for part in comm.allgather(found) for image in part]
     elements = sorted({symbol for _, symbols, _ in every for symbol in symbols})
     labelled = any(has for _, _, has in every)
-    usable = np.array([n for n, (_, _, has) in enumerate(every) if has or not labelled])
+    usable = np.array(
+        [n for n, (size, _, has) in enumerate(every) if size and (has or not labelled)], np.int64
+    )
+    if not len(usable):
+        return elements, []
     n_atoms = np.array([every[n][0] for n in usable])
     chosen = usable[thin(n_atoms, [every[n][1] for n in usable])]
     sizes = np.array([every[n][0] for n in chosen], dtype=float)
@@ -48,8 +64,8 @@ def read_sample(comm: Communicator, pool: Pool) -> tuple[list[str], list[Sample]
     samples = on_all(
         comm,
         lambda: [
-            _sample(number[index], atoms, key, name)
-            for index, key, name, atoms in pool.read(chosen[mine].tolist())
+            _sample(number[index], atoms, name, keys)
+            for index, _, name, atoms in pool.read(chosen[mine].tolist())
         ],
     )
     return elements, samples
@@ -77,15 +93,15 @@ def thin(n_atoms: NDArray[np.int64], symbols: Sequence[Sequence[str]]) -> NDArra
     return np.array(sorted(chosen), dtype=np.int64)
 
 
-def _labels(atoms: Atoms, key: str, name: str) -> tuple[float, NDArray[np.float64]] | None:
+def _labels(atoms: Atoms, keys: LabelKeys) -> tuple[float, NDArray[np.float64]] | None:
     try:
-        seen = target(atoms, key, name, forces=True)
+        seen = target(atoms, "", keys, forces=True)
     except ImageError:
         return None
     assert seen.forces is not None
     return seen.energy, seen.forces
 
 
-def _sample(number: int, atoms: Atoms, key: str, name: str) -> Sample:
-    energy, forces = _labels(atoms, key, name) or (None, None)
+def _sample(number: int, atoms: Atoms, name: str, keys: LabelKeys) -> Sample:
+    energy, forces = _labels(atoms, keys) or (None, None)
     return Sample(number, name, atoms, energy, forces)

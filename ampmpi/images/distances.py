@@ -31,13 +31,26 @@ USUAL = (0.72, 1.4)
 """Between which a set has to be after its unit was corrected."""
 
 
+def strange_atom(atoms: Atoms) -> str | None:
+    """Say which atom is of no element, such as a ghost (X); None if all are of one."""
+    wrong = np.flatnonzero((atoms.numbers < 1) | (atoms.numbers > 118))
+    if not len(wrong):
+        return None
+    number = atoms.numbers[wrong[0]]
+    return f"atom {wrong[0]} has the atomic number {number}, which is no element's"
+
+
 def shortest(atoms: Atoms) -> Pairs:
     """Return the shortest distance of each pair of elements, periodic images included."""
     from ase.geometry import minkowski_reduce
 
     n, periodic = len(atoms), np.flatnonzero(atoms.pbc)
     positions, cell = atoms.positions, np.array(atoms.cell.array)
-    if not n or not (np.isfinite(positions).all() and np.isfinite(cell[periodic]).all()):
+    if (
+        strange_atom(atoms)
+        or not n
+        or not (np.isfinite(positions).all() and np.isfinite(cell[periodic]).all())
+    ):
         return {}
     if len(periodic):
         lengths = np.linalg.norm(cell[periodic], axis=1)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import ImageError
-from ampmpi.images.distances import Pairs, merge, ratio, shortest
+from ampmpi.images.distances import Pairs, merge, ratio, shortest, strange_atom
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts, named
 from ampmpi.images.hashing import digest_image
 from ampmpi.images.imageset import ImageRef, Images
@@ -86,6 +86,9 @@ class Overview:
         for number, (index, image) in enumerate(images.read_many(mine, results=True)):
             if isinstance(image, ImageError):
                 seen.wrong.append((index, "cannot be read", str(image)))
+                continue
+            if strange := strange_atom(image):
+                seen.wrong.append((index, "cannot be described", strange))
                 continue
             seen._add(index, image, choice)
             if number % step == 0:

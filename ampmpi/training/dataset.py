@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ampmpi.descriptor import check_numbers
 from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.images import ImageRef, digest_image
-from ampmpi.images.distances import ratio, shortest
+from ampmpi.images.distances import ratio, shortest, strange_atom
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
 from ampmpi.images.labels import NO_FORCES, Choice, LabelError, LabelKeys
 from ampmpi.model.layers import Array
@@ -32,6 +33,9 @@ from ampmpi.training.unusable import (
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+COMPOSITIONS = 20
+"""So many compositions are listed in a report."""
 
 DISTANCES = 20
 """Images of which each rank looks at the distances, to find out whether they can be in Å."""
@@ -117,6 +121,26 @@ class Dataset:
     def n_validation(self) -> int:
         """Number of images to validate on."""
         return int(self.validation.sum())
+
+    def about(self) -> dict[str, str]:
+        """Return what a report says of the images: files, numbers, compositions."""
+        chosen = ~self.validation
+        counts = Counter(map(tuple, self.composition[chosen].astype(int).tolist()))
+        formulas = [
+            "".join(f"{e}{n}" for e, n in zip(self.elements, row, strict=True) if n) + f" ({times})"
+            for row, times in counts.most_common(COMPOSITIONS)
+        ]
+        more = len(counts) - len(formulas)
+        atoms = self.composition[chosen].sum(axis=0).astype(int).tolist()
+        by_element = ", ".join(
+            f"{n} of {e}" for e, n in zip(self.elements, atoms, strict=True) if n
+        )
+        return {
+            "images": f"{self.n_training} to train on, {self.n_validation} to validate on, from "
+            + (", ".join(self.pool.files()) or "memory"),
+            "atoms": f"{sum(atoms)} in the training images: {by_element}",
+            "composition": ", ".join(formulas) + (f" and {more} more" if more else ""),
+        }
 
     def check_validation(self, known: Iterable[str] = ()) -> None:
         """Refuse elements that only images to validate on have and the model does not know."""
@@ -295,6 +319,8 @@ def _look(pool: Pool, mine: range, keys: LabelKeys, *, forces: bool, skip_unusab
             continue
         try:
             check_numbers(atoms)
+            if strange := strange_atom(atoms):
+                raise ImageError(strange)
         except ImageError as error:
             sentence = f"{pool.name(index)}: {str(error).rstrip('.')}"
             seen.unusable.append(Unusable(index, "cannot be described", sentence))

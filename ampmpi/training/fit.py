@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+import ampmpi
 from ampmpi.errors import ModelError, Unfinished
 from ampmpi.files.whole import sweep
 from ampmpi.model import NeuralNetwork, amp_file
@@ -132,6 +133,7 @@ class Fit:
         self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
         self.n_forces = dataset.n_training_forces
         self.n_validation_forces = dataset.n_validation_forces
+        self.about = dataset.about()
         self.label, self.path = label, checkpoint_of(label)
         self.schedule, self.start, self.log = schedule, start, log
         self.progress = progress
@@ -337,6 +339,11 @@ class Fit:
             "outcome": None if result is None else result.outcome,
             "ends": ends_of(self.limits, self.schedule),
             "results": self.results,
+            "about": {
+                "version": ampmpi.__version__,
+                "date": time.strftime("%Y-%m-%d %H:%M"),
+                "images": self.about,
+            },
         }
         checkpoints.save(self.path, checkpoints.Checkpoint(self.start.settings, state, arrays))
         self.saved = time.monotonic()

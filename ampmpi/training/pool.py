@@ -79,6 +79,10 @@ class Pool:
         part, number = self._place(index)
         return part.ref(number)
 
+    def files(self) -> list[str]:
+        """Return the names of the images' files; none of images in memory."""
+        return [file.path for part in self.parts for file in getattr(part, "files", ())]
+
     def length_unit(self, index: int) -> str:
         """Return the unit for which an image's lengths were taken."""
         part, number = self._place(index)

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "database": BASE | {"entries", "files"},
 }
 USE_OTHERS = {
-    "cli", "evaluation", "plots", "fingerprinting", "functions", "training", "members", "calculator"
+    "cli", "evaluation", "plots", "report", "fingerprinting", "functions", "training", "members",
+    "calculator", "committee"
 }  # fmt: skip
 WHEN_CALLED = {"descriptor.gaussian": {"functions"}}  # Gaussian.from_images
 
@@ -195,7 +196,7 @@ def test_importing_the_package_loads_no_library():
 
 def test_training_members_and_calculator_make_no_circle():
     """The calculator imports trainings when it trains; nothing of these imports it."""
-    for part in ("training", "members", "evaluation", "plots", "model", "fingerprinting"):
+    for part in ("training", "members", "evaluation", "plots", "report", "model", "fingerprinting"):
         names = [name for name in MODULES if name.split(".")[0] == part]
         assert names
         for name in names:

@@ -10,6 +10,7 @@ import sys
 import pytest
 from ase.build import bulk
 from ase.io import write
+from training_images import emt_images
 
 from ampmpi.parallel.log import Log
 
@@ -17,7 +18,9 @@ LIMITED = [
     {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
     {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
     {"PYTHONIOENCODING": "iso-8859-2"},
+    {"PYTHONIOENCODING": "gbk"},
 ]
+NAMES = ["ascii", "C", "latin2", "gbk"]
 
 
 def run(arguments, cwd, settings):
@@ -30,7 +33,7 @@ def run(arguments, cwd, settings):
     )
 
 
-@pytest.mark.parametrize("settings", LIMITED, ids=["ascii", "C", "latin2"])
+@pytest.mark.parametrize("settings", LIMITED, ids=NAMES)
 def test_no_character_ends_a_command(tmp_path, settings):
     write(tmp_path / "made.traj", [bulk("Cu", a=3.6), bulk("Cu", a=3.7)])
     name = "Å→".encode() + b"\xff.traj"
@@ -45,7 +48,29 @@ def test_no_character_ends_a_command(tmp_path, settings):
     assert wrong.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("settings", LIMITED, ids=["ascii", "C", "latin2"])
+@pytest.mark.parametrize("settings", LIMITED[1::2], ids=NAMES[1::2])
+def test_a_training_ends_and_is_evaluated_on_any_terminal(tmp_path, settings):
+    write(tmp_path / "a.traj", emt_images(3))
+    for arguments in (
+        ["images", "a.traj"],
+        ["train", "a.traj", "--label", "x", "--cutoff", "4", "--hidden", "3", "--max-steps", "2"],
+        ["evaluate", "x.amp", "a.traj"],
+        ["plot", "x", "a.traj"],
+    ):
+        done = run(arguments, tmp_path, settings)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")
+    assert "eV/Å" in (tmp_path / "x-report.html").read_text(encoding="utf-8")
+
+
+def test_kernels_that_are_not_compiled_are_refused_in_a_sentence(tmp_path):
+    write(tmp_path / "a.traj", emt_images(1))
+    done = run(["fingerprint", "a.traj", "--label", "x"], tmp_path, {"NUMBA_DISABLE_JIT": "1"})
+    assert done.returncode == 7
+    assert done.stderr.startswith(b"ampmpi: error: NUMBA_DISABLE_JIT is set")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("settings", LIMITED, ids=NAMES)
 def test_advice_is_given_on_any_terminal(tmp_path, settings):
     result = run(["doctor", tmp_path / "a folder called Å"], tmp_path, settings)
     assert result.returncode == 0, result.stderr.decode(errors="replace")

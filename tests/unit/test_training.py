@@ -393,7 +393,7 @@ def test_the_file_of_a_result_holds_it():
         ({"validation_fraction": 0.5, "seed": -1}, "seed of the validation set is -1"),
         ({"memory": "2GB"}, "memory is '2GB'; give a number of bytes"),
         ({"validation": 3}, "images is of type int"),
-        ({"packs": True, "pack_size": 0}, "a pack of 0 MB cannot be: give a number above 0"),
+        ({"packs": True, "pack_size": 0}, "the size of packs is 0 MB: give a number above 0"),
     ],
 )
 def test_wrong_options_are_named(options, reason):
@@ -673,6 +673,7 @@ OPTIONS = {
     "dblabel": "shared",
     "descriptor": "g.toml",
     "cutoff": 5.5,
+    "functions": "auto",
     "hidden": [[5, 5], [20]],
     "activation": "sigmoid",
     "seed": 7,
@@ -750,7 +751,7 @@ def test_every_option_is_the_same_in_a_file():
         ('hidden = "wide"', "is not a list of numbers of nodes"),
         ("hidden = []", "--hidden is empty"),
         ("groups = 2", "1 ranks cannot be split into 2 groups"),
-        ("packs = true\npack-seconds = inf", "packs of inf seconds cannot be"),
+        ("packs = true\npack-seconds = inf", "the age of packs is inf seconds"),
     ],
 )
 def test_a_wrong_configuration_is_named(toml, reason):

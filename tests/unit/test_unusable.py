@@ -118,6 +118,20 @@ def test_images_that_cannot_be_read_or_described_are_left_out_too(capsys):
     assert result.steps == 5
 
 
+def test_atoms_of_no_element_are_named():
+    images = emt_images(3)
+    for number in (1, 2):
+        images[number].numbers[0] = (0, 200)[number - 1]
+        forces = np.zeros((len(images[number]), 3))
+        images[number] = with_results(images[number], energy=0.0, forces=forces)
+    with pytest.raises(ImageError, match="2 cannot be described: images 1 and 2"):
+        calculator().train(images)
+    write("a.traj", images)
+    done = CliRunner().invoke(images_command, ["a.traj"])
+    assert done.exit_code == 0, done.output
+    assert "2 cannot be described: a.traj, images 1 and 2" in done.output
+
+
 def test_nothing_left_to_train_on_is_refused():
     images = [with_results(image, energy=1.0) for image in emt_images(3)]
     with pytest.raises(ImageError, match="no image that can be used has forces"):
