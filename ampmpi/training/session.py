@@ -24,6 +24,7 @@ from ampmpi.errors import (
     ModelError,
     TrainingConvergenceError,
     Unfinished,
+    UnusableImagesError,
 )
 from ampmpi.fingerprinting import fingerprint
 from ampmpi.fingerprinting.adopt import require_owner, resolve
@@ -157,7 +158,11 @@ class Session:
                 self.voice.say("This training is finished already; there is nothing to compute.")
             else:
                 if not self.settings.skip_unusable:
-                    self._fingerprint()
+                    try:
+                        self._fingerprint()
+                    except UnusableImagesError:
+                        log.discard()
+                        raise
                 group, prepared = self._load(dataset)
                 agree(comm, lambda: forget(earlier))
             results = self._fit(group, prepared, earlier, logs)
@@ -261,11 +266,12 @@ class Session:
             for line in summary.lines():
                 (self.voice.say if dry_run or summary.computed else self.voice.log)(line)
             failed += [one.image for one in summary.failed]
+            nothing = not (summary.found or summary.computed or dry_run)
+            if summary.failed and nothing:
+                remove_unused(self.comm, absent)
             if summary.failed and not settings.skip_unusable:
-                if not (summary.found or summary.computed):
-                    remove_unused(self.comm, absent)
                 raise share(
-                    ImageError(
+                    (UnusableImagesError if nothing else ImageError)(
                         f"{len(summary.failed)} images cannot be fingerprinted, the first: "
                         f"{str(summary.failed[0]).rstrip('.')}; take them out of the set"
                     )

@@ -141,6 +141,14 @@ def test_images_of_which_none_can_be_fingerprinted_give_2():
     assert result.exception.exit_code == 2
     assert str(result.exception).startswith("2 images failed, and nothing was done:")
     assert there() == before
+    for image in images:
+        image.calc = SinglePointCalculator(image, energy=1.0, forces=np.zeros((4, 3)))
+    write("b.traj", images)
+    for option in ([], ["--skip-unusable"]):
+        with pytest.raises((ImageError, InputError)) as caught:
+            train("b.traj", *SHORT, "--label", "new/t", *option)
+        assert caught.value.exit_code == 2
+        assert there() == before
     shared = CliRunner().invoke(fingerprint_command, [*options, "--dblabel", "y"])
     assert isinstance(shared.exception, ImageError)
     assert Path("y-fingerprints.ampdb/descriptor.json").exists()
