@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.errors import ImageError, InputError, ModelError
+from ampmpi.errors import ImageError, InputError, ModelError, UnusableImagesError
 from ampmpi.images import ImageRef, open_images
 from ampmpi.images.doubts import named
 from ampmpi.images.glance import choose_labels
@@ -230,7 +230,7 @@ def evaluate(
         for index, image in opened.read_many(wanted, results=True):
             ref = opened.ref(index)
             if isinstance(image, ImageError):
-                raise ImageError(f"{ref}: {image}")
+                raise UnusableImagesError(f"{ref}: {image}")
             energy = _reference(energy_of, image, keys, ref, skip_unusable)
             forces = _reference(forces_of, image, keys, ref, skip_unusable)
             atoms = bare(image)
@@ -238,8 +238,10 @@ def evaluate(
             for calculator in members:
                 try:
                     calculator.calculate(atoms, ["energy", "forces"])
-                except (ImageError, ModelError) as error:
-                    raise type(error)(f"{ref}: {error}") from error
+                except ImageError as error:
+                    raise UnusableImagesError(f"{ref}: {error}") from error
+                except ModelError as error:
+                    raise ModelError(f"{ref}: {error}") from error
                 energies.append(calculator.results["energy"])
                 predicted.append(calculator.results["forces"])
             far = tuple(one for part in ranges for one in _outside(part, atoms, outside))
@@ -280,7 +282,7 @@ def _reference(
     except LabelError as error:
         if skip or error.kind in (NO_ENERGY, NO_FORCES):
             return None
-        raise ImageError(
+        raise UnusableImagesError(
             f"{ref} {error}; take it out of the set, or leave that out with --skip-unusable"
         ) from error
 

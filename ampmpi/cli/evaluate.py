@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ampmpi.cli.kinds import complete_files
 from ampmpi.cli.labels import label_options, reading_of
 from ampmpi.cli.text import complain
 from ampmpi.errors import InputError
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate")
-@click.argument("files", nargs=-1, required=True, metavar="CALC... IMAGES...")
+@click.argument("files", nargs=-1, required=True, metavar="CALC... IMAGES...",
+                shell_complete=complete_files)  # fmt: skip
 @click.option("--predictions", metavar="FILE",
               help="Write references and predictions as extended XYZ.")  # fmt: skip
 @click.option("--output", metavar="FILE", help="Write every image's numbers as JSON lines.")

@@ -13,6 +13,7 @@ from ampmpi.cli.text import amount, complain
 from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.parallel.comm import world
 from ampmpi.parallel.failure import agree, share
+from ampmpi.parallel.launch import check_compiler
 from ampmpi.parallel.log import Log
 
 if TYPE_CHECKING:
@@ -68,8 +69,10 @@ def command(
     """
     comm = world()
     log = Log(comm.rank, quiet=quiet)
+    agree(comm, check_compiler)
     descriptor = agree(comm, lambda: _descriptor(settings, cutoff))
     from ampmpi.fingerprinting import fingerprint
+    from ampmpi.fingerprinting.litter import not_there, remove_unused
     from ampmpi.images.glance import unit_doubts
     from ampmpi.images.reading import named
 
@@ -78,6 +81,7 @@ def command(
     for doubt in agree(comm, lambda: unit_doubts(files)):
         if comm.rank == 0:
             complain(doubt)
+    absent = not_there(comm, label) if dblabel is None else []
     summary = fingerprint(
         files,
         descriptor,
@@ -102,6 +106,8 @@ def command(
             complain(line)
     if summary.failed:
         nothing = not (summary.found or summary.computed)
+        if nothing:
+            remove_unused(comm, absent)
         raise share((UnusableImagesError if nothing else ImageError)(_complaint(summary)))
 
 

@@ -50,8 +50,9 @@ class LazyGroup(click.Group):
 def group() -> None:
     """Amp's fingerprint databases and potentials, as MPI-parallel batch jobs.
 
-    Exit codes: 0 done; 1 unexpected error; 2 wrong option or input; 3 some
-    images failed, all others are done; 4 a database cannot be used; 5 damaged
-    and repaired; 6 locked by another process; 7 wrong launch; 8 the training
-    did not converge; 75 stopped early, start the command again to continue.
+    Exit codes: 0 done; 1 unexpected error; 2 wrong option or input, nothing
+    was done; 3 some images failed, all others are done; 4 a database cannot be
+    used; 5 damaged and repaired; 6 locked by another process; 7 wrong launch; 8
+    the training did not converge; 75 stopped early, start the command again to
+    continue.
     """

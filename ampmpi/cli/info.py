@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from ampmpi.cli.kinds import OneProcess
+from ampmpi.cli.kinds import OneProcess, complete_files
 from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.database import DatabaseInfo, FingerprintDatabase
-from ampmpi.database.layout import Home
+from ampmpi.database.layout import Home, database_path
 from ampmpi.database.lock import read_holder
 from ampmpi.errors import AmpmpiError, InputError
 from ampmpi.parallel import launch
@@ -26,7 +26,8 @@ _WHAT = {
 
 
 @click.command("info", cls=OneProcess)
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...",
+                shell_complete=complete_files)  # fmt: skip
 @click.pass_context
 def command(context: click.Context, names: tuple[str, ...]) -> None:
     """Say what databases hold, and what calculators consist of.
@@ -50,7 +51,7 @@ def stands_for(name: str) -> list[str]:
     """Return the databases and .amp files of a name: itself, or those of a label."""
     from ampmpi.members import calculator_files
 
-    if Path(name).exists():
+    if Path(name).exists() or Path(database_path(name)).is_dir():
         return [name]
     found = [path for path in _databases(name) if Path(path).is_dir()] + calculator_files(name)
     if not found and not name.endswith(ENDS):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ampmpi.cli.evaluate import labels_in, open_some
-from ampmpi.cli.kinds import PREFIX, OneProcess
+from ampmpi.cli.kinds import PREFIX, OneProcess, complete_files
 from ampmpi.cli.labels import key_options, reading_of, units_option
 from ampmpi.cli.text import complain
 from ampmpi.errors import InputError
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 @click.command("plot", cls=OneProcess)
 @click.argument("label", type=PREFIX)
-@click.argument("images", nargs=-1)
+@click.argument("images", nargs=-1, shell_complete=complete_files)
 @click.option("--training", multiple=True, metavar="FILE",
               help="Images that were trained on, to be shown beside IMAGES.")  # fmt: skip
 @click.option("--calculator", "calculators", multiple=True, metavar="FILE",
+              shell_complete=complete_files,
               help="Calculators to evaluate instead of LABEL.amp and its committee.")  # fmt: skip
 @click.option("--format", "kind", default="png", show_default=True,
               type=click.Choice(["png", "pdf", "svg"]), help="Format of the pictures.")  # fmt: skip

@@ -205,6 +205,15 @@ def check_ranks(size: int, environ: Mapping[str, str] = os.environ) -> None:
         )
 
 
+def check_compiler(environ: Mapping[str, str] = os.environ) -> None:
+    """Raise `LaunchError` where numba is told not to compile, before anything is written."""
+    if environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        raise LaunchError(
+            "NUMBA_DISABLE_JIT is set, but fingerprints and trainings need compiled kernels: "
+            "unset it and start again"
+        )
+
+
 def prepare() -> None:
     """Set one thread per rank and a writable, per-CPU cache for compiled kernels.
 

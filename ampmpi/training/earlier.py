@@ -33,6 +33,8 @@ CONVERGED, MAXITER, EARLY, STALLED = "converged", "maxiter", "early stopping", "
 
 FPRANGE = "fprange."
 
+START_OVER = "remove it, or give --restart (restart=True in a script), to start over"
+
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
@@ -201,7 +203,7 @@ def _result_of(path: str, known: checkpoints.Checkpoint) -> FitResult | None:
         return FitResult(state["outcome"], arrays["end_vector"], end, state["steps"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ModelError(
-            f"checkpoint {path} lacks the result that it tells of; remove it to start over"
+            f"checkpoint {path} lacks the result that it tells of; {START_OVER}"
         ) from error
 
 
@@ -209,14 +211,14 @@ def _amp_start(path: str, model: NeuralNetwork, start: Start, found: Earlier) ->
     """Start from the parameters of a checkpoint that Amp left, as Amp does."""
     left = NeuralNetwork.from_parameters(amp_file.read(path)[1])
     if not left.is_whole:
-        raise ModelError(f"{path} lacks parameters; remove it to start over")
+        raise ModelError(f"{path} lacks parameters; {START_OVER}")
     wanted = model.hiddenlayers
     for element, nodes in left.network.nodes.items():
         layers = wanted.get(element) if isinstance(wanted, dict) else wanted
         if layers != nodes[1:-1] or left.activation != model.activation:
             raise InputError(
                 f"{path} is of a network with {nodes[1:-1]} hidden nodes and {left.activation} for "
-                f"{element}: train such a one, or remove it to start over"
+                f"{element}: train such a one, or {START_OVER}"
             )
     found.remarks.append(f"Found {path}; starting from its parameters.")
     return replace(start, fprange=left.fprange, vector=left.vector)

@@ -24,17 +24,19 @@ from ampmpi.errors import (
     ModelError,
     TrainingConvergenceError,
     Unfinished,
+    UnusableImagesError,
 )
 from ampmpi.fingerprinting import fingerprint
 from ampmpi.fingerprinting.adopt import require_owner, resolve
 from ampmpi.fingerprinting.finalize import compress_all
+from ampmpi.fingerprinting.litter import not_there, remove_unused
 from ampmpi.images import ImageRef
 from ampmpi.images.doubts import SHOWN, named
 from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
 from ampmpi.model import amp_file
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
-from ampmpi.parallel.launch import batch_job
+from ampmpi.parallel.launch import batch_job, check_compiler
 from ampmpi.parallel.log import Log
 from ampmpi.text import amount
 from ampmpi.training.dataset import Dataset, survey
@@ -97,6 +99,7 @@ class Session:
         comm: Communicator,
         terminal: Log | None = None,
     ) -> None:
+        on_all(comm, check_compiler)
         on_all(comm, settings.check)
         labels = sorted(set(comm.allgather(label)))
         if len(labels) > 1:
@@ -155,7 +158,11 @@ class Session:
                 self.voice.say("This training is finished already; there is nothing to compute.")
             else:
                 if not self.settings.skip_unusable:
-                    self._fingerprint()
+                    try:
+                        self._fingerprint()
+                    except UnusableImagesError:
+                        log.discard()
+                        raise
                 group, prepared = self._load(dataset)
                 agree(comm, lambda: forget(earlier))
             results = self._fit(group, prepared, earlier, logs)
@@ -236,6 +243,7 @@ class Session:
         """See that the database has all fingerprints, and return images that can have none."""
         started, settings = time.monotonic(), self.settings
         failed: list[ImageRef] = []
+        absent = not_there(self.comm, self.label) if self.dblabel is None else []
         for images in (self.images, self.validation):
             if images is None:
                 continue
@@ -258,9 +266,12 @@ class Session:
             for line in summary.lines():
                 (self.voice.say if dry_run or summary.computed else self.voice.log)(line)
             failed += [one.image for one in summary.failed]
+            nothing = not (summary.found or summary.computed or dry_run)
+            if summary.failed and nothing:
+                remove_unused(self.comm, absent)
             if summary.failed and not settings.skip_unusable:
                 raise share(
-                    ImageError(
+                    (UnusableImagesError if nothing else ImageError)(
                         f"{len(summary.failed)} images cannot be fingerprinted, the first: "
                         f"{str(summary.failed[0]).rstrip('.')}; take them out of the set"
                     )

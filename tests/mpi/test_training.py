@@ -408,7 +408,7 @@ def test_ranks_share_an_evaluation(tmp_path):
     assert "all images: 16 images" in many.out
     assert (tmp_path / "3.jsonl").read_text() == (tmp_path / "0.jsonl").read_text()
     bad = run([*evaluate, "h.traj"], 2, tmp_path)
-    assert bad.code == 3
+    assert bad.code == 2
     assert bad.err.count("h.traj, image 2: ") == 1
 
 

@@ -17,7 +17,7 @@ from ase.io import write
 from click.testing import CliRunner
 from training_images import emt_images
 
-from ampmpi import Gaussian, fingerprint
+from ampmpi import FingerprintDatabase, Gaussian, fingerprint
 from ampmpi.cli.fingerprint import command as fingerprint_command
 from ampmpi.cli.train import command
 from ampmpi.errors import (
@@ -28,6 +28,7 @@ from ampmpi.errors import (
     UnusableImagesError,
 )
 from ampmpi.fingerprinting.changes import changes
+from ampmpi.fingerprinting.litter import not_there, remove_unused
 from ampmpi.parallel.comm import SerialCommunicator
 from ampmpi.training import log as training_log
 
@@ -133,10 +134,37 @@ def test_images_of_which_none_can_be_fingerprinted_give_2():
         image.positions[1] = image.positions[0]
         image.positions += shift / 10
     write("b.traj", images)
-    result = CliRunner().invoke(fingerprint_command, ["b.traj", "--label", "x", "--cutoff", "4"])
+    before = there()
+    options = ["b.traj", "--label", "x", "--cutoff", "4", "--derivatives"]
+    result = CliRunner().invoke(fingerprint_command, options)
     assert isinstance(result.exception, ImageError)
     assert result.exception.exit_code == 2
     assert str(result.exception).startswith("2 images failed, and nothing was done:")
+    assert there() == before
+    for image in images:
+        image.calc = SinglePointCalculator(image, energy=1.0, forces=np.zeros((4, 3)))
+    write("b.traj", images)
+    for option in ([], ["--skip-unusable"]):
+        with pytest.raises((ImageError, InputError)) as caught:
+            train("b.traj", *SHORT, "--label", "new/t", *option)
+        assert caught.value.exit_code == 2
+        assert there() == before
+    shared = CliRunner().invoke(fingerprint_command, [*options, "--dblabel", "y"])
+    assert isinstance(shared.exception, ImageError)
+    assert Path("y-fingerprints.ampdb/descriptor.json").exists()
+
+
+def test_a_database_that_somebody_uses_is_not_removed():
+    comm, names = SerialCommunicator(), ["x-fingerprints.ampdb", "y-fingerprints.ampdb"]
+    assert not_there(comm, "x") == ["x-fingerprints.ampdb", "x-fingerprint-primes.ampdb"]
+    for name in names:
+        with FingerprintDatabase.create(name) as database:
+            database.claim({"Rc": 1}, "d")
+    Path("x-fingerprints.ampdb/tmp/somebody").touch()
+    Path("y-fingerprints.ampdb/loose").joinpath(32 * "0").touch()
+    before = there()
+    remove_unused(comm, [*names, "nowhere.ampdb"])
+    assert there() == before
 
 
 def test_another_cutoff_is_named_before_the_checkpoint_of_the_label():
@@ -182,6 +210,23 @@ def test_a_dry_run_says_what_was_changed():
     )
     assert isinstance(done.exception, DescriptorMismatchError)
     assert "the cutoff's Rc is 4.0 in the database, 3.0 here" in str(done.exception)
+
+
+@pytest.mark.parametrize("arguments", [["train"], ["fingerprint", "--label", "amp"]])
+def test_without_a_compiler_nothing_is_begun(arguments):
+    write("set.traj", emt_images(2))
+    for done in range(2):
+        before = there()
+        refused = subprocess.run(
+            [sys.executable, "-m", "ampmpi", *arguments, "set.traj"],
+            env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert refused.returncode == 7
+        assert refused.stderr.startswith("ampmpi: error: NUMBA_DISABLE_JIT is set, but")
+        assert refused.stderr.count("\n") == 1
+        assert there() == before
+        if not done:  # the same with files of an earlier training
+            train("set.traj", *SHORT)
 
 
 def test_an_interrupt_says_step_and_file():
