@@ -353,4 +353,4 @@ def _finish_spread(
     axes.set_xlabel(f"spread of the committee, {unit}")
     axes.set_ylabel(f"error, {unit}")
     if legend:
-        _legend(axes, "upper left")
+        _legend(axes, "lower right")
