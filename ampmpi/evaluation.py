@@ -18,7 +18,7 @@ from ampmpi.images.glance import choose_labels
 from ampmpi.images.imageset import ImageList, ImageSet
 from ampmpi.images.labels import NO_ENERGY, NO_FORCES, LabelError, LabelKeys, energy_of, forces_of
 from ampmpi.model.layers import Array
-from ampmpi.text import amount
+from ampmpi.text import amount, figures
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -336,7 +336,7 @@ def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
         if len({len(item.atoms) for item in found if item.forces is not None}) > 1:
             lines.append(
                 f"    rmse where each image counts the same, as in trainings: "
-                f"{1e3 * rmse_by_image(found):.4g}"
+                f"{figures(1e3 * rmse_by_image(found), 4)}"
             )
         lines += [
             f"  forces on {symbol}, meV/Å".ljust(24) + _errors(1e3 * errors[symbols == symbol])
@@ -352,10 +352,11 @@ def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
         ]
     if len(found[0].energies) > 1:
         most = max(found, key=lambda item: item.force_spread)
+        spread = float(np.mean([item.energy_spread for item in found]))
         lines.append(
             f"  disagreement of {len(most.energies)}: energies "
-            f"{1e3 * np.mean([item.energy_spread for item in found]):.3g} meV/atom on average, "
-            f"forces up to {1e3 * most.force_spread:.3g} meV/Å ({most.name})"
+            f"{figures(1e3 * spread, 3)} meV/atom on "
+            f"average, forces up to {figures(1e3 * most.force_spread, 3)} meV/Å ({most.name})"
         )
     outside = sum(bool(item.outside) for item in found)
     if outside:
@@ -415,8 +416,9 @@ def range_warning(found: Sequence[Evaluation]) -> str | None:
 
 def _errors(values: Array) -> str:
     return (
-        f"rmse {np.sqrt(np.mean(values**2)):.4g}, mean absolute {np.abs(values).mean():.4g}, "
-        f"largest {np.abs(values).max():.4g}"
+        f"rmse {figures(np.sqrt(np.mean(values**2)), 4)}, "
+        f"mean absolute {figures(np.abs(values).mean(), 4)}, "
+        f"largest {figures(np.abs(values).max(), 4)}"
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ampmpi.errors import InputError
 from ampmpi.evaluation import Evaluation, energy_errors, force_errors
 from ampmpi.model.layers import Array
+from ampmpi.text import figures
 
 # Curves that a legend names one by one.
 NAMED = 12
@@ -51,7 +52,7 @@ def curve_figure(paths: Sequence[str]) -> Any:
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
         axes.set_yscale("log")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         _plain_ticks(axes.yaxis)
         axes.grid(color="0.9", linewidth=0.6)
     title = "dotted: validation" if validated else None
@@ -255,12 +256,12 @@ def _finish_parity(
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5))
     axes.set_title(name, fontsize="medium")
-    axes.set_xlabel(f"reference {what}, {unit}")
-    axes.set_ylabel(f"predicted {what}, {unit}")
+    axes.set_xlabel(f"reference {what}, {unit}", fontsize=9)
+    axes.set_ylabel(f"predicted {what}, {unit}", fontsize=9)
     if errors.size:
         text = (
-            f"rmse {1e3 * np.sqrt(np.mean(errors**2)):.3g}\n"
-            f"mean abs. {1e3 * np.abs(errors).mean():.3g}\n{error_unit or unit}"
+            f"rmse {figures(1e3 * np.sqrt(np.mean(errors**2)), 3)}\n"
+            f"mean abs. {figures(1e3 * np.abs(errors).mean(), 3)}\n{error_unit or unit}"
         )
         axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", fontsize="small")
 
@@ -353,4 +354,4 @@ def _finish_spread(
     axes.set_xlabel(f"spread of the committee, {unit}")
     axes.set_ylabel(f"error, {unit}")
     if legend:
-        _legend(axes, "upper left")
+        _legend(axes, "lower right")

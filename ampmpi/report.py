@@ -15,7 +15,6 @@ import ampmpi
 from ampmpi.errors import ModelError
 from ampmpi.evaluation import describe
 from ampmpi.model import checkpoint as checkpoints
-from ampmpi.text import amount
 
 Row = tuple[str, ...]
 
@@ -35,14 +34,21 @@ PAGE = """<!doctype html>
 <style>
 body { font-family: sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
   line-height: 1.4; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f4f4f4; padding: 0.5rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f4f4f4; padding: 0.5rem;
+  font-size: 0.8rem; }
 img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: 0.9rem; }
 th, td { text-align: left; vertical-align: top; padding: 0.15rem 1rem 0.15rem 0;
-  border-bottom: 1px solid #ddd; overflow-wrap: anywhere; }
+  border-bottom: 1px solid #ddd; overflow-wrap: break-word; }
 table.facts th { font-weight: normal; color: #555; white-space: nowrap; }
 table.wide { font-size: 0.8rem; }
 table.wide th, table.wide td { padding-right: 0.6rem; }
+@page { margin: 1.2cm; }
+@media print {
+  body { margin: 0; padding: 0; max-width: none; }
+  table.wide { font-size: 0.6rem; }
+  table.wide td { overflow-wrap: anywhere; }
+}
 </style>
 </head>
 <body>
@@ -234,7 +240,10 @@ def members_section(path: Path) -> Section | None:
         return None
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return Section(
-        f"Members ({amount(max(len(lines) - 1, 0), 'fit')}; energies in eV per atom, forces in "
-        "eV/Å)",
-        table=tuple(tuple(line.split()) for line in lines),
+        "Members",
+        "errors in eV per atom (energies) and eV/Å (forces)",
+        table=(
+            *(tuple(cell.replace("_", " ") for cell in line.split()) for line in lines[:1]),
+            *(tuple(line.split()) for line in lines[1:]),
+        ),
     )

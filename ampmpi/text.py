@@ -21,6 +21,11 @@ def size(n_bytes: int) -> str:
     return f"{n_bytes} bytes" if units[0] == "bytes" else f"{value:.3g} {units[0]}"
 
 
+def figures(value: float, digits: int) -> str:
+    """Return a number with so many significant digits, without an exponent if it is large."""
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:.{digits}g}"
+
+
 def plain(text: str, limit: int = 200) -> str:
     """Return text that came out of a file as one line that is safe to print.
 

@@ -127,7 +127,12 @@ class Dataset:
         chosen = ~self.validation
         counts = Counter(map(tuple, self.composition[chosen].astype(int).tolist()))
         formulas = [
-            "".join(f"{e}{n}" for e, n in zip(self.elements, row, strict=True) if n) + f" ({times})"
+            "".join(
+                f"{element}{number if number > 1 else ''}"
+                for element, number in zip(self.elements, row, strict=True)
+                if number
+            )
+            + f" ({times})"
             for row, times in counts.most_common(COMPOSITIONS)
         ]
         more = len(counts) - len(formulas)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ampmpi.text import amount, plain, size
+from ampmpi.text import amount, figures, plain, size
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,11 @@ def test_amounts_and_sizes():
         "12.3 MB",
         "1 PB",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.01234, "0.0123"), (12.34, "12.3"), (999.4, "999"), (1272.4, "1272"), (3e12, "3e+12")],
+)
+def test_large_numbers_have_no_exponent(value, text):
+    assert figures(value, 3) == text
