@@ -109,7 +109,7 @@ def figure(seen: Overview) -> Any:
         fractions = counts / n_atoms[:, None]
         reference = fractions @ np.linalg.lstsq(fractions, energies, rcond=None)[0]
         panels.append((facts.indices[good], energies - reference,
-                       "energy less that of the elements, eV/atom"))  # fmt: skip
+                       "energy − Σ elements, eV/atom"))  # fmt: skip
     forced = np.isfinite(facts.largest_forces)
     if forced.any():
         panels.append((facts.indices[forced], facts.largest_forces[forced], "largest force, eV/Å"))
