@@ -26,7 +26,7 @@ from ampmpi.database.packs import (
     salvage,
     unfinished,
 )
-from ampmpi.errors import ImageError, InputError
+from ampmpi.errors import InputError, UnusableImagesError
 from ampmpi.files.folder import Folder
 from ampmpi.fingerprinting.adopt import resolve, settle_owner
 from ampmpi.fingerprinting.finalize import compress_all
@@ -41,7 +41,7 @@ from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, as_communicator
 from ampmpi.parallel.failure import abort_on_error, agree, install_excepthook, on_all, share
 from ampmpi.parallel.kernels import warm_up
-from ampmpi.parallel.log import Log
+from ampmpi.parallel.log import Log, in_notebook
 from ampmpi.parallel.stopping import Stopping
 from ampmpi.text import amount
 
@@ -144,7 +144,7 @@ def fingerprint(
     launch.prepare()
     ranks = as_communicator(comm)
     install_excepthook(ranks)
-    log = Log(ranks.rank, quiet=True) if log is None else log
+    log = Log(ranks.rank, quiet=not in_notebook()) if log is None else log
     if descriptor is None:
         from ampmpi.descriptor import Gaussian
 
@@ -461,7 +461,7 @@ class _Job:
 def refuse_useless(inventory: Inventory) -> None:
     """Raise the first image's error: no image says of which elements the descriptor is."""
     first = min(inventory.failed)
-    raise ImageError(
+    raise UnusableImagesError(
         f"none of the images can be used, the first: {inventory.images.ref(first)}: "
         f"{inventory.failed[first]}"
     )
