@@ -17,7 +17,11 @@ def main() -> None:
     primes = FingerprintDatabase("cupt-fingerprint-primes.ampdb")
     print(f"{len(fingerprints)} fingerprints, {len(primes)} sets of derivatives")
     print(f"image 0 of bulk.traj is {key}")
-    print(f"its first atom, {fingerprints[key].symbols[0]}:", fingerprints[key].values[0, :8].round(4), "…")
+    print(
+        f"its first atom, {fingerprints[key].symbols[0]}:",
+        fingerprints[key].values[0, :8].round(4),
+        "…",
+    )
     difference = abs(fingerprints[key].values - gaussian.fingerprint(atoms).values).max()
     print(f"largest difference from what is computed now: {difference:.1e}")
 
