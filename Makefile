@@ -1,6 +1,6 @@
 # Two commands, each enough by itself on a machine with Python >= 3.11:
 #
-#   make demo    set up .venv, make example images, fingerprint and train under mpirun (in demo/)
+#   make demo    set up .venv, make example images, choose functions, train under mpirun (in demo/)
 #   make test    set up .venv and run every test; says at the end what was skipped, and why
 #
 # Parts of it: make lint | unit | mpi | fault | interop | slurm | docs

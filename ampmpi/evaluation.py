@@ -326,7 +326,7 @@ def _named(function: Mapping[str, Any]) -> str:
 
 def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
     """Return errors of a set, then of each element's forces, then the committee's disagreement."""
-    lines = [f"{name}: {amount(len(found), 'image')}"]
+    lines = [f"{name.removesuffix(':')}: {amount(len(found), 'image')}"]  # of FILE@10:
     errors = energy_errors(found)
     if len(errors):
         lines.append(f"  energy, meV/atom      {_errors(1e3 * errors)}")

@@ -1,6 +1,8 @@
 #!/bin/sh
-# The whole way once, in demo/: images, fingerprints under MPI, what lies on
-# disk, a second run, compression, reading back, and a short training.
+# The whole way once, in demo/: images, functions that fit them, fingerprints
+# under MPI, what lies on disk, a second run, compression, reading back, a
+# committee, its errors on images that it has not seen, a report, and
+# molecular dynamics.
 set -eu
 cd "$(dirname "$0")/.."
 rm -rf demo
@@ -15,16 +17,22 @@ run() {
 
 say "Images: copper and platinum, periodic cells and clusters, some of them twice"
 run python ../examples/make_images.py
+run ampmpi images bulk.traj clusters.traj
 
-say "Fingerprints and their derivatives, on two ranks (the first run compiles the kernels)"
-run mpirun -n 2 ampmpi fingerprint bulk.traj clusters.traj --label cupt --derivatives --no-compress
+say "Symmetry functions that fit them (what runs first compiles its kernels)"
+run mpirun -n 2 ampmpi functions bulk.traj clusters.traj -o functions.toml
+
+say "Fingerprints and their derivatives, on two ranks"
+run mpirun -n 2 ampmpi fingerprint bulk.traj clusters.traj --label cupt --derivatives \
+    --descriptor functions.toml --no-compress
 
 say "What lies on disk"
 run ampmpi info cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
 run du -sh cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
 
 say "The same again: everything is found, nothing is computed"
-run mpirun -n 2 ampmpi fingerprint bulk.traj clusters.traj --label cupt --derivatives --no-compress
+run mpirun -n 2 ampmpi fingerprint bulk.traj clusters.traj --label cupt --derivatives \
+    --descriptor functions.toml --no-compress
 
 say "Many small files become one archive that stays readable"
 run amp-compress cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
@@ -34,11 +42,14 @@ run du -sh cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
 say "Read back"
 run python ../examples/read_back.py
 
-say "A short training on them, stopped early at errors that are far from the best"
-run mpirun -n 2 ampmpi train bulk.traj clusters.traj --label cupt --hidden 10,10 \
-    --force-coefficient 0.1 --energy-rmse 0.02 --force-rmse 0.5 --validation-fraction 0.1
+say "A committee of four potentials (train --functions auto does all of this in one step)"
+run mpirun -n 2 ampmpi train bulk.traj clusters.traj --label cupt --descriptor functions.toml \
+    --hidden 10,10 --force-coefficient 0.3 --overfit 0.0003 --committee 4 --max-steps 400
 
-say "How good it is, and pictures of it"
-run ampmpi evaluate cupt.amp bulk.traj clusters.traj
-run ampmpi plot cupt bulk.traj clusters.traj
+say "How good it is, on images that it has not seen, and a report with pictures"
+run ampmpi evaluate cupt held-out.traj
+run ampmpi plot cupt held-out.traj --training bulk.traj --training clusters.traj
+
+say "Molecular dynamics, with EMT, from which the images come, beside it"
+run python ../examples/dynamics.py
 run ls

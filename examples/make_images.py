@@ -1,4 +1,6 @@
-"""Write a small training set of copper and platinum: bulk.traj and clusters.traj.
+"""Write a small training set of copper and platinum, bulk.traj and clusters.traj.
+
+More images of both kinds go into held-out.traj, to measure potentials with.
 
 Energies and forces come from ASE's EMT. Some images of the second file are
 repeats of earlier ones, as they are in most sets that people collect.
@@ -17,6 +19,7 @@ from ase.io import Trajectory
 N_BULK = 60
 N_CLUSTERS = 100
 N_REPEATED = 8
+N_HELD_OUT = 20  # of each kind
 
 
 def mixed(atoms: Atoms, fraction: float, rng: np.random.Generator) -> Atoms:
@@ -52,13 +55,16 @@ def with_energies(atoms: Atoms) -> Atoms:
 
 
 def main() -> None:
-    """Write the two trajectories."""
+    """Write the three trajectories."""
     rng = np.random.default_rng(0)
     cells = [with_energies(bulk_image(rng)) for _ in range(N_BULK)]
     clusters = [with_energies(cluster_image(rng)) for _ in range(N_CLUSTERS)]
+    held_out = [with_energies(bulk_image(rng)) for _ in range(N_HELD_OUT)]
+    held_out += [with_energies(cluster_image(rng)) for _ in range(N_HELD_OUT)]
     for name, images in [
         ("bulk.traj", cells),
         ("clusters.traj", clusters + cells[:N_REPEATED]),
+        ("held-out.traj", held_out),
     ]:
         with Trajectory(name, "w") as trajectory:
             for atoms in images:

@@ -11,13 +11,17 @@ def main() -> None:
     """Compare what the databases hold with what is computed here."""
     atoms = read("bulk.traj", index=0)
     key = hash_image(atoms)
-    gaussian = Gaussian(elements=["Cu", "Pt"])
+    gaussian = Gaussian.from_toml("functions.toml")
 
     fingerprints = FingerprintDatabase("cupt-fingerprints.ampdb")
     primes = FingerprintDatabase("cupt-fingerprint-primes.ampdb")
     print(f"{len(fingerprints)} fingerprints, {len(primes)} sets of derivatives")
     print(f"image 0 of bulk.traj is {key}")
-    print(f"its first atom, {fingerprints[key].symbols[0]}:", fingerprints[key].values[0].round(4))
+    print(
+        f"its first atom, {fingerprints[key].symbols[0]}:",
+        fingerprints[key].values[0, :8].round(4),
+        "…",
+    )
     difference = abs(fingerprints[key].values - gaussian.fingerprint(atoms).values).max()
     print(f"largest difference from what is computed now: {difference:.1e}")
 

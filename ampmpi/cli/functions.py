@@ -108,14 +108,16 @@ def made_or_kept(
     cutoff: float | None,
     reading: Reading,
     *,
+    forces: bool,
     skip_unusable: bool,
     overwrite: bool,
     dry_run: bool,
 ) -> Gaussian:
-    """Return the descriptor of a training that makes its own functions.
+    """Return the descriptor of a training, with forces or not, that makes its own functions.
 
     They are made once and kept in a file, so that a training that is started again, or gets
-    more images, has the same ones.
+    more images, has the same ones. Where the forces that are to be trained are missing, the
+    training is about to fail, and nothing is kept for the next one.
     """
     from ampmpi.descriptor import Gaussian
 
@@ -133,7 +135,7 @@ def made_or_kept(
     choice = make(comm, images, None, cutoff, reading, skip_unusable)
     for line in choice.lines():
         log(line)
-    if not dry_run:
+    if not dry_run and (choice.with_forces or not forces or skip_unusable):
         agree(comm, lambda: _write_in_folder(path, choice, images))
         log(f"The functions are kept in {path}.")
     return choice.descriptor

@@ -233,8 +233,8 @@ def _descriptor(comm: Communicator, o: dict[str, Any]) -> Gaussian:
 
         return made_or_kept(
             comm, f"{o['label']}-functions.toml", o["images"], cutoff,
-            agree(comm, lambda: reading_of(o)), skip_unusable=o["skip_unusable"],
-            overwrite=o["overwrite"], dry_run=o["dry_run"],
+            agree(comm, lambda: reading_of(o)), forces=o["forces"],
+            skip_unusable=o["skip_unusable"], overwrite=o["overwrite"], dry_run=o["dry_run"],
         )  # fmt: skip
     if file is not None:
         return agree(comm, lambda: Gaussian.from_toml(file))

@@ -78,6 +78,8 @@ class FunctionChoice:
     seconds, default_seconds : float
         Time of an image's fingerprint with derivatives, with these functions and with
         Amp's defaults.
+    with_forces : bool
+        Whether they were chosen by the forces of the images.
     """
 
     descriptor: Gaussian
@@ -88,6 +90,7 @@ class FunctionChoice:
     n_candidates: Mapping[str, int]
     seconds: float
     default_seconds: float
+    with_forces: bool
 
     def lines(self) -> list[str]:
         """Return what the command prints: errors against cost, and what was chosen."""
@@ -218,6 +221,7 @@ def _make(
             {element: len(functions) for element, functions in candidates.items()},
             seconds_of(made, example),
             default_seconds,
+            labelled,
         )
 
     return agree(comm, choose)

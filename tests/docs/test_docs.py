@@ -39,17 +39,18 @@ def script(page: str) -> str:
     return "\n".join(parts) if len(parts) > 1 else ""
 
 
-def write_images(path: Path) -> None:
+def write_images(folder: Path) -> None:
     """Write what the examples take for granted: a few images of copper and platinum."""
     images = []
-    for seed in range(6):
+    for seed in range(8):
         atoms = bulk("Cu", cubic=True)
         atoms.symbols[0] = "Pt"
         atoms.rattle(0.1, seed=seed)
         atoms.calc = EMT()
         atoms.get_forces()
         images.append(atoms)
-    write(path, images)
+    write(folder / "images.traj", images[:6])
+    write(folder / "held-out.traj", images[6:])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -57,7 +58,7 @@ def test_examples_run(page, tmp_path):
     code = script(page.read_text())
     if not code:
         return
-    write_images(tmp_path / "images.traj")
+    write_images(tmp_path)
     (tmp_path / "examples.py").write_text(code)
     tools = Path(sys.executable).parent
     result = subprocess.run(

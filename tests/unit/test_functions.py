@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -272,6 +274,21 @@ def test_training_makes_its_functions_once(trajectory, tmp_path):
     assert (tmp_path / "run/cupt-functions.toml").read_text() == kept
     result = run(*training[:-1], 5.0)
     assert "--cutoff is 5" in str(result.exception)
+
+
+def test_a_training_without_the_forces_it_needs_keeps_no_functions(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bare = [atoms.copy() for atoms in images]
+    for atoms, full in zip(bare, images, strict=True):
+        atoms.info["REF_energy"] = full.get_potential_energy()
+    write("bare.extxyz", bare)
+    training = ("train", "bare.extxyz", "--functions", "auto", "--label", "cupt")
+    result = run(*training)
+    assert isinstance(result.exception, ImageError)
+    assert "forces" in str(result.exception)
+    assert not Path("cupt-functions.toml").exists()
+    assert run(*training, "--no-forces", "--max-steps", 2).exit_code in (0, 8)
+    assert Path("cupt-functions.toml").exists()
 
 
 def test_made_functions_and_a_file_exclude_each_other(trajectory):

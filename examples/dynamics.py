@@ -1,0 +1,45 @@
+"""Molecular dynamics with the demo's committee and, from the same start, with EMT itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms, units
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.md.verlet import VelocityVerlet
+
+from ampmpi import Committee
+
+
+def crystal() -> Atoms:
+    """Return a random alloy of 32 atoms on lattice sites, with velocities of 600 K."""
+    rng = np.random.default_rng(5)
+    atoms = bulk("Cu", "fcc", a=3.75, cubic=True) * (2, 2, 2)
+    atoms.numbers[rng.permutation(32)[:13]] = 78
+    momenta = rng.normal(size=(32, 3))
+    momenta *= np.sqrt(600 * units.kB * atoms.get_masses())[:, np.newaxis]
+    atoms.set_momenta(momenta - momenta.mean(axis=0))
+    return atoms
+
+
+def main() -> None:
+    """Follow both for 200 fs; about half of the 600 K goes into potential energy at once."""
+    ours, reference = crystal(), crystal()
+    committee = Committee.load("cupt")
+    ours.calc, reference.calc = committee, EMT()
+    runs = [VelocityVerlet(atoms, 2.0 * units.fs) for atoms in (ours, reference)]
+    start = ours.get_total_energy()
+    print("   fs   committee        EMT   total energy, meV/atom   disagreement, meV/Å")
+    for step in range(20, 101, 20):
+        for run in runs:
+            run.run(20)
+        drift = 1000 * (ours.get_total_energy() - start) / len(ours)
+        spread = 1000 * committee.results["forces_spread"].max()
+        print(
+            f"{2 * step:5}  {ours.get_temperature():8.0f} K {reference.get_temperature():8.0f} K"
+            f"{drift:+25.2f}{spread:22.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
