@@ -177,10 +177,10 @@ class Assembly:
 
 ASSEMBLIES = (
     Assembly(
-        "serial", "packs are copied and read back by all; rank 0 reads indexes and unlinks",
+        "serial", "packs are copied and read back by all; rank 0 alone reads indexes and unlinks",
         by_rank_0=True,
     ),
-    Assembly("shared", "the same, but all ranks together read the indexes and unlink"),
+    Assembly("shared", "the same, but all ranks together read the indexes and unlink: as it is"),
     Assembly("own", "the same, and each rank copies its own packs out of memory", read=False),
     Assembly("trusting", "the same without reading back", read=False, read_back=False),
     Assembly(
@@ -886,7 +886,7 @@ def main() -> None:
     kind.add_argument("--fingerprints-only", action="store_true", help="without derivatives")
     kind.add_argument("--costs", metavar="FILE", help="measured costs, as an earlier run printed")
     kind.add_argument(
-        "--assembly", default="serial", choices=[way.name for way in ASSEMBLIES],
+        "--assembly", default="shared", choices=[way.name for way in ASSEMBLIES],
         help="how packs become the archive",
     )  # fmt: skip
     kind.set_defaults(run=model)

@@ -22,7 +22,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.database.archive.reader import Archive, IndexedArchive
+from ampmpi.database.archive.index import read_index
 from ampmpi.database.archive.writer import ArchiveWriter
 from ampmpi.database.layout import ARCHIVE, LOOSE, PACKS, TEMPORARIES, Home
 from ampmpi.database.lock import Lock
@@ -520,13 +520,16 @@ class _Run:
         results = workers.map(check, ([piece[:2] for piece in group] for group in groups))
         per_piece = writer.entries / len(writer.written)
         is_whole = True
-        for group, found in zip(groups, results, strict=True):
-            is_whole &= found == [wanted for _, _, wanted in group]
+        for group, checksums in zip(groups, results, strict=True):
+            is_whole &= checksums == [wanted for _, _, wanted in group]
             self._step(per_piece * len(group))
         if is_whole:
-            with Archive.open(self.home.temporaries, temporary.name) as new:
-                is_whole = isinstance(new, IndexedArchive) and new.damage is None
-                is_whole = is_whole and len(new) == writer.entries
+            found = read_index(temporary.descriptor, writer.size)
+            is_whole = (
+                found is not None
+                and found.misfit is None
+                and found.footer.entries == writer.entries
+            )
         if not is_whole:
             if self._together and self.workers.executor is not None:
                 raise NotTogetherError

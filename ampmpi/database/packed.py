@@ -181,11 +181,14 @@ class PackReader:
         return before.plus(opened) if opened else before
 
     def __contains__(self, key: str) -> bool:
-        return len(self.current().rows(digests_of([key]))) > 0
+        packed = self.current()
+        return bool(packed.packs) and len(packed.rows(digests_of([key]))) > 0
 
     def read(self, key: str) -> bytes | CorruptEntryError | None:
         """Return an entry's bytes, of its newest sound copy; if there is none, what is wrong."""
         packed, wrong = self.current(), None
+        if not packed.packs:
+            return None
         for row in packed.rows(digests_of([key])):
             for pack, part in packed.by_pack(np.array([row])):
                 for _, data in self._records(pack, part):

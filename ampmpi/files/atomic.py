@@ -301,11 +301,13 @@ def rename_new(
 ) -> bool:
     """Move a file unless another one has the new name; return whether it was moved.
 
-    By a hard link; by a rename that replaces nothing where the file system has no
-    links; where it knows neither, by a new file that others may see while it is
+    By a hard link, or by a rename that replaces nothing, which a file that is not small has
+    first; where the file system knows neither, by a new file that others may see while it is
     written or, for a file that is not small, by a look and a rename.
     """
     try:
+        if not small and _rename_with(_NOREPLACE, folder, name, target, new_name):
+            return True
         try:
             _link(folder, name, target, new_name)
         except OSError as error:
