@@ -9,7 +9,7 @@ by these.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -106,10 +106,19 @@ def kinds_of(names: Iterable[str], keys: LabelKeys) -> dict[str, str]:
     return known | keys.kinds()
 
 
+def results_for(atoms: Atoms) -> Mapping[str, Any]:
+    """Return the results of an image's calculator, if they are for its atoms as they are now."""
+    results: Mapping[str, Any] = getattr(atoms.calc, "results", {})
+    changes = getattr(atoms.calc, "check_state", None)
+    if not results or changes is None or changes(atoms):
+        return {}
+    return results
+
+
 def places(atoms: Atoms) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield where labels can be: the name of each place, and what is there."""
     if atoms.calc is not None:
-        yield "calculator", getattr(atoms.calc, "results", {})
+        yield "calculator", results_for(atoms)
     yield "info", atoms.info
     yield "arrays", atoms.arrays
     for name in ("key_value_pairs", "data"):
@@ -120,8 +129,9 @@ def places(atoms: Atoms) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def lookup(atoms: Atoms, name: str) -> Any:
     """Return a value by its name, from the first place that has it; else None."""
     for _, place in places(atoms):
-        if place.get(name) is not None:
-            return place[name]
+        value = place.get(name)
+        if value is not None and not np.ma.is_masked(value):
+            return value
     return None
 
 
@@ -210,7 +220,7 @@ def choose(offered: Iterable[frozenset[tuple[str, str]]], keys: LabelKeys) -> Ch
         name = chosen.get(kind)
         where = [place for place, one in found if one == name]
         if where and (name != kind or "calculator" not in where):
-            note.append(f"{plural} are '{plain(name, 60)}'{_how(name)}")
+            note.append(f"{plural} are '{plain(name, 60)}'{_how(name, where)}")
     others = [
         name
         for name in by_kind["energy"]
@@ -226,11 +236,12 @@ def choose(offered: Iterable[frozenset[tuple[str, str]]], keys: LabelKeys) -> Ch
     return Choice(chosen, "; ".join(note), warning, carried)
 
 
-def _how(name: str) -> str:
+def _how(name: str, where: Sequence[str]) -> str:
     said = meaning(name)
-    if said is not None and said.per_atom:
+    per_atom = said is not None and said.per_atom
+    if per_atom and "arrays" not in where:
         return ", times the number of atoms"
-    if said is not None and name.lower().endswith("energies"):
+    if per_atom or (said is not None and name.lower().endswith("energies")):
         return ", summed over the atoms"
     return ""
 
@@ -310,22 +321,21 @@ def energy_of(atoms: Atoms, keys: LabelKeys) -> float:
     LabelError
         It has none, or what it has is not one finite number.
     """
-    name = keys.get("energy")
-    value = None
-    if name == "energy" and atoms.calc is not None:
-        value = _calculated(atoms.get_potential_energy)
-    if value is None:
-        value = lookup(atoms, name)
-    if value is None:
-        raise LabelError(NO_ENERGY)
-    array = np.asarray(value)
+    name, value = keys.get("energy"), _label(atoms, "energy", keys)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        raise LabelError("has an energy of a wrong shape") from None
     if array.dtype.kind == "c":
         raise LabelError("has a complex energy", f"has the complex energy {array.ravel()[:1]}")
     if array.dtype.kind not in "fiu":
         shown = plain(repr(value), 40)
         raise LabelError("has an energy that is not a number", f"has the energy {shown}, no number")
+    said = meaning(name)
     if array.size == 1:
         energy = float(array.reshape(()))
+        if said is not None and said.per_atom:
+            energy *= len(atoms)
     elif array.shape == (len(atoms),):
         energy = float(array.sum())
     else:
@@ -333,9 +343,6 @@ def energy_of(atoms: Atoms, keys: LabelKeys) -> float:
             "has an energy of a wrong shape",
             f"has an energy of shape {array.shape} where one number is expected",
         )
-    said = meaning(name)
-    if said is not None and said.per_atom:
-        energy *= len(atoms)
     if not np.isfinite(energy):
         raise LabelError("has an energy that is not finite", f"has the energy {energy}")
     return energy
@@ -349,14 +356,7 @@ def forces_of(atoms: Atoms, keys: LabelKeys) -> NDArray[np.float64]:
     LabelError
         It has none, or what it has is not that.
     """
-    name = keys.get("forces")
-    value = None
-    if name == "forces" and atoms.calc is not None:
-        value = _calculated(atoms.get_forces)
-    if value is None:
-        value = lookup(atoms, name)
-    if value is None:
-        raise LabelError(NO_FORCES)
+    value = _label(atoms, "forces", keys)
     try:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
@@ -373,10 +373,37 @@ def forces_of(atoms: Atoms, keys: LabelKeys) -> NDArray[np.float64]:
     return np.array(array, dtype=np.float64)
 
 
-def _calculated(get: Any) -> Any:
+def _label(atoms: Atoms, kind: str, keys: LabelKeys) -> Any:
+    """Return what an image carries as its energy or forces."""
+    name = keys.get(kind)
+    asked = name == kind and atoms.calc is not None
+    value = _calculated(atoms, kind) if asked else lookup(atoms, name)
+    kept = getattr(atoms.calc, "results", {}).get(name)
+    if value is None and kept is not None and not results_for(atoms):
+        what = f"has {'an ' if kind == 'energy' else ''}{kind} of other positions"
+        raise LabelError(
+            what,
+            f"{what}: it was changed after its calculator's results were made; compute it anew",
+        )
+    if value is None and asked:
+        value = lookup(atoms, name)
+    if value is None:
+        raise LabelError(NO_ENERGY if kind == "energy" else NO_FORCES)
+    return value
+
+
+def _calculated(atoms: Atoms, kind: str) -> Any:
+    """Return what ASE has from an image's calculator; None where that cannot tell."""
     from ase.calculators.calculator import PropertyNotImplementedError
 
+    get = atoms.get_potential_energy if kind == "energy" else atoms.get_forces
     try:
-        return get(apply_constraint=False)
-    except (RuntimeError, PropertyNotImplementedError):  # no calculator, or not of these atoms
+        value = get(apply_constraint=False)
+    except PropertyNotImplementedError:
         return None
+    except RuntimeError as error:
+        reason = plain(" ".join(str(error).split()))
+        raise LabelError(
+            "has a calculator that fails", f"has a calculator that fails: {reason}"
+        ) from error
+    return None if np.ma.is_masked(value) else value

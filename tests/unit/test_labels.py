@@ -435,3 +435,76 @@ def test_a_format_that_ase_cannot_guess(tmp_path):
     assert found.get_chemical_formula() == "Cu"
     with pytest.raises(InputError, match="'vaps' is none that ASE reads"):
         Reading.of(format="vaps")
+
+
+def moved(image):
+    image.positions[0] += 0.3
+    return image
+
+
+def test_labels_of_other_positions_are_refused(tmp_path):
+    image = moved(emt_images(1)[0])
+    with pytest.raises(LabelError, match="has an energy of other positions"):
+        energy_of(image, ASES_OWN)
+    with pytest.raises(LabelError, match="has forces of other positions") as caught:
+        forces_of(image, ASES_OWN)
+    assert caught.value.kind == "has forces of other positions"
+    image.calc.results["free_energy"] = 1.0
+    with pytest.raises(LabelError, match="has an energy of other positions"):
+        energy_of(image, LabelKeys("free_energy"))
+    assert offers(image) == frozenset()
+    image.info["energy"] = -1.0  # ASE's calculator goes before it
+    with pytest.raises(LabelError, match="of other positions"):
+        energy_of(image, ASES_OWN)
+    image.info["REF_energy"] = -2.0
+    assert energy_of(image, LabelKeys("REF_energy")) == -2.0
+
+
+def test_a_calculator_that_fails_is_no_energy():
+    class Failing(EMT):
+        def calculate(self, *given):
+            raise RuntimeError("it did not\nconverge")
+
+    image = emt_images(1)[0]
+    old = image.calc.results
+    image.calc = Failing()
+    image.calc.results, image.calc.atoms = dict(old), moved(image.copy())
+    with pytest.raises(LabelError, match="has a calculator that fails: it did not converge"):
+        energy_of(image, ASES_OWN)
+    with pytest.raises(LabelError, match="has a calculator that fails"):
+        forces_of(image, ASES_OWN)
+
+
+def test_other_labels_beside_a_calculator_without_them():
+    image, energy, forces = bare(emt_images(1)[0])
+    image.calc = SinglePointCalculator(image, forces=forces)
+    image.info["energy"] = energy
+    assert energy_of(image, ASES_OWN) == energy
+    assert (forces_of(image, ASES_OWN) == forces).all()
+
+
+@pytest.mark.parametrize("value", [np.ma.masked, np.ma.array([1.0], mask=True)])
+def test_a_masked_energy_is_none(value):
+    image = bulk("Cu")
+    image.info["energy"] = value
+    with pytest.raises(LabelError, match="has no energy"):
+        energy_of(image, ASES_OWN)
+    image.calc = SinglePointCalculator(image)
+    image.calc.results["energy"] = value
+    with pytest.raises(LabelError, match="has no energy"):
+        energy_of(image, ASES_OWN)
+
+
+def test_a_ragged_energy_is_named():
+    image = bulk("Cu")
+    image.info["energy"] = [[1, 2], [3]]
+    with pytest.raises(LabelError, match="has an energy of a wrong shape"):
+        energy_of(image, ASES_OWN)
+
+
+def test_energies_per_atom_in_an_array_are_added_up():
+    image = bulk("Cu", cubic=True)
+    image.arrays["energy_per_atom"] = np.full(4, -3.0)
+    choice = choose([offers(image)], ASES_OWN)
+    assert energy_of(image, choice.keys) == -12.0
+    assert choice.note == "energies are 'energy_per_atom', summed over the atoms"
