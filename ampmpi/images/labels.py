@@ -383,7 +383,7 @@ def _label(atoms: Atoms, kind: str, keys: LabelKeys) -> Any:
         what = f"has {'an ' if kind == 'energy' else ''}{kind} of other positions"
         raise LabelError(
             what,
-            f"{what}: it was changed after its calculator's results were made; compute it anew",
+            f"{what}: it was moved after it was calculated; compute it anew",
         )
     if value is None and asked:
         value = lookup(atoms, name)

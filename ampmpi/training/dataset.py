@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral, Real
@@ -71,10 +71,12 @@ class Dataset:
         """The same of the validation images."""
         return _combined(self.digests[self.validation])
 
-    @property
-    def n_training_forces(self) -> int:
-        """Number of images to train on that have forces."""
-        return int((~self.validation & self.has_forces).sum())
+    def n_training_forces(self, drawn: Mapping[str, float] | None = None) -> float:
+        """Return how many images to train on have forces; with `drawn`, how often these count."""
+        chosen = ~self.validation & self.has_forces
+        if drawn is None:
+            return float(chosen.sum())
+        return sum(drawn.get(key.decode(), 0.0) for key in self.keys[chosen].tolist())
 
     @property
     def n_validation_forces(self) -> int:

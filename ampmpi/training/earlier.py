@@ -259,13 +259,20 @@ def _holds(model: NeuralNetwork, vector: Array) -> bool:
 
 
 def drawn_images(dataset: Dataset, draw: int | None) -> Mapping[str, float] | None:
-    """Draw as many training images as there are, with replacement: how often each counts."""
+    """Draw as many training images as there are, with replacement: how often each counts.
+
+    Those with forces and those without are drawn apart, so that every draw has as many forces.
+    """
     if draw is None:
         return None
-    keys = dataset.keys[~dataset.validation]
-    counts = np.bincount(
-        np.random.default_rng(draw).integers(0, len(keys), len(keys)), minlength=len(keys)
+    keys, has_forces = (
+        column[~dataset.validation] for column in (dataset.keys, dataset.has_forces)
     )
+    counts = np.zeros(len(keys), dtype=np.int64)
+    random = np.random.default_rng(draw)
+    for stratum in (np.flatnonzero(has_forces), np.flatnonzero(~has_forces)):
+        if len(stratum):
+            np.add.at(counts, stratum[random.integers(0, len(stratum), len(stratum))], 1)
     return {
         key.decode(): float(count) for key, count in zip(keys, counts, strict=True) if count > 0
     }

@@ -72,7 +72,7 @@ def fit(
 
         def run() -> FitResult:
             try:
-                return Fit(loss, model, prepared, label, schedule, start, log, shown).run()
+                return Fit(loss, model, prepared, label, schedule, start, log, shown, drawn).run()
             finally:
                 loss.finish()
 
@@ -126,12 +126,13 @@ class Fit:
         start: Start,
         log: Callable[[str], None],
         progress: FitProgress,
+        drawn: Mapping[str, float] | None = None,
     ) -> None:
         self.loss, self.model, self.descriptor = loss, model, prepared.descriptor
         self.limits, self.regressor = model.lossfunction, model.regressor
         dataset = prepared.dataset
         self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
-        self.n_forces = dataset.n_training_forces
+        self.n_forces = dataset.n_training_forces(drawn)
         self.n_validation_forces = dataset.n_validation_forces
         self.about = dataset.about()
         self.label, self.path = label, checkpoint_of(label)
@@ -282,7 +283,7 @@ class Fit:
         return coefficients.energy * totals.energy + (coefficients.force or 0.0) * totals.force
 
     def _errors(
-        self, totals: LossSums, n_images: int, n_forces: int
+        self, totals: LossSums, n_images: int, n_forces: float
     ) -> tuple[float, float, float, float]:
         """Return energy rmse and largest residual, then those of the forces.
 
