@@ -272,20 +272,24 @@ def _again(path: str, inode: int) -> Home:
 def check_place(path: str | os.PathLike[str]) -> None:
     """See that a database that does not exist can be made; nothing is left behind.
 
+    It is tried under another name: a job that starts at the same time would take what is
+    there for a moment for the database, and hold a directory that is removed.
+
     Raises
     ------
     DatabaseError
         It cannot, and why.
     """
     name = database_path(path)
+    trial = os.path.join(os.path.dirname(name), f".ampmpi-{os.urandom(6).hex()}")
     try:
-        os.mkdir(name)
-        os.rmdir(name)
-    except FileExistsError:
-        return
+        if not os.path.lexists(name):
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(name)  # a name that is too long, for one
+            os.mkdir(trial)
+            os.rmdir(trial)
     except OSError as error:
-        if error.errno != errno.ENOTEMPTY:  # another job was as quick
-            raise _cannot_create(name, error) from error
+        raise _cannot_create(name, error) from error
 
 
 def _cannot_create(name: str, error: OSError) -> DatabaseError:

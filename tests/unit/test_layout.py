@@ -77,6 +77,21 @@ def test_opening_and_checking_the_place_make_nothing(tmp_path):
     assert home.root.names() == [] and os.listdir(tmp_path) == ["x.ampdb"]
 
 
+def test_a_trial_does_not_show_itself_as_a_database(tmp_path, monkeypatch):
+    """Another job that starts then would hold a directory that is removed."""
+    real, seen = os.mkdir, []
+
+    def mkdir(path, *options, **more):
+        real(path, *options, **more)
+        seen.append(Home.find(tmp_path / "x"))
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    check_place(tmp_path / "x")
+    assert seen == [None] and os.listdir(tmp_path) == []
+    with pytest.raises(DatabaseError, match="cannot create the database"):
+        check_place(tmp_path / ("x" * 250))
+
+
 def test_where_no_database_can_be_made(tmp_path, monkeypatch):
     for make in (Home.create, check_place):
         with pytest.raises(DatabaseError, match="there is no folder"):
