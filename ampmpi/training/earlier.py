@@ -265,9 +265,8 @@ def drawn_images(dataset: Dataset, draw: int | None) -> Mapping[str, float] | No
     """
     if draw is None:
         return None
-    keys, has_forces = (
-        column[~dataset.validation] for column in (dataset.keys, dataset.has_forces)
-    )
+    keys = dataset.keys[~dataset.validation]
+    has_forces = dataset.has_forces[~dataset.validation]
     counts = np.zeros(len(keys), dtype=np.int64)
     random = np.random.default_rng(draw)
     for stratum in (np.flatnonzero(has_forces), np.flatnonzero(~has_forces)):

@@ -17,12 +17,15 @@ from training_images import emt_images
 from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
 from ampmpi.cli.evaluate import command as evaluate_command
 from ampmpi.cli.images import command as images_command
+from ampmpi.cli.train import command as train_command
 from ampmpi.errors import ImageError, InputError
 from ampmpi.images import ImageRef, digest_image
 from ampmpi.images.distances import ratio, shortest
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts, named
+from ampmpi.members import make_members
 from ampmpi.parallel.comm import SerialCommunicator
 from ampmpi.training.dataset import survey
+from ampmpi.training.earlier import drawn_images
 from ampmpi.training.pool import open_pool
 
 
@@ -358,3 +361,35 @@ def test_a_cell_in_nm_is_refused_at_once():
         Gaussian(cutoff=6.5, elements=["Cu"]).fingerprint(image)
     dense = bulk("C", "diamond", a=3.57)
     assert Gaussian(cutoff=12.0, elements=["C"]).fingerprint(dense).values.shape[0] == 2
+
+
+def test_drawn_images_have_forces_and_their_errors_are_those_of_the_draw():
+    images = emt_images(10)
+    for number in range(3, 10):
+        images[number] = with_results(images[number], energy=images[number].get_potential_energy())
+    write("a.traj", images)
+    given = ["a.traj", "--cutoff", "4", "--hidden", "3", "--committee", "2", "--bootstrap"]
+    done = CliRunner().invoke(train_command, [*given, "--skip-unusable", "--max-steps", "4"])
+    assert done.exit_code == 0, done.output
+    dataset = survey(
+        SerialCommunicator(), open_pool(SerialCommunicator(), images), forces=True,
+        skip_unusable=True,
+    )  # fmt: skip
+    by_key = {digest_image(image).hex(): image for image in images}
+    rows = [line.split() for line in Path("amp-members.txt").read_text().splitlines()]
+    column = rows[0].index("force_rmse") - len(rows[0])
+    for member in make_members(
+        lambda layers, seed: NeuralNetwork(layers, randomseed=seed), [(3,)], seats=2, bootstrap=True
+    ):
+        drawn = drawn_images(dataset, member.draw)
+        assert dataset.n_training_forces(drawn) == 3.0
+        assert sum(drawn.values()) == 10.0
+        squares = 0.0
+        for key, times in drawn.items():
+            if "forces" in by_key[key].calc.results:
+                image = by_key[key].copy()
+                image.calc = Amp.load(f"amp-members/{member.name}.amp")
+                error = image.get_forces() - by_key[key].get_forces()
+                squares += times * np.mean(error**2)
+        [row] = [row for row in rows if row[0] == member.name]
+        assert float(row[column]) == pytest.approx(np.sqrt(squares / 3.0), rel=1e-3)
