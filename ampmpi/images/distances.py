@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols, covalent_radii
 
+from ampmpi.images.checks import problem
 from ampmpi.images.units import LENGTHS
 
 if TYPE_CHECKING:
@@ -31,33 +32,15 @@ USUAL = (0.72, 1.4)
 """Between which a set has to be after its unit was corrected."""
 
 
-def strange_atom(atoms: Atoms) -> str | None:
-    """Say which atom is of no element, such as a ghost (X); None if all are of one."""
-    wrong = np.flatnonzero((atoms.numbers < 1) | (atoms.numbers > 118))
-    if not len(wrong):
-        return None
-    number = atoms.numbers[wrong[0]]
-    return f"atom {wrong[0]} has the atomic number {number}, which is no element's"
-
-
 def shortest(atoms: Atoms) -> Pairs:
     """Return the shortest distance of each pair of elements, periodic images included."""
     from ase.geometry import minkowski_reduce
 
     n, periodic = len(atoms), np.flatnonzero(atoms.pbc)
     positions, cell = atoms.positions, np.array(atoms.cell.array)
-    if (
-        strange_atom(atoms)
-        or not n
-        or not (np.isfinite(positions).all() and np.isfinite(cell[periodic]).all())
-    ):
+    if problem(atoms) is not None:
         return {}
     if len(periodic):
-        lengths = np.linalg.norm(cell[periodic], axis=1)
-        if not lengths.all() or np.linalg.matrix_rank(cell[periodic] / lengths[:, None]) < len(
-            periodic
-        ):
-            return {}
         reduced = np.array(minkowski_reduce(cell, atoms.pbc)[0])  # type: ignore[no-untyped-call]
         axes = reduced[periodic]
     rows = np.unique(np.linspace(0, n - 1, max(1, min(n, ENTRIES // n))).astype(int))

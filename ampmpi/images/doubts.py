@@ -280,7 +280,7 @@ def distance_doubts(ratios: Sequence[Ratio], ref: Callable[[int], ImageRef]) -> 
         if SHORT <= middle <= LONG:
             close += [one for one in some if one.value < TOO_CLOSE]
             continue
-        unit = likely_unit(middle, some[0].unit) or ""
+        unit = (likely_unit(middle, some[0].unit) or "").replace("Å", "A")
         wrong.setdefault((middle < SHORT, some[0].unit, unit), []).append((file, middle))
     for (short, read_as, unit), found in wrong.items():
         files = ", ".join(file or "the images" for file, _ in found[:3])
