@@ -7,7 +7,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii, vdw_radii
 
 from ampmpi.images.checks import problem
 from ampmpi.images.units import LENGTHS
@@ -22,7 +22,7 @@ ENTRIES = 2_000_000
 """Pairs of atoms that are looked at in one image; of larger ones, not every atom's neighbours."""
 
 LOOSE = frozenset({"He", "Ne", "Ar", "Kr", "Xe", "Rn"})
-"""Elements without bonds."""
+"""Elements without bonds: their van der Waals radii stand in for covalent ones."""
 
 SHORT, LONG = 0.55, 1.55
 """Shortest distances, as parts of the sum of covalent radii, between which a set usually is:
@@ -75,14 +75,16 @@ def shortest(atoms: Atoms) -> Pairs:
 
 
 def ratio(pairs: Mapping[tuple[str, str], float]) -> float | None:
-    """Return the smallest distance as part of the sum of covalent radii; None without bonds."""
-    parts = [distance / _bond(a, b) for (a, b), distance in pairs.items() if not {a, b} & LOOSE]
+    """Return the smallest distance as part of the sum of radii; None where no pair has one."""
+    parts = [
+        distance / _bond(a, b) for (a, b), distance in pairs.items() if (a in LOOSE) == (b in LOOSE)
+    ]
     return min(parts) if parts else None
 
 
 def _bond(a: str, b: str) -> float:
-    radius = covalent_radii[[atomic_numbers[a], atomic_numbers[b]]]
-    return float(radius.sum())
+    radii = vdw_radii if a in LOOSE else covalent_radii
+    return float(radii[[atomic_numbers[a], atomic_numbers[b]]].sum())
 
 
 def merge(parts: Sequence[Mapping[tuple[str, str], float]]) -> Pairs:

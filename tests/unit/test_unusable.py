@@ -240,6 +240,19 @@ def test_forces_that_are_all_zero_are_doubted():
     assert "all forces of all 3 images are exactly zero" in doubt
 
 
+def test_energies_that_are_all_zero_are_doubted():
+    images = [with_results(image, energy=0.0, forces=image.get_forces()) for image in emt_images(3)]
+    assert any("all energies of all 3 images are exactly zero" in doubt
+               for doubt in doubts_of(images))  # fmt: skip
+
+
+def test_noble_gases_in_bohr_that_are_angstroms_are_doubted():
+    images = [bulk("Ar", a=5.2 / 1.89) for _ in range(3)]
+    write("a.extxyz", [with_results(image, energy=-1.0) for image in images])
+    done = CliRunner().invoke(images_command, ["a.extxyz"])
+    assert "a.extxyz: the shortest distances are 0.52 times" in done.output
+
+
 def test_one_geometry_with_two_energies_is_doubted():
     images = emt_images(7)
     last = with_results(
@@ -325,7 +338,8 @@ def test_shortest_distances_are_those_of_all_images_in_reach(pbc):
 
 def test_ratios_are_those_of_covalent_radii():
     assert ratio(shortest(bulk("Cu", a=3.6))) == pytest.approx(3.6 / 2**0.5 / 2.64)
-    assert ratio(shortest(bulk("Ar", a=5.2))) is None
+    assert ratio(shortest(bulk("Ar", a=5.2))) == pytest.approx(5.2 / 2**0.5 / 3.76)
+    assert ratio({("Ar", "H"): 2.0}) is None
     assert shortest(Atoms("H")) == {}
     assert shortest(Atoms("H2", positions=[[np.nan, 0, 0], [0, 0, 0]])) == {}
     assert shortest(Atoms("H2", positions=[[0, 0, 0], [1, 0, 0]], cell=[1, 0, 0], pbc=True)) == {}
