@@ -46,7 +46,7 @@ class Dataset:
     """What every rank knows of the unique images of a training."""
 
     pool: Pool
-    indices: NDArray[np.int64]  # of each unique image; of duplicates the last one counts
+    indices: NDArray[np.int64]  # of each unique image; the last of equal ones, with forces if any
     keys: NDArray[np.bytes_]  # hashes
     copies: NDArray[np.int64]  # how often each image was given
     first: NDArray[np.int64]  # number of the first image with each hash
@@ -89,7 +89,7 @@ class Dataset:
         Raises
         ------
         InputError
-            There is none left to train on.
+            There is none left to train on, or none of those to validate on.
         """
         if not refs:
             return self, []
@@ -106,6 +106,7 @@ class Dataset:
             "validation", "digests",
         )  # fmt: skip
         left = replace(self, **{name: getattr(self, name)[~out] for name in columns})
+        left.check_parts(validates=self.n_validation > 0)
         return left, sorted(set().union(*here))
 
     @property
@@ -148,6 +149,26 @@ class Dataset:
             "atoms": f"{sum(atoms)} in the training images: {by_element}",
             "composition": ", ".join(formulas) + (f" and {more} more" if more else ""),
         }
+
+    def check_parts(self, *, validates: bool) -> None:
+        """Refuse a set that lacks what it is for, after images were left out.
+
+        There are to be forces to train on, where forces are trained, and images to validate
+        on, where some were given or chosen (`validates`).
+        """
+        if self.forces and not self.n_training_forces():
+            raise share(
+                UnusableImagesError(
+                    f"no image to train on that can be used has forces: {self.choice.found}; "
+                    f"{KEY_ADVICE}, or {NO_FORCES_ADVICE}"
+                )
+            )
+        if validates and not self.n_validation:
+            raise share(
+                UnusableImagesError(
+                    "no image to validate on can be used; give others, or train without validation"
+                )
+            )
 
     def check_validation(self, known: Iterable[str] = ()) -> None:
         """Refuse elements that only images to validate on have and the model does not know."""
@@ -255,32 +276,22 @@ def survey(
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     lacking = sorted(index for part in comm.allgather(lacking) for index in part)
     ratios = [one for part in comm.allgather(seen.ratios) for one in part]
-    if forces and lacking and len(lacking) == len(columns[0]):
-        raise share(
-            UnusableImagesError(
-                f"no image that can be used has forces: {choice.found}; {KEY_ADVICE}, or "
-                f"{NO_FORCES_ADVICE}"
-            )
-        )
-
-    def suspicious() -> list[str]:
-        facts = Facts(columns[0], columns[1], columns[2], columns[5], columns[3])
-        doubts = distance_doubts(ratios, pool.ref) + label_doubts(facts, pool.ref)
-        return left_out(unusable, lacking, len(pool), pool.ref) + doubts
-
-    remarks = agree(comm, suspicious)
-    has_forces = ~np.isin(columns[0], lacking)
-    indices, hashes = columns[:2]
+    indices, hashes, energies, composition, digests = columns[:5]
+    has_forces = ~np.isin(indices, lacking)
     given = pool.given_for_validation
     repeated = (indices >= given.start) & np.isin(hashes, hashes[indices < given.start])
     n_shared = len(np.unique(hashes[repeated]))
-    indices, hashes, energies, composition, digests, has_forces = (
-        column[~repeated] for column in (*columns[:5], has_forces)
-    )
-    _, first, copies = np.unique(hashes, return_index=True, return_counts=True)
-    _, from_end = np.unique(hashes[::-1], return_index=True)
-    order = np.argsort(first, kind="stable")
-    first, last, copies = first[order], (len(hashes) - 1 - from_end)[order], copies[order]
+    here = np.flatnonzero(~repeated)
+    first, last, copies = _unique(hashes[here], has_forces[here])
+    first, last = here[first], here[last]
+
+    def suspicious() -> list[str]:
+        facts = Facts(indices, hashes, energies, columns[5], composition)
+        doubts = distance_doubts(ratios, pool.ref) + label_doubts(facts, pool.ref)
+        alone = indices[last[~has_forces[last]]].tolist()
+        return left_out(unusable, alone, given, pool.ref) + doubts
+
+    remarks = agree(comm, suspicious)
     in_validation = indices[first] >= given.start
     if not given:
         # By hash: whatever the order of the images is, the same ones are chosen.
@@ -296,7 +307,7 @@ def survey(
                 "are not trained on"
             )
         )
-    return Dataset(
+    dataset = Dataset(
         pool=pool,
         indices=indices[last],
         keys=hashes[last],
@@ -313,6 +324,22 @@ def survey(
         choice=choice,
         remarks=tuple(remarks),
     )
+    dataset.check_parts(validates=bool(given))
+    return dataset
+
+
+def _unique(
+    hashes: NDArray[np.bytes_], has_forces: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first of equal images, the one that counts, and how often each comes.
+
+    The last one counts, as in Amp, but one with forces before one without. They are in the
+    order of the first ones.
+    """
+    _, first, copies = np.unique(hashes, return_index=True, return_counts=True)
+    counts = np.lexsort((has_forces, hashes))[np.cumsum(copies) - 1]
+    order = np.argsort(first, kind="stable")
+    return first[order], counts[order], copies[order]
 
 
 def _look(pool: Pool, mine: range, keys: LabelKeys, *, forces: bool, skip_unusable: bool) -> _Look:
