@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.images import ImageRef, digest_image
-from ampmpi.images.checks import problem, unreadable
 from ampmpi.images.distances import ratio, shortest
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
 from ampmpi.images.labels import NO_FORCES, Choice, LabelError, LabelKeys
@@ -28,6 +27,7 @@ from ampmpi.training.unusable import (
     NO_FORCES_ADVICE,
     Unusable,
     complaint,
+    hindrance,
     left_out,
 )
 
@@ -347,13 +347,9 @@ def _look(pool: Pool, mine: range, keys: LabelKeys, *, forces: bool, skip_unusab
     seen = _Look([], [], [], [])
     step = max(1, len(mine) // DISTANCES)
     for index, atoms in pool.look(mine):
-        if isinstance(atoms, ImageError):
-            sentence = f"{pool.name(index)}: {atoms}"
-            seen.unusable.append(Unusable(index, unreadable(atoms), sentence))
-            continue
-        if (wrong := problem(atoms)) is not None:
-            sentence = f"{pool.name(index)} {wrong.sentence}"
-            seen.unusable.append(Unusable(index, wrong.kind, sentence))
+        wrong = hindrance(pool.ref(index), index, atoms)
+        if wrong is not None or isinstance(atoms, ImageError):
+            seen.unusable += [wrong] if wrong else []
             continue
         key = digest_image(atoms).hex()
         try:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ampmpi.errors import UnusableImagesError
+from ampmpi.errors import ImageError, UnusableImagesError
 from ampmpi.images import ImageRef
+from ampmpi.images.checks import problem, unreadable
 from ampmpi.images.doubts import SHOWN, named
 from ampmpi.images.labels import NO_ENERGY, NO_FORCES, Choice
 from ampmpi.text import amount
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 NO_FORCES_ADVICE = "train energies alone with --no-forces, or in a script without force criteria"
 NAMED = 50
@@ -39,6 +44,14 @@ class Unusable:
     index: int
     kind: str
     sentence: str
+
+
+def hindrance(ref: ImageRef, index: int, image: Atoms | ImageError) -> Unusable | None:
+    """Say why an image can have no fingerprint, whatever the descriptor; None if it can."""
+    if isinstance(image, ImageError):
+        return Unusable(index, unreadable(image), f"{ref}: {image}")
+    wrong = problem(image)
+    return None if wrong is None else Unusable(index, wrong.kind, f"{ref} {wrong.sentence}")
 
 
 def complaint(
