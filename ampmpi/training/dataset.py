@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,9 @@ if TYPE_CHECKING:
 
 COMPOSITIONS = 20
 """So many compositions are listed in a report."""
+
+FILES = 5
+"""So many files are named in it."""
 
 DISTANCES = 20
 """Images of which each rank looks at the distances, to find out whether they can be in Å."""
@@ -125,10 +127,12 @@ class Dataset:
         """Number of images to validate on."""
         return int(self.validation.sum())
 
+    @cached_property
     def about(self) -> dict[str, str]:
-        """Return what a report says of the images: files, numbers, compositions."""
-        chosen = ~self.validation
-        counts = Counter(map(tuple, self.composition[chosen].astype(int).tolist()))
+        """What a report says of the images: files, numbers, compositions."""
+        chosen = self.composition[~self.validation].astype(np.int64)
+        rows, counts = np.unique(chosen, axis=0, return_counts=True)
+        most = np.argsort(-counts, kind="stable")[:COMPOSITIONS]
         formulas = [
             "".join(
                 f"{element}{number if number > 1 else ''}"
@@ -136,16 +140,18 @@ class Dataset:
                 if number
             )
             + f" ({times})"
-            for row, times in counts.most_common(COMPOSITIONS)
+            for row, times in zip(rows[most].tolist(), counts[most].tolist(), strict=True)
         ]
-        more = len(counts) - len(formulas)
-        atoms = self.composition[chosen].sum(axis=0).astype(int).tolist()
+        more = len(rows) - len(formulas)
+        atoms = chosen.sum(axis=0).tolist()
         by_element = ", ".join(
             f"{n} of {e}" for e, n in zip(self.elements, atoms, strict=True) if n
         )
+        files = self.pool.files()
+        others = f" and {len(files) - FILES} more files" if len(files) > FILES else ""
         return {
             "images": f"{self.n_training} to train on, {self.n_validation} to validate on, from "
-            + (", ".join(self.pool.files()) or "memory"),
+            + (", ".join(files[:FILES]) + others or "memory"),
             "atoms": f"{sum(atoms)} in the training images: {by_element}",
             "composition": ", ".join(formulas) + (f" and {more} more" if more else ""),
         }

@@ -490,3 +490,25 @@ def test_images_to_validate_on_are_counted_apart(capsys):
     assert "2 images without forces, trained on by energy alone: images 2 and 7\n" in said
     assert "1 of 3 images to validate on left out: 1 has no energy: image 2\n" in said
     assert "1 image without forces, validated on by energy alone: image 0\n" in said
+
+
+def test_what_a_report_says_of_the_images():
+    some = {"CuPt3": 3, "Cu4": 1, "Cu2Pt2": 5}
+    images = []
+    for formula, times in some.items():
+        for _ in range(times):
+            image = Atoms(formula, positions=np.random.default_rng(len(images)).normal(size=(4, 3)))
+            images.append(with_results(image, energy=1.0))
+    for number in range(9):
+        write(f"{number}.traj", images[number])
+    alone = SerialCommunicator()
+    names = [f"{number}.traj" for number in range(9)]
+    about = survey(alone, open_pool(alone, names[:8], names[8:]), forces=False).about
+    assert about == {
+        "images": "8 to train on, 1 to validate on, from "
+        "0.traj, 1.traj, 2.traj, 3.traj, 4.traj and 4 more files",
+        "atoms": "32 in the training images: 15 of Cu, 17 of Pt",
+        "composition": "Cu2Pt2 (4), CuPt3 (3), Cu4 (1)",
+    }
+    about = survey(alone, open_pool(alone, images), forces=False).about
+    assert about["images"] == "9 to train on, 0 to validate on, from memory"
