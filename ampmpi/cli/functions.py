@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ampmpi.descriptor import Gaussian
     from ampmpi.functions import FunctionChoice
     from ampmpi.images.reading import Reading
+    from ampmpi.training.dataset import Dataset
 
 
 @click.command("functions")
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
               type=click.FloatRange(min=0.0, min_open=True), help="Cutoff radius.")  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace FILE.")
 @label_options
-@click.option("--skip-unusable", is_flag=True, help="Leave images out that cannot be read.")
+@click.option("--skip-unusable", is_flag=True, help="Leave images out that cannot be used.")
 def command(
     images: tuple[str, ...],
     output: str,
@@ -71,8 +72,6 @@ def make(
     cutoff: float | None,
     reading: Reading,
     skip_unusable: bool,
-    *,
-    forces: bool = True,
 ) -> FunctionChoice:
     """Make functions for the images of files; only here is the package imported."""
     from ampmpi.functions import make_functions
@@ -84,7 +83,6 @@ def make(
         6.5 if cutoff is None else cutoff,
         comm,
         keys=reading.keys,
-        forces=forces,
         skip_unusable=skip_unusable,
     )
 
@@ -104,52 +102,85 @@ def write(path: str, choice: FunctionChoice, images: tuple[str, ...]) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
 
 
+class OwnFunctions:
+    """Functions that a training makes for the images it trains on, and keeps in a file.
+
+    They are made once, so that a training that is started again, or gets more images, has the
+    same ones.
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        path: str,
+        images: tuple[str, ...],
+        cutoff: float | None,
+        *,
+        skip_unusable: bool,
+    ) -> None:
+        self._comm, self._path, self._images = comm, path, images
+        self._cutoff = 6.5 if cutoff is None else cutoff
+        self._skip_unusable = skip_unusable
+        self._choice: FunctionChoice | None = None
+        self._was_there = agree(comm, Path(path).exists)
+
+    def __str__(self) -> str:
+        return "Symmetry functions are made for the images."
+
+    def make(self, dataset: Dataset) -> Gaussian:
+        """Return the descriptor of a training."""
+        from ampmpi.functions import make_for_training
+
+        self._choice = make_for_training(
+            self._comm, dataset, self._cutoff, skip_unusable=self._skip_unusable
+        )
+        log = Log(self._comm.rank)
+        for line in self._choice.lines():
+            log(line)
+        return self._choice.descriptor
+
+    def keep(self) -> None:
+        """Write the file."""
+        choice = self._choice
+        assert choice is not None
+        agree(self._comm, lambda: write(self._path, choice, self._images))
+        Log(self._comm.rank)(f"The functions are kept in {self._path}.")
+
+    def discard(self) -> None:
+        """Remove the file of a training that came to nothing."""
+        if self._comm.rank == 0 and not self._was_there:
+            Path(self._path).unlink(missing_ok=True)
+
+
 def made_or_kept(
     comm: Communicator,
     path: str,
     images: tuple[str, ...],
     cutoff: float | None,
-    reading: Reading,
     *,
-    forces: bool,
     skip_unusable: bool,
     overwrite: bool,
-    dry_run: bool,
-) -> Gaussian:
-    """Return the descriptor of a training, with forces or not, that makes its own functions.
-
-    They are made once and kept in a file, so that a training that is started again, or gets
-    more images, has the same ones. Where the forces that are to be trained are missing, the
-    training is about to fail, and nothing is kept for the next one.
-    """
+) -> Gaussian | OwnFunctions:
+    """Return the descriptor that an earlier training has kept, or what makes it."""
     from ampmpi.descriptor import Gaussian
 
-    log = Log(comm.rank)
-    if not overwrite and agree(comm, Path(path).exists):
-        descriptor = agree(comm, lambda: Gaussian.from_toml(path))
+    def kept() -> Gaussian | None:
+        if overwrite or not Path(path).exists():
+            return None
+        descriptor = Gaussian.from_toml(path)
         if cutoff is not None and cutoff != descriptor.cutoff_radius:
             raise InputError(
                 f"--cutoff is {cutoff:g}, but the functions in {path} were made for "
                 f"{descriptor.cutoff_radius:g} Å: leave --cutoff out, or remove {path} and "
                 "give another --label"
             )
-        log(f"The functions in {path} are used.")
         return descriptor
-    choice = make(comm, images, None, cutoff, reading, skip_unusable)
-    for line in choice.lines():
-        log(line)
-    if not dry_run and (choice.with_forces or not forces or skip_unusable):
-        agree(comm, lambda: _write_in_folder(path, choice, images))
-        log(f"The functions are kept in {path}.")
-    return choice.descriptor
 
-
-def _write_in_folder(path: str, choice: FunctionChoice, images: tuple[str, ...]) -> None:
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-    write(path, choice, images)
+    descriptor = agree(comm, kept)
+    if descriptor is None:
+        return OwnFunctions(comm, path, images, cutoff, skip_unusable=skip_unusable)
+    Log(comm.rank)(f"The functions in {path} are used.")
+    return descriptor
 
 
 def _refuse_existing(path: str, overwrite: bool) -> None:

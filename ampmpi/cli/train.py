@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ampmpi.cli.kinds import PREFIX, complete_files
-from ampmpi.cli.labels import label_options, reading_of
+from ampmpi.cli.labels import label_options
 from ampmpi.cli.packs import pack_options
 from ampmpi.errors import InputError
 
 if TYPE_CHECKING:
+    from ampmpi.cli.functions import OwnFunctions
     from ampmpi.descriptor import Gaussian
     from ampmpi.members import Member
     from ampmpi.model import LossFunction
@@ -217,7 +218,7 @@ def _members(o: dict[str, Any]) -> list[Member]:
     )  # fmt: skip
 
 
-def _descriptor(comm: Communicator, o: dict[str, Any]) -> Gaussian:
+def _descriptor(comm: Communicator, o: dict[str, Any]) -> Gaussian | OwnFunctions:
     from ampmpi.descriptor import Gaussian
     from ampmpi.parallel.failure import agree, share
 
@@ -233,8 +234,7 @@ def _descriptor(comm: Communicator, o: dict[str, Any]) -> Gaussian:
 
         return made_or_kept(
             comm, f"{o['label']}-functions.toml", o["images"], cutoff,
-            agree(comm, lambda: reading_of(o)), forces=o["forces"],
-            skip_unusable=o["skip_unusable"], overwrite=o["overwrite"], dry_run=o["dry_run"],
+            skip_unusable=o["skip_unusable"], overwrite=o["overwrite"],
         )  # fmt: skip
     if file is not None:
         return agree(comm, lambda: Gaussian.from_toml(file))

@@ -7,6 +7,6 @@ that explain energies and forces best, and `make` does all of it.
 
 from __future__ import annotations
 
-from ampmpi.functions.make import FunctionChoice, make_functions
+from ampmpi.functions.make import FunctionChoice, make_for_training, make_functions
 
-__all__ = ["FunctionChoice", "make_functions"]
+__all__ = ["FunctionChoice", "make_for_training", "make_functions"]

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ampmpi.descriptor import Gaussian, make_default_symmetry_functions
-from ampmpi.errors import ImageError, InputError
+from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.functions.candidates import Function, make_candidates
 from ampmpi.functions.choose import LinearError, Problem
 from ampmpi.functions.moments import Sample, take_moments
-from ampmpi.functions.sample import read_sample
+from ampmpi.functions.sample import Sampled, consistent, read_sample, sample_of
+from ampmpi.images.doubts import SHOWN
 from ampmpi.images.labels import LabelKeys
 from ampmpi.parallel.comm import Communicator, as_communicator
 from ampmpi.parallel.failure import abort_on_error, agree, on_all, share
 from ampmpi.parallel.kernels import warm_up
 from ampmpi.text import amount
+from ampmpi.training.dataset import Dataset
 from ampmpi.training.pool import open_pool, reusable
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ WITHOUT_LABELS = 24
 """Functions of each element by default, where there are no forces to compare with."""
 
 FOLDS = 5
+
+NOTHING = "no image can be used to make functions; give others"
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class FunctionChoice:
         Amp's defaults.
     with_forces : bool
         Whether they were chosen by the forces of the images.
+    remarks : tuple of str
+        What is said of images that were left out.
     """
 
     descriptor: Gaussian
@@ -91,12 +97,13 @@ class FunctionChoice:
     seconds: float
     default_seconds: float
     with_forces: bool
+    remarks: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """Return what the command prints: errors against cost, and what was chosen."""
         radius = self.descriptor.cutoff_radius
         looked_at = f"{amount(self.n_images, 'image')}, {amount(self.n_atoms, 'atom')}"
-        found = [f"Looked at {looked_at}; cutoff {radius:g} Å", ""]
+        found = [f"Looked at {looked_at}; cutoff {radius:g} Å", *self.remarks, ""]
         if self.curve:
             found += [*self._curve(), ""]
         found.append("element  candidates  chosen  G2 (by neighbour), G4")
@@ -156,7 +163,7 @@ def make_functions(
     forces : bool
         Whether forces are trained; without, it does not matter whose they are.
     skip_unusable : bool
-        Leave out images that cannot be read.
+        Leave out images that cannot be used.
 
     Returns
     -------
@@ -167,7 +174,7 @@ def make_functions(
     ------
     InputError
         There is no image, or `per_element` is not a number of functions.
-    ImageError
+    UnusableImagesError
         An image cannot be read or used.
     """
     if per_element is not None and (not isinstance(per_element, int) or per_element < 1):
@@ -179,20 +186,61 @@ def make_functions(
             raise share(InputError("there is no image to make functions for; give files or images"))
         choice = agree(ranks, lambda: pool.choose_labels(keys or LabelKeys(), forces))
         warm_up(ranks, "ampmpi.descriptor")
-        elements, samples = read_sample(ranks, pool, choice.keys, skip_unusable=skip_unusable)
-        return _make(ranks, elements, samples, per_element, cutoff)
+        sampled = read_sample(ranks, pool, choice.keys, skip_unusable=skip_unusable)
+        return _make(ranks, sampled, per_element, cutoff, skip_unusable=skip_unusable)
+
+
+def make_for_training(
+    comm: Communicator, dataset: Dataset, cutoff: Any = 6.5, *, skip_unusable: bool = False
+) -> FunctionChoice:
+    """Make symmetry functions that fit the images a training trains on.
+
+    Those that it validates on are not looked at.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    dataset : Dataset
+        The surveyed images of the training.
+    cutoff : float, Cosine or Polynomial
+        Cutoff function, or its radius in Å.
+    skip_unusable : bool
+        Leave out images that cannot be described.
+
+    Returns
+    -------
+    FunctionChoice
+        The same on every rank.
+
+    Raises
+    ------
+    UnusableImagesError
+        An image cannot be described.
+    """
+    warm_up(comm, "ampmpi.descriptor")
+    return _make(comm, sample_of(comm, dataset), None, cutoff, skip_unusable=skip_unusable)
 
 
 def _make(
     comm: Communicator,
-    elements: list[str],
-    samples: list[Sample],
+    sampled: Sampled,
     per_element: int | None,
     cutoff: Any,
+    *,
+    skip_unusable: bool,
 ) -> FunctionChoice:
-    sizes = [size for part in comm.allgather([len(s.atoms) for s in samples]) for size in part]
+    elements = sampled.elements
+    if not elements:
+        raise share(UnusableImagesError(NOTHING))
     defaults = Gaussian(cutoff=cutoff, elements=elements)
-    shortest = _shortest(comm, defaults, samples)
+    shortest, samples, remarks = _shortest(
+        comm, defaults, sampled.mine, skip_unusable=skip_unusable
+    )
+    samples = consistent(comm, samples)
+    sizes = [size for part in comm.allgather([len(s.atoms) for s in samples]) for size in part]
+    if not sizes:
+        raise share(UnusableImagesError(NOTHING))
     candidates = make_candidates(elements, shortest, defaults.cutoff_radius)
     for element, functions in make_default_symmetry_functions(elements).items():
         candidates[element] = candidates[element] or functions  # an atom without neighbours
@@ -225,6 +273,7 @@ def _make(
             seconds_of(made, example),
             default_seconds,
             labelled,
+            sampled.remarks + remarks,
         )
 
     return agree(comm, choose)
@@ -253,26 +302,43 @@ def seconds_of(descriptor: Gaussian, atoms: Atoms) -> float:
 
 
 def _shortest(
-    comm: Communicator, descriptor: Gaussian, samples: Iterable[Sample]
-) -> dict[tuple[str, str], float]:
-    """Return the shortest distance of each pair of elements that are neighbours, Å."""
+    comm: Communicator, descriptor: Gaussian, samples: Iterable[Sample], *, skip_unusable: bool
+) -> tuple[dict[tuple[str, str], float], list[Sample], tuple[str, ...]]:
+    """Return the shortest distance of each pair of elements that are neighbours, Å.
+
+    Returned are also the images that the descriptor can take, which are all without
+    `skip_unusable`, and what is said of the others.
+    """
     elements = descriptor.elements or ()
     squares = np.full((len(elements), len(elements)), np.inf)
+    good: list[Sample] = []
+    wrong: list[str] = []
 
     def look() -> None:
         for sample in samples:
             try:
                 species, neighbors = descriptor.surroundings(sample.atoms)
             except ImageError as error:
-                raise ImageError(f"{sample.name}: {error}") from error
+                if not skip_unusable:
+                    raise UnusableImagesError(f"{sample.name}: {error}") from error
+                wrong.append(sample.name)
+                continue
+            good.append(sample)
             centre = np.repeat(species, np.diff(neighbors.start))
             np.minimum.at(squares, (centre, species[neighbors.neighbor]), neighbors.squares)
 
     on_all(comm, look)
     least = np.sqrt(np.min(comm.allgather(squares), axis=0))
-    return {
+    distances = {
         (elements[a], elements[b]): float(least[a, b]) for a, b in np.argwhere(np.isfinite(least))
     }
+    names = sorted(name for part in comm.allgather(wrong) for name in part)
+    remarks: tuple[str, ...] = ()
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        which = "; ".join(names[:SHOWN]) + more
+        remarks = (f"{amount(len(names), 'image')} left out, which cannot be described: {which}",)
+    return distances, good, remarks
 
 
 def _kept(candidates: Mapping[str, list[Function]], columns: Any) -> dict[str, list[Function]]:

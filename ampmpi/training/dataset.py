@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 
 from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.images import ImageRef, digest_image
-from ampmpi.images.checks import problem, unreadable
 from ampmpi.images.distances import ratio, shortest
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
 from ampmpi.images.labels import NO_FORCES, Choice, LabelError, LabelKeys
@@ -28,6 +26,7 @@ from ampmpi.training.unusable import (
     NO_FORCES_ADVICE,
     Unusable,
     complaint,
+    hindrance,
     left_out,
 )
 
@@ -36,6 +35,9 @@ if TYPE_CHECKING:
 
 COMPOSITIONS = 20
 """So many compositions are listed in a report."""
+
+FILES = 5
+"""So many files are named in it."""
 
 DISTANCES = 20
 """Images of which each rank looks at the distances, to find out whether they can be in Å."""
@@ -46,7 +48,7 @@ class Dataset:
     """What every rank knows of the unique images of a training."""
 
     pool: Pool
-    indices: NDArray[np.int64]  # of each unique image; of duplicates the last one counts
+    indices: NDArray[np.int64]  # of each unique image; the last of equal ones, with forces if any
     keys: NDArray[np.bytes_]  # hashes
     copies: NDArray[np.int64]  # how often each image was given
     first: NDArray[np.int64]  # number of the first image with each hash
@@ -89,7 +91,7 @@ class Dataset:
         Raises
         ------
         InputError
-            There is none left to train on.
+            There is none left to train on, or none of those to validate on.
         """
         if not refs:
             return self, []
@@ -106,6 +108,7 @@ class Dataset:
             "validation", "digests",
         )  # fmt: skip
         left = replace(self, **{name: getattr(self, name)[~out] for name in columns})
+        left.check_parts(validates=self.n_validation > 0)
         return left, sorted(set().union(*here))
 
     @property
@@ -124,10 +127,12 @@ class Dataset:
         """Number of images to validate on."""
         return int(self.validation.sum())
 
+    @cached_property
     def about(self) -> dict[str, str]:
-        """Return what a report says of the images: files, numbers, compositions."""
-        chosen = ~self.validation
-        counts = Counter(map(tuple, self.composition[chosen].astype(int).tolist()))
+        """What a report says of the images: files, numbers, compositions."""
+        chosen = self.composition[~self.validation].astype(np.int64)
+        rows, counts = np.unique(chosen, axis=0, return_counts=True)
+        most = np.argsort(-counts, kind="stable")[:COMPOSITIONS]
         formulas = [
             "".join(
                 f"{element}{number if number > 1 else ''}"
@@ -135,19 +140,41 @@ class Dataset:
                 if number
             )
             + f" ({times})"
-            for row, times in counts.most_common(COMPOSITIONS)
+            for row, times in zip(rows[most].tolist(), counts[most].tolist(), strict=True)
         ]
-        more = len(counts) - len(formulas)
-        atoms = self.composition[chosen].sum(axis=0).astype(int).tolist()
+        more = len(rows) - len(formulas)
+        atoms = chosen.sum(axis=0).tolist()
         by_element = ", ".join(
             f"{n} of {e}" for e, n in zip(self.elements, atoms, strict=True) if n
         )
+        files = self.pool.files()
+        others = f" and {len(files) - FILES} more files" if len(files) > FILES else ""
         return {
             "images": f"{self.n_training} to train on, {self.n_validation} to validate on, from "
-            + (", ".join(self.pool.files()) or "memory"),
+            + (", ".join(files[:FILES]) + others or "memory"),
             "atoms": f"{sum(atoms)} in the training images: {by_element}",
             "composition": ", ".join(formulas) + (f" and {more} more" if more else ""),
         }
+
+    def check_parts(self, *, validates: bool) -> None:
+        """Refuse a set that lacks what it is for, after images were left out.
+
+        There are to be forces to train on, where forces are trained, and images to validate
+        on, where some were given or chosen (`validates`).
+        """
+        if self.forces and not self.n_training_forces():
+            raise share(
+                UnusableImagesError(
+                    f"no image to train on that can be used has forces: {self.choice.found}; "
+                    f"{KEY_ADVICE}, or {NO_FORCES_ADVICE}"
+                )
+            )
+        if validates and not self.n_validation:
+            raise share(
+                UnusableImagesError(
+                    "no image to validate on can be used; give others, or train without validation"
+                )
+            )
 
     def check_validation(self, known: Iterable[str] = ()) -> None:
         """Refuse elements that only images to validate on have and the model does not know."""
@@ -255,32 +282,22 @@ def survey(
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     lacking = sorted(index for part in comm.allgather(lacking) for index in part)
     ratios = [one for part in comm.allgather(seen.ratios) for one in part]
-    if forces and lacking and len(lacking) == len(columns[0]):
-        raise share(
-            UnusableImagesError(
-                f"no image that can be used has forces: {choice.found}; {KEY_ADVICE}, or "
-                f"{NO_FORCES_ADVICE}"
-            )
-        )
-
-    def suspicious() -> list[str]:
-        facts = Facts(columns[0], columns[1], columns[2], columns[5], columns[3])
-        doubts = distance_doubts(ratios, pool.ref) + label_doubts(facts, pool.ref)
-        return left_out(unusable, lacking, len(pool), pool.ref) + doubts
-
-    remarks = agree(comm, suspicious)
-    has_forces = ~np.isin(columns[0], lacking)
-    indices, hashes = columns[:2]
+    indices, hashes, energies, composition, digests = columns[:5]
+    has_forces = ~np.isin(indices, lacking)
     given = pool.given_for_validation
     repeated = (indices >= given.start) & np.isin(hashes, hashes[indices < given.start])
     n_shared = len(np.unique(hashes[repeated]))
-    indices, hashes, energies, composition, digests, has_forces = (
-        column[~repeated] for column in (*columns[:5], has_forces)
-    )
-    _, first, copies = np.unique(hashes, return_index=True, return_counts=True)
-    _, from_end = np.unique(hashes[::-1], return_index=True)
-    order = np.argsort(first, kind="stable")
-    first, last, copies = first[order], (len(hashes) - 1 - from_end)[order], copies[order]
+    here = np.flatnonzero(~repeated)
+    first, last, copies = _unique(hashes[here], has_forces[here])
+    first, last = here[first], here[last]
+
+    def suspicious() -> list[str]:
+        facts = Facts(indices, hashes, energies, columns[5], composition)
+        doubts = distance_doubts(ratios, pool.ref) + label_doubts(facts, pool.ref)
+        alone = indices[last[~has_forces[last]]].tolist()
+        return left_out(unusable, alone, given, pool.ref) + doubts
+
+    remarks = agree(comm, suspicious)
     in_validation = indices[first] >= given.start
     if not given:
         # By hash: whatever the order of the images is, the same ones are chosen.
@@ -296,7 +313,7 @@ def survey(
                 "are not trained on"
             )
         )
-    return Dataset(
+    dataset = Dataset(
         pool=pool,
         indices=indices[last],
         keys=hashes[last],
@@ -313,6 +330,22 @@ def survey(
         choice=choice,
         remarks=tuple(remarks),
     )
+    dataset.check_parts(validates=bool(given))
+    return dataset
+
+
+def _unique(
+    hashes: NDArray[np.bytes_], has_forces: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the first of equal images, the one that counts, and how often each comes.
+
+    The last one counts, as in Amp, but one with forces before one without. They are in the
+    order of the first ones.
+    """
+    _, first, copies = np.unique(hashes, return_index=True, return_counts=True)
+    counts = np.lexsort((has_forces, hashes))[np.cumsum(copies) - 1]
+    order = np.argsort(first, kind="stable")
+    return first[order], counts[order], copies[order]
 
 
 def _look(pool: Pool, mine: range, keys: LabelKeys, *, forces: bool, skip_unusable: bool) -> _Look:
@@ -320,13 +353,9 @@ def _look(pool: Pool, mine: range, keys: LabelKeys, *, forces: bool, skip_unusab
     seen = _Look([], [], [], [])
     step = max(1, len(mine) // DISTANCES)
     for index, atoms in pool.look(mine):
-        if isinstance(atoms, ImageError):
-            sentence = f"{pool.name(index)}: {atoms}"
-            seen.unusable.append(Unusable(index, unreadable(atoms), sentence))
-            continue
-        if (wrong := problem(atoms)) is not None:
-            sentence = f"{pool.name(index)} {wrong.sentence}"
-            seen.unusable.append(Unusable(index, wrong.kind, sentence))
+        wrong = hindrance(pool.ref(index), index, atoms)
+        if wrong is not None or isinstance(atoms, ImageError):
+            seen.unusable += [wrong] if wrong else []
             continue
         key = digest_image(atoms).hex()
         try:

@@ -134,7 +134,7 @@ class Fit:
         self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
         self.n_forces = dataset.n_training_forces(drawn)
         self.n_validation_forces = dataset.n_validation_forces
-        self.about = dataset.about()
+        self.about = dataset.about
         self.label, self.path = label, checkpoint_of(label)
         self.schedule, self.start, self.log = schedule, start, log
         self.progress = progress

@@ -7,13 +7,14 @@ and compresses the databases. A lone training has one member and one group.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.descriptor import Gaussian
@@ -59,6 +60,19 @@ from ampmpi.training.settings import Settings
 from ampmpi.training.shares import Prepared, Source, load
 
 
+class DescriptorMaker(Protocol):
+    """What makes a training's descriptor from the images that it trains on."""
+
+    def make(self, dataset: Dataset) -> Gaussian:
+        """Return the descriptor, the same on every rank."""
+
+    def keep(self) -> None:
+        """Write what was made to a file, for the next time."""
+
+    def discard(self) -> None:
+        """Remove that file again."""
+
+
 class Session:
     """One training, done or previewed by all ranks that make it.
 
@@ -66,8 +80,8 @@ class Session:
     ----------
     images : file names or list of ase.Atoms
         Images with energies and, where they are trained, forces.
-    descriptor : Gaussian
-        Turns images into fingerprints.
+    descriptor : Gaussian or DescriptorMaker
+        Turns images into fingerprints, or makes what does.
     members : sequence of Member
         The models, which get the parameters found. All have one loss function.
     label : str
@@ -90,7 +104,7 @@ class Session:
     def __init__(
         self,
         images: Any,
-        descriptor: Gaussian,
+        descriptor: Gaussian | DescriptorMaker,
         members: Sequence[Member],
         *,
         label: str,
@@ -114,7 +128,10 @@ class Session:
             on_all(comm, partial(settings.as_read, reusable(given)))
             for given in (images, settings.validation)
         )
-        self.descriptor, self.members = descriptor, members
+        self.maker = None if isinstance(descriptor, Gaussian) else descriptor
+        if isinstance(descriptor, Gaussian):
+            self.descriptor = descriptor
+        self.members = members
         self.label, self.dblabel = label, dblabel
         self.model = members[0].model
         self.forces = self.model.forcetraining
@@ -145,15 +162,17 @@ class Session:
         with ExitStack() as logs:
             log = TrainingLog(logs, comm, label, quiet=not self.settings.logging)
             self.voice.log = log
-            log(head(comm.size, self.descriptor, label))
+            log(head(comm.size, self.maker or self.descriptor, label))
             try:
                 dataset, earlier = self._survey()
             except BaseException:  # whatever it was, nothing has been done yet
-                log.discard()
+                self._discard(log)
                 raise
             if log.speaks:
                 self.terminal(f"The log is {log.path}.")
             group, prepared = comm, None
+            if self.maker is not None and not self.settings.skip_unusable:
+                self.maker.keep()
             if earlier.finished:
                 self.voice.say("This training is finished already; there is nothing to compute.")
             else:
@@ -161,7 +180,7 @@ class Session:
                     try:
                         self._fingerprint()
                     except UnusableImagesError:
-                        log.discard()
+                        self._discard(log)
                         raise
                 group, prepared = self._load(dataset)
                 agree(comm, lambda: forget(earlier))
@@ -180,6 +199,12 @@ class Session:
         if any(one.outcome == STALLED for one in results):
             raise share(TrainingConvergenceError(_complaint(result)))
         return result
+
+    def _discard(self, log: TrainingLog) -> None:
+        """Remove what this training has written, where it came to nothing."""
+        if self.maker is not None and not os.path.lexists(self.fingerprints):
+            self.maker.discard()
+        log.discard()
 
     def preview(self) -> None:
         """Say what `train` would do and take, or refuse what it would; nothing is written."""
@@ -220,9 +245,14 @@ class Session:
                 "on: they are trained on, and left out of the validation"
             )
         database = FingerprintDatabase(self.fingerprints)
+        if self.maker is not None:
+            self.descriptor = self.maker.make(dataset)
+            self.voice.log(str(self.descriptor))
         self.descriptor = agree(comm, lambda: resolve(self.descriptor, dataset.elements, database))
         agree(comm, lambda: require_owner(database, self.descriptor))
         if settings.skip_unusable:
+            if self.maker is not None and not dry_run:
+                self.maker.keep()
             failed = self._fingerprint(dry_run=dry_run)
             dataset, dropped = on_all(comm, partial(dataset.without, failed))
             if dropped:

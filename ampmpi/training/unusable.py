@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ampmpi.errors import UnusableImagesError
+from ampmpi.errors import ImageError, UnusableImagesError
 from ampmpi.images import ImageRef
+from ampmpi.images.checks import problem, unreadable
 from ampmpi.images.doubts import SHOWN, named
 from ampmpi.images.labels import NO_ENERGY, NO_FORCES, Choice
 from ampmpi.text import amount
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 NO_FORCES_ADVICE = "train energies alone with --no-forces, or in a script without force criteria"
 NAMED = 50
@@ -39,6 +44,14 @@ class Unusable:
     index: int
     kind: str
     sentence: str
+
+
+def hindrance(ref: ImageRef, index: int, image: Atoms | ImageError) -> Unusable | None:
+    """Say why an image can have no fingerprint, whatever the descriptor; None if it can."""
+    if isinstance(image, ImageError):
+        return Unusable(index, unreadable(image), f"{ref}: {image}")
+    wrong = problem(image)
+    return None if wrong is None else Unusable(index, wrong.kind, f"{ref} {wrong.sentence}")
 
 
 def complaint(
@@ -94,16 +107,30 @@ def by_kind(
 
 
 def left_out(
-    unusable: Sequence[Unusable], lacking: Sequence[int], n: int, ref: Callable[[int], ImageRef]
+    unusable: Sequence[Unusable],
+    lacking: Sequence[int],
+    given_for_validation: range,
+    ref: Callable[[int], ImageRef],
 ) -> list[str]:
-    """Return what is said of images that are left out, and of those without forces."""
+    """Return what is said of images that are left out, and of those without forces.
+
+    Images that were given for validation are counted apart.
+    """
     lines = []
-    if unusable:
-        why = "; ".join(by_kind(unusable, ref, SHOWN))
-        lines.append(f"{len(unusable)} of {amount(n, 'image')} left out: {why}")
-    if lacking:
-        lines.append(
-            f"{amount(len(lacking), 'image')} without forces, trained on by energy alone: "
-            f"{named(map(ref, sorted(lacking)), SHOWN)}"
-        )
+    for numbers, purpose in (
+        (range(given_for_validation.start), ""),
+        (given_for_validation, " to validate on"),
+    ):
+        some = [one for one in unusable if one.index in numbers]
+        alone = sorted(index for index in lacking if index in numbers)
+        if some:
+            why = "; ".join(by_kind(some, ref, SHOWN))
+            n = amount(len(numbers), "image")
+            lines.append(f"{len(some)} of {n}{purpose} left out: {why}")
+        if alone:
+            how = "validated" if purpose else "trained"
+            lines.append(
+                f"{amount(len(alone), 'image')} without forces, {how} on by energy alone: "
+                f"{named(map(ref, alone), SHOWN)}"
+            )
     return lines

@@ -23,7 +23,9 @@ from ampmpi.functions.choose import Equations, LinearError, Problem, select
 from ampmpi.functions.make import WITHOUT_LABELS, Point, default_number
 from ampmpi.functions.moments import Sample, take_moments
 from ampmpi.functions.sample import MOST_ATOMS, thin
+from ampmpi.images import digest_image
 from ampmpi.parallel.comm import SerialCommunicator
+from ampmpi.training.dataset import validation_split
 
 CUTOFF = 5.0
 
@@ -202,14 +204,14 @@ def test_what_is_wrong_is_said(images):
 
 def test_large_sets_are_thinned_and_every_element_is_there():
     n_atoms = np.full(1000, 50)
-    symbols = [["Cu"]] * 1000
-    symbols[501] = ["Cu", "Pt"]
-    chosen = thin(n_atoms, symbols)
+    present = np.tile([True, False], (1000, 1))
+    present[501, 1] = True
+    chosen = thin(n_atoms, present)
     assert 501 in chosen
     assert n_atoms[chosen].sum() <= MOST_ATOMS + 50
     assert len(chosen) > 0.8 * MOST_ATOMS / 50
-    assert thin(n_atoms[:7], symbols[:7]).tolist() == list(range(7))
-    assert thin(np.array([10**6]), [["Cu"]]).tolist() == [0]
+    assert thin(n_atoms[:7], present[:7]).tolist() == list(range(7))
+    assert thin(np.array([10**6]), np.array([[True]])).tolist() == [0]
 
 
 def test_the_smallest_number_near_the_best_is_the_default():
@@ -289,6 +291,86 @@ def test_a_training_without_the_forces_it_needs_keeps_no_functions(images, tmp_p
     assert not Path("cupt-functions.toml").exists()
     assert run(*training, "--no-forces", "--max-steps", 2).exit_code in (0, 8)
     assert Path("cupt-functions.toml").exists()
+
+
+def test_images_to_validate_on_take_no_part_in_the_choice(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("all.traj", images[:12])
+    given = ("--cutoff", 4.5, "--hidden", "3", "--max-steps", 2)
+    auto = ("train", "all.traj", "--functions", "auto", *given)
+    result = run(*auto, "--validation-fraction", 0.25, "--seed", 5)
+    assert result.exit_code == 0, result.output
+    keys = sorted((digest_image(image), number) for number, image in enumerate(images[:12]))
+    held = validation_split(12, 0.25, 5)
+    trained = sorted(number for (_, number), out in zip(keys, held, strict=True) if not out)
+    assert len(trained) == 9
+    alone = make_functions([images[number] for number in trained], cutoff=4.5)
+    assert Gaussian.from_toml("amp-functions.toml").digest == alone.descriptor.digest
+    assert "Looked at 9 images, " in result.output
+    write("few.traj", images[:9])
+    write("held.traj", images[9:12])
+    result = run("train", "few.traj", "--validation", "held.traj", "--label", "b", *auto[2:])
+    assert result.exit_code == 0, result.output
+    few = make_functions(images[:9], cutoff=4.5)
+    assert Gaussian.from_toml("b-functions.toml").digest == few.descriptor.digest
+
+
+def test_unusable_images_are_left_out_of_the_choice(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    broken = [image.copy() for image in images[:3]]
+    broken[0].positions[0, 0] = np.nan
+    broken[1].numbers[0] = 0
+    broken[2].positions[1] = broken[2].positions[0]
+    for image, good in zip(broken, images, strict=False):
+        image.calc = SinglePointCalculator(image, **good.calc.results)
+    broken.append(Atoms())
+    write("mixed.traj", [*broken[:1], *images[3:12], *broken[1:]])
+    result = run("functions", "mixed.traj", "--cutoff", 4.5)
+    assert isinstance(result.exception, ImageError)
+    assert result.exception.exit_code == 2
+    assert str(result.exception).startswith(
+        "mixed.traj, image 0 has positions that are not finite, such as that of atom 0: it cannot "
+        "be used, nor can 2 more; "
+    )
+    result = run("functions", "mixed.traj", "--cutoff", 4.5, "--skip-unusable")
+    assert result.exit_code == 0, result.output
+    assert "3 of 13 images left out: 1 has atoms of no element: mixed.traj, image 10; 1 has no" in (
+        result.output
+    )
+    assert "1 image left out, which cannot be described: mixed.traj, image 11\n" in result.output
+    good = make_functions(images[3:12], cutoff=4.5)
+    assert Gaussian.from_toml("functions.toml").digest == good.descriptor.digest
+    write("none.traj", broken[:2])
+    result = run("functions", "none.traj", "--skip-unusable", "-o", "none.toml")
+    assert "no image can be used to make functions" in str(result.exception)
+    given = ("--hidden", "3", "--max-steps", 2, "--cutoff", 4.5, "--skip-unusable")
+    result = run("train", "mixed.traj", "--functions", "auto", *given)
+    assert result.exit_code == 0, result.output
+    assert Gaussian.from_toml("amp-functions.toml").digest == good.descriptor.digest
+
+
+@pytest.mark.parametrize("skip", [(), ("--skip-unusable",)])
+def test_a_training_that_is_refused_leaves_no_functions(trajectory, images, skip):
+    given = ("--hidden", "3", "--max-steps", 2, "--cutoff", 4.5, *skip)
+    assert run("train", trajectory, "--descriptor", "none.toml").exit_code != 0
+    assert run("train", trajectory, *given, "--label", "old").exit_code == 0
+    for label, sentence in (("old", "old-fingerprints.ampdb"), ("new", "new.amp is there already")):
+        if label == "new":
+            Path("old.amp").rename("new.amp")
+        result = run("train", trajectory, *given, "--functions", "auto", "--label", label)
+        assert sentence in str(result.exception)
+        assert not Path(f"{label}-functions.toml").exists()
+    close = [image.copy() for image in images[:3]]
+    for image in close:
+        image.positions[1] = image.positions[0]
+        forces = np.zeros((len(image), 3))
+        image.calc = SinglePointCalculator(image, energy=0.0, forces=forces)
+    write("close.traj", close)
+    before = sorted(map(str, Path().iterdir()))
+    result = run("train", "close.traj", *given, "--functions", "auto", "--label", "in/new")
+    assert isinstance(result.exception, ImageError)
+    assert result.exception.exit_code == 2
+    assert sorted(map(str, Path().iterdir())) == before
 
 
 def test_made_functions_and_a_file_exclude_each_other(trajectory):

@@ -178,7 +178,7 @@ def test_complaints_about_many_images_are_short():
 
 def test_nothing_left_to_train_on_is_refused():
     images = [with_results(image, energy=1.0) for image in emt_images(3)]
-    with pytest.raises(ImageError, match="no image that can be used has forces"):
+    with pytest.raises(ImageError, match="no image to train on that can be used has forces"):
         calculator().train(images, skip_unusable=True)
     with pytest.raises(InputError, match="no image to train on"):
         calculator().train([image.copy() for image in images], skip_unusable=True)
@@ -439,3 +439,76 @@ def test_drawn_images_have_forces_and_their_errors_are_those_of_the_draw():
                 squares += times * np.mean(error**2)
         [row] = [row for row in rows if row[0] == member.name]
         assert float(row[column]) == pytest.approx(np.sqrt(squares / 3.0), rel=1e-3)
+
+
+def energy_alone(image):
+    return with_results(image, energy=image.get_potential_energy())
+
+
+def test_of_equal_images_the_last_one_with_forces_counts(capsys):
+    images = emt_images(5)
+    later = with_results(images[1], energy=-3.0, forces=images[1].get_forces())
+    given = [*images, later, energy_alone(images[1]), energy_alone(images[2])]
+    alone = SerialCommunicator()
+    dataset = survey(alone, open_pool(alone, given), forces=True, skip_unusable=True)
+    assert dataset.indices.tolist() == [0, 5, 2, 3, 4]
+    assert dataset.copies.tolist() == [1, 3, 2, 1, 1]
+    assert dataset.has_forces.all()
+    assert dataset.energies[1] == -3.0
+    assert not any("without forces" in line for line in dataset.remarks)
+    result = calculator().train([*images, energy_alone(images[2])], skip_unusable=True)
+    assert result.best.loss == calculator("plain").train(images).best.loss
+
+
+def test_a_validation_of_which_nothing_is_left_is_refused():
+    images, validation = emt_images(4), emt_images(2, seed=3)
+    broken = [image.copy() for image in validation]
+    with pytest.raises(ImageError, match="no image to validate on can be used; give others"):
+        calculator().train(images, validation=broken, skip_unusable=True)
+    for image in validation:  # too close to be fingerprinted
+        forces = image.get_forces()
+        image.positions[1] = image.positions[0]
+        image.calc = SinglePointCalculator(image, energy=0.0, forces=forces)
+    with pytest.raises(ImageError, match="no image to validate on can be used; give others"):
+        calculator("b").train(images, validation=validation, skip_unusable=True)
+
+
+def test_forces_of_images_to_validate_on_are_none_to_train_on():
+    images = [energy_alone(image) for image in emt_images(4)]
+    with pytest.raises(ImageError, match="no image to train on that can be used has forces"):
+        calculator().train(images, validation=emt_images(2, seed=3), skip_unusable=True)
+    assert not Path("t-fingerprints.ampdb").exists()
+
+
+def test_images_to_validate_on_are_counted_apart(capsys):
+    images, validation = partly_labelled(), emt_images(3, seed=3)
+    validation[0] = energy_alone(validation[0])
+    validation[2] = validation[2].copy()
+    calculator().train(images, validation=validation, skip_unusable=True)
+    said = capsys.readouterr().err
+    assert "2 of 12 images left out: 1 has forces that" in said
+    assert "2 images without forces, trained on by energy alone: images 2 and 7\n" in said
+    assert "1 of 3 images to validate on left out: 1 has no energy: image 2\n" in said
+    assert "1 image without forces, validated on by energy alone: image 0\n" in said
+
+
+def test_what_a_report_says_of_the_images():
+    some = {"CuPt3": 3, "Cu4": 1, "Cu2Pt2": 5}
+    images = []
+    for formula, times in some.items():
+        for _ in range(times):
+            image = Atoms(formula, positions=np.random.default_rng(len(images)).normal(size=(4, 3)))
+            images.append(with_results(image, energy=1.0))
+    for number in range(9):
+        write(f"{number}.traj", images[number])
+    alone = SerialCommunicator()
+    names = [f"{number}.traj" for number in range(9)]
+    about = survey(alone, open_pool(alone, names[:8], names[8:]), forces=False).about
+    assert about == {
+        "images": "8 to train on, 1 to validate on, from "
+        "0.traj, 1.traj, 2.traj, 3.traj, 4.traj and 4 more files",
+        "atoms": "32 in the training images: 15 of Cu, 17 of Pt",
+        "composition": "Cu2Pt2 (4), CuPt3 (3), Cu4 (1)",
+    }
+    about = survey(alone, open_pool(alone, images), forces=False).about
+    assert about["images"] == "9 to train on, 0 to validate on, from memory"
