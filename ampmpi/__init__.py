@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ampmpi.calculator import Amp
     from ampmpi.committee import Committee
     from ampmpi.database import FingerprintDatabase
-    from ampmpi.descriptor import Cosine, Gaussian, Polynomial, make_symmetry_functions
+    from ampmpi.descriptor import Cosine, Descriptor, Gaussian, Polynomial, make_symmetry_functions
     from ampmpi.errors import TrainingConvergenceError
     from ampmpi.evaluation import Evaluation, evaluate
     from ampmpi.fingerprinting import fingerprint
@@ -24,6 +24,7 @@ _HOME = {
     "Amp": "calculator",
     "Committee": "committee",
     "Cosine": "descriptor",
+    "Descriptor": "descriptor",
     "Evaluation": "evaluation",
     "FingerprintDatabase": "database",
     "Gaussian": "descriptor",
@@ -43,6 +44,7 @@ __all__ = [
     "Amp",
     "Committee",
     "Cosine",
+    "Descriptor",
     "Evaluation",
     "FingerprintDatabase",
     "Gaussian",
