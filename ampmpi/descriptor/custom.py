@@ -148,8 +148,8 @@ class Custom(Descriptor):
             return len(_rows(self.name, rows, 1)[0])
         except Exception as error:  # whatever a function does that is not made for lone atoms
             raise DescriptorError(
-                f"{self.name} does not describe a lone atom of {element} ({error}), so its features "
-                "cannot be counted: give n_features."
+                f"{self.name} does not describe a lone atom of {element} ({error}), so that its "
+                "features cannot be counted: give n_features."
             ) from error
 
     def resolve(self, elements: Iterable[str]) -> Self:
