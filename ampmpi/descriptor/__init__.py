@@ -8,18 +8,41 @@ fingerprint is computed.
 from __future__ import annotations
 
 from .checks import check_numbers
+from .custom import Custom
 from .cutoffs import Cosine, Polynomial
 from .gaussian import Gaussian
+from .protocol import (
+    Descriptor,
+    feature_names,
+    has_derivatives,
+    has_kernels,
+    in_words,
+    require_descriptor,
+    virial_by_differences,
+)
+from .registry import from_parameters, from_toml, is_known, register
 from .symmetry_functions import make_default_symmetry_functions, make_symmetry_functions
 from .warmup import compile_count, warm_up
 
 __all__ = [
     "Cosine",
+    "Custom",
+    "Descriptor",
     "Gaussian",
     "Polynomial",
     "check_numbers",
     "compile_count",
+    "feature_names",
+    "from_parameters",
+    "from_toml",
+    "has_derivatives",
+    "has_kernels",
+    "in_words",
+    "is_known",
     "make_default_symmetry_functions",
     "make_symmetry_functions",
+    "register",
+    "require_descriptor",
+    "virial_by_differences",
     "warm_up",
 ]

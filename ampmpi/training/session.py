@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.descriptor import Gaussian
+from ampmpi.descriptor import Descriptor, has_derivatives, in_words, require_descriptor
 from ampmpi.errors import (
     ImageError,
     InputError,
@@ -60,10 +60,11 @@ from ampmpi.training.settings import Settings
 from ampmpi.training.shares import Prepared, Source, load
 
 
+@runtime_checkable
 class DescriptorMaker(Protocol):
     """What makes a training's descriptor from the images that it trains on."""
 
-    def make(self, dataset: Dataset) -> Gaussian:
+    def make(self, dataset: Dataset) -> Descriptor:
         """Return the descriptor, the same on every rank."""
 
     def keep(self) -> None:
@@ -80,7 +81,7 @@ class Session:
     ----------
     images : file names or list of ase.Atoms
         Images with energies and, where they are trained, forces.
-    descriptor : Gaussian or DescriptorMaker
+    descriptor : Descriptor or DescriptorMaker
         Turns images into fingerprints, or makes what does.
     members : sequence of Member
         The models, which get the parameters found. All have one loss function.
@@ -104,7 +105,7 @@ class Session:
     def __init__(
         self,
         images: Any,
-        descriptor: Gaussian | DescriptorMaker,
+        descriptor: Descriptor | DescriptorMaker,
         members: Sequence[Member],
         *,
         label: str,
@@ -128,13 +129,21 @@ class Session:
             on_all(comm, partial(settings.as_read, reusable(given)))
             for given in (images, settings.validation)
         )
-        self.maker = None if isinstance(descriptor, Gaussian) else descriptor
-        if isinstance(descriptor, Gaussian):
-            self.descriptor = descriptor
+        self.maker = descriptor if isinstance(descriptor, DescriptorMaker) else None
         self.members = members
         self.label, self.dblabel = label, dblabel
         self.model = members[0].model
         self.forces = self.model.forcetraining
+        if self.maker is None:
+            self.descriptor = on_all(comm, partial(require_descriptor, descriptor))
+        if self.forces and self.maker is None and not has_derivatives(self.descriptor):
+            raise share(
+                InputError(
+                    f"the descriptor {in_words(self.descriptor)} has no derivatives, and no forces can "
+                    "be trained: give --no-forces (LossFunction(force_coefficient=None) in a "
+                    "script), or a descriptor with derivatives"
+                )
+            )
         self.size = on_all(comm, lambda: group_size(comm.size, len(members), settings.groups))
         prefix = dblabel or label
         self.fingerprints = f"{prefix}-fingerprints.ampdb"
@@ -248,7 +257,7 @@ class Session:
         if self.maker is not None:
             self.descriptor = self.maker.make(dataset)
             self.voice.log(str(self.descriptor))
-        self.descriptor = agree(comm, lambda: resolve(self.descriptor, dataset.elements, database))
+        self.descriptor = resolve(self.descriptor, dataset.elements, database, comm)
         agree(comm, lambda: require_owner(database, self.descriptor))
         if settings.skip_unusable:
             if self.maker is not None and not dry_run:
