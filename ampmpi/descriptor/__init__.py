@@ -8,7 +8,7 @@ fingerprint is computed.
 from __future__ import annotations
 
 from .checks import check_numbers
-from .cutoffs import Cosine, Polynomial
+from .cutoffs import Cosine, Polynomial, as_cutoff
 from .gaussian import Gaussian
 from .symmetry_functions import make_default_symmetry_functions, make_symmetry_functions
 from .warmup import compile_count, warm_up
@@ -17,6 +17,7 @@ __all__ = [
     "Cosine",
     "Gaussian",
     "Polynomial",
+    "as_cutoff",
     "check_numbers",
     "compile_count",
     "make_default_symmetry_functions",
