@@ -94,6 +94,10 @@ class TrainingConvergenceError(AmpmpiError, RuntimeError):
     exit_code = 8
 
 
+class ConvergenceOccurred(Exception):
+    """A loss function meets its criteria: what ends an optimiser that a script has started."""
+
+
 class Unfinished(AmpmpiError, RuntimeError):
     """The job was asked to stop early; start it again to go on.
 
