@@ -18,6 +18,8 @@ from ampmpi.members import calculator_files
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ampmpi.descriptor import Descriptor
+
 
 class Committee(Calculator):
     """The mean of several potentials, and how far they disagree, as an ASE calculator.
@@ -53,6 +55,8 @@ class Committee(Calculator):
         cls,
         files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         atoms: Atoms | None = None,
+        *,
+        descriptor: Descriptor | None = None,
     ) -> Committee:
         """Load a committee.
 
@@ -63,6 +67,8 @@ class Committee(Calculator):
             training.
         atoms : ase.Atoms, optional
             Atoms to attach the calculator to.
+        descriptor : Descriptor, optional
+            The descriptor that the files are of, where it is none of this package's.
 
         Raises
         ------
@@ -78,7 +84,7 @@ class Committee(Calculator):
             if not found:
                 raise InputError(f"{one}: there is no such .amp file, and no training of this name")
             names += found
-        return cls([Amp.load(Path(name)) for name in names], atoms)
+        return cls([Amp.load(Path(name), descriptor=descriptor) for name in names], atoms)
 
     def calculate(
         self,

@@ -17,6 +17,7 @@ from ..parameters import Parameters
 from .amp_methods import AmpDescriptor
 from .angles import Doubtful, check_angles, doubtful_functions
 from .checks import MOST_NEIGHBORS, check_cell, check_elements, check_numbers, check_overlap
+from .protocol import Descriptor
 from .settings import MODE, VERSION, Settings, from_amp
 from .toml import read_settings, write_settings
 
@@ -38,7 +39,7 @@ class Surroundings(NamedTuple):
     neighbors: NeighborList
 
 
-class Gaussian(AmpDescriptor):
+class Gaussian(AmpDescriptor, Descriptor):
     """Behler's symmetry functions of each atom, with Amp's constants and order.
 
     Parameters
@@ -69,6 +70,8 @@ class Gaussian(AmpDescriptor):
     J. Behler, J. Chem. Phys. 134, 074106 (2011);
     A. Khorshidi and A. A. Peterson, Comput. Phys. Commun. 207, 310 (2016).
     """
+
+    has_kernels = True
 
     def __init__(
         self,
@@ -193,6 +196,15 @@ class Gaussian(AmpDescriptor):
             functions = f"functions: {', '.join(counts)}"
         return f"<Gaussian: {self.settings.cutoff}, {functions}>"
 
+    @property
+    def in_words(self) -> str:
+        """The cutoff function, for reports."""
+        return str(self.settings.cutoff)
+
+    def feature_names(self, element: str) -> list[str]:
+        """Return type, neighbours and parameters of each function of an element, in words."""
+        return [_named(function) for function in self.settings.by_element[element]]
+
     def check(self, atoms: Atoms) -> None:
         """Raise `ImageError` when the image cannot be used.
 
@@ -297,6 +309,14 @@ class Gaussian(AmpDescriptor):
         """Return the symbol of each atom, and the number of features of each element."""
         symbols = tuple([chemical_symbols[number] for number in atoms.numbers.tolist()])
         return symbols, {symbol: self.n_features[symbol] for symbol in sorted(set(symbols))}
+
+
+def _named(function: Mapping[str, Any]) -> str:
+    """Return a symmetry function's type, elements and parameters in words."""
+    given = dict(function)
+    elements = [given.pop("element")] if "element" in given else given.pop("elements")
+    numbers = "".join(f", {key} {given[key]:.4g}" for key in sorted(given) if key != "type")
+    return f"{given['type']} of {'-'.join(elements)}{numbers}"
 
 
 def _expected_neighbors(atoms: Atoms, radius: float) -> float:

@@ -36,12 +36,30 @@ from .cutoffs import Cutoff, as_cutoff, cutoff_from_arguments
 from .settings import Settings
 from .symmetry_functions import SymmetryFunction, check_element, make_symmetry_functions
 
-_KEYS = ("cutoff", "elements", "Gs", "make")
+_KEYS = ("descriptor", "cutoff", "elements", "Gs", "make")
 _MAKE_KEYS = ("type", "etas", "offsets", "zetas", "gammas")
 
 
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises
+    ------
+    DescriptorError
+        When the file cannot be read; the message starts with its name.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DescriptorError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DescriptorError(f"{path}: is not TOML ({error}).") from error
+    except (RecursionError, ValueError) as error:  # thousands of brackets, or of digits
+        raise DescriptorError(f"{path}: cannot be read as TOML ({error}).") from error
+
+
 def read_settings(path: str | Path) -> Settings:
-    """Read the settings of a descriptor from a TOML file.
+    """Read the settings of a `Gaussian` from a TOML file.
 
     Raises
     ------
@@ -49,14 +67,7 @@ def read_settings(path: str | Path) -> Settings:
         When the file cannot be read or anything in it is wrong; the message
         starts with the file's name.
     """
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DescriptorError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DescriptorError(f"{path}: is not TOML ({error}).") from error
-    except (RecursionError, ValueError) as error:  # thousands of brackets, or of digits
-        raise DescriptorError(f"{path}: cannot be read as TOML ({error}).") from error
+    content = read_toml(path)
     try:
         return _settings(content)
     except DescriptorError as error:
@@ -96,6 +107,8 @@ def _as_toml(value: Any) -> str:
 def _settings(content: dict[str, Any]) -> Settings:
     if unknown := sorted(set(content) - set(_KEYS)):
         raise DescriptorError(f"there is no key {unknown[0]!r}: use {', '.join(_KEYS)}.")
+    if content.get("descriptor", "Gaussian") != "Gaussian":
+        raise DescriptorError(f"descriptor is {content['descriptor']!r}, and not Gaussian.")
     if "cutoff" not in content:
         raise DescriptorError("the cutoff is missing: add, for example, cutoff = 6.5.")
     if "Gs" in content and "make" in content:

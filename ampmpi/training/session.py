@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.descriptor import Gaussian
+from ampmpi.descriptor import Descriptor, has_derivatives, in_words, require_descriptor
 from ampmpi.errors import (
     ImageError,
     InputError,
@@ -66,7 +66,7 @@ class Session:
     ----------
     images : file names or list of ase.Atoms
         Images with energies and, where they are trained, forces.
-    descriptor : Gaussian
+    descriptor : Descriptor
         Turns images into fingerprints.
     members : sequence of Member
         The models, which get the parameters found. All have one loss function.
@@ -90,7 +90,7 @@ class Session:
     def __init__(
         self,
         images: Any,
-        descriptor: Gaussian,
+        descriptor: Descriptor,
         members: Sequence[Member],
         *,
         label: str,
@@ -115,10 +115,19 @@ class Session:
             on_all(comm, partial(settings.as_read, reusable(given)))
             for given in (images, settings.validation)
         )
-        self.descriptor, self.members = descriptor, members
+        self.descriptor = on_all(comm, partial(require_descriptor, descriptor))
+        self.members = members
         self.label, self.dblabel = label, dblabel
         self.model = members[0].model
         self.forces = self.model.forcetraining
+        if self.forces and not has_derivatives(descriptor):
+            raise share(
+                InputError(
+                    f"the descriptor {in_words(descriptor)} has no derivatives, and no forces can "
+                    "be trained: give --no-forces (LossFunction(force_coefficient=None) in a "
+                    "script), or a descriptor with derivatives"
+                )
+            )
         self.size = on_all(comm, lambda: group_size(comm.size, len(members), settings.groups))
         prefix = dblabel or label
         self.fingerprints = f"{prefix}-fingerprints.ampdb"
@@ -221,7 +230,7 @@ class Session:
                 "on: they are trained on, and left out of the validation"
             )
         database = FingerprintDatabase(self.fingerprints)
-        self.descriptor = agree(comm, lambda: resolve(self.descriptor, dataset.elements, database))
+        self.descriptor = resolve(self.descriptor, dataset.elements, database, comm)
         agree(comm, lambda: require_owner(database, self.descriptor))
         if settings.skip_unusable:
             failed = self._fingerprint(dry_run=dry_run)
