@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 USE_OTHERS = {
     "cli", "evaluation", "plots", "report", "fingerprinting", "functions", "training", "members",
-    "calculator", "committee"
+    "calculator", "committee", "amp"
 }  # fmt: skip
 WHEN_CALLED = {"descriptor.gaussian": {"functions"}}  # Gaussian.from_images
 
