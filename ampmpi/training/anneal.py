@@ -20,6 +20,7 @@ import numpy as np
 
 from ampmpi.errors import InputError, ModelError, Unfinished
 from ampmpi.members import Member
+from ampmpi.model import LossFunction
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import Coefficients, overfit_term
 from ampmpi.parallel.comm import Communicator, world
@@ -53,29 +54,39 @@ class Loss:
 
 @contextmanager
 def loss_of(
-    calc: Any, images: Any, comm: Communicator, *, label: str, dblabel: str | None,
-    coefficients: Coefficients | None = None,
-) -> Iterator[Loss]:  # fmt: skip
+    calc: Any,
+    images: Any,
+    comm: Communicator,
+    *,
+    label: str,
+    dblabel: str | None,
+    lossfunction: LossFunction | None = None,
+) -> Iterator[Loss]:
     """Give a calculator what its model lacks for the images, and yield its loss on them.
 
-    Only rank 0 may ask for it, and every rank has to leave the block by `agree`. Fingerprints
-    that the databases of `dblabel` or `label` lack are computed into them. `coefficients` are
-    those of the model's own loss function unless they are given.
+    Only rank 0 may ask for it, while the others serve it. Fingerprints that the databases of
+    `dblabel` or `label` lack are computed into them. The loss function is the model's own
+    unless one is given.
     """
-    settings = Settings(overwrite=True, restart=True, logging=False)
-    member = Member("the model", calc.model)
-    session = Session(
-        images, calc.descriptor, [member], label=label, dblabel=dblabel, settings=settings,
-        comm=comm,
-    )  # fmt: skip
-    own = calc.model.lossfunction.coefficients
-    prepared = session.prepare()
-    calc.descriptor = session.descriptor
-    shared = on_all(comm, lambda: initial_loss(comm, prepared, calc.model))
-    if coefficients is not None:
-        shared.coefficients = coefficients
-    with one_blas_thread():
-        yield Loss(shared, coefficients or own)
+    model = calc.model
+    own, model.lossfunction = model.lossfunction, lossfunction or model.lossfunction
+    try:
+        session = Session(
+            images,
+            calc.descriptor,
+            [Member("the model", model)],
+            label=label,
+            dblabel=dblabel,
+            settings=Settings(overwrite=True, restart=True, logging=False),
+            comm=comm,
+        )
+        prepared = session.prepare()
+        calc.descriptor = session.descriptor
+        shared = on_all(comm, lambda: initial_loss(comm, prepared, model))
+        with one_blas_thread():
+            yield Loss(shared, model.lossfunction.coefficients)
+    finally:
+        model.lossfunction = own
 
 
 class Annealer:
@@ -149,13 +160,13 @@ class Annealer:
             label = calc.label or "amp"
             quiet = not calc.logging or calc.label is None
             log = TrainingLog(stack, comm, label, quiet=quiet)
-            own = calc.model.lossfunction.coefficients
-            chosen = own if train_forces else Coefficients(own.energy, None, own.overfit)
+            own = calc.model.lossfunction
+            chosen = own if train_forces else _without_forces(own)
             before = calc.model.fprange, calc.model.layers, calc.model.scalings
             try:
                 loss = stack.enter_context(
                     loss_of(
-                        calc, images, comm, label=label, dblabel=calc.dblabel, coefficients=chosen
+                        calc, images, comm, label=label, dblabel=calc.dblabel, lossfunction=chosen
                     )
                 )
                 self.state, self.loss = self._on_rank_0(comm, loss, log)
@@ -247,6 +258,15 @@ class Annealer:
         if stop.signal_name == "SIGINT":
             return True
         raise Unfinished("asked to stop while annealing; start it again from the beginning")
+
+
+def _without_forces(own: LossFunction) -> LossFunction:
+    return LossFunction(
+        energy_coefficient=own.energy_coefficient,
+        force_coefficient=None,
+        overfit=own.overfit,
+        weight_duplicates=own.weight_duplicates,
+    )
 
 
 WIDTHS = (7, 11, 12, 8, 8, 10, 10)
