@@ -7,6 +7,7 @@ fingerprint is computed.
 
 from __future__ import annotations
 
+from .amp_methods import EntriesByKey
 from .checks import check_numbers
 from .cutoffs import Cosine, Polynomial, as_cutoff
 from .gaussian import Gaussian
@@ -15,6 +16,7 @@ from .warmup import compile_count, warm_up
 
 __all__ = [
     "Cosine",
+    "EntriesByKey",
     "Gaussian",
     "Polynomial",
     "as_cutoff",

@@ -101,6 +101,7 @@ class Session:
     ) -> None:
         on_all(comm, check_compiler)
         on_all(comm, settings.check)
+        on_all(comm, members[0].model.lossfunction.settings)
         labels = sorted(set(comm.allgather(label)))
         if len(labels) > 1:
             raise share(
