@@ -42,6 +42,10 @@ class ImageError(AmpmpiError, ValueError):
     exit_code = 3
 
 
+class MissingDataError(ImageError):
+    """Images lack energies or forces."""
+
+
 class UnusableImagesError(ImageError, InputError):
     """Images cannot be used, and nothing was done because of them."""
 

@@ -170,3 +170,14 @@ def _dict(pairs: Iterable[Any]) -> dict[Any, Any]:
             raise ValueError("a key in it is neither text nor a number")
         result[key] = value
     return result
+
+
+def parse(text: str, name: str) -> dict[str, Any]:
+    """Return the mapping that a source text is; `name` is what messages call it.
+
+    Raises
+    ------
+    ModelError
+        It is something else.
+    """
+    return _mapping(text, name)

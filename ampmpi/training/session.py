@@ -191,6 +191,12 @@ class Session:
             raise share(TrainingConvergenceError(_complaint(result)))
         return result
 
+    def prepare(self) -> Prepared:
+        """Do what comes before a fit, and return this rank's images; no fit follows."""
+        dataset, _ = self._survey()
+        self._fingerprint()
+        return self._load(dataset)[1]
+
     def preview(self) -> None:
         """Say what `train` would do and take, or refuse what it would; nothing is written."""
         say = self.voice.say
