@@ -22,12 +22,15 @@ from ampmpi.descriptor import (
     require_descriptor,
     virial_by_differences,
 )
-from ampmpi.errors import InputError, ModelError, Unfinished
+from ampmpi.errors import InputError, ModelError
 from ampmpi.model import NeuralNetwork, amp_file
-from ampmpi.parallel.failure import abort_on_error, install_excepthook, share
+from ampmpi.parallel.failure import share
+from ampmpi.parallel.log import LabelLog
+from ampmpi.parallel.wishes import note_cores, note_envcommand, note_parallel
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from numpy.typing import NDArray
 
     from ampmpi.training import Settings, TrainingResult
 
@@ -49,10 +52,10 @@ class Amp(Calculator):
     dblabel : str, optional
         Prefix of the databases, where several trainings share them. That of the
         descriptor comes first.
-    cores : int, optional
-        Ranks come from ``mpirun``; a number other than 1 is refused.
-    envcommand : None
-        Refused: the environment is the job script's.
+    cores : int or dict, optional
+        Taken for Amp's sake, with a line that says where ranks come from: ``mpirun``.
+    envcommand : str, optional
+        Taken, and not run: the environment is the job script's.
     logging : bool
         Whether a training writes LABEL-log.txt.
     atoms : ase.Atoms, optional
@@ -72,16 +75,13 @@ class Amp(Calculator):
         model: NeuralNetwork,
         label: str | None = "amp",
         dblabel: str | None = None,
-        cores: int | None = None,
-        envcommand: None = None,
+        cores: int | Mapping[str, int] | None = None,
+        envcommand: str | None = None,
         logging: bool = True,
         atoms: Atoms | None = None,
     ) -> None:
         self.cores = cores
-        if envcommand is not None:
-            raise InputError(
-                "Amp: envcommand is not taken here; set the environment in the job script"
-            )
+        note_envcommand(envcommand)
         Calculator.__init__(self, label=label, atoms=atoms)  # type: ignore[no-untyped-call]
         self.descriptor = descriptor
         self.model = model
@@ -102,17 +102,19 @@ class Amp(Calculator):
         self._dblabel = dblabel
 
     @property
-    def cores(self) -> int:
-        """Always 1: the ranks come from ``mpirun``; setting another number is refused."""
-        return 1
+    def _log(self) -> LabelLog:
+        """What Amp's scripts give as `log` to its descriptor and model: LABEL-log.txt."""
+        return LabelLog(self.label if self.logging else None)
+
+    @property
+    def cores(self) -> int | Mapping[str, int] | None:
+        """What was given; the ranks come from ``mpirun``."""
+        return self._cores
 
     @cores.setter
-    def cores(self, cores: int | None) -> None:
-        if cores not in (None, 1):
-            raise InputError(
-                f"Amp: cores={cores!r} is not taken here; leave it out and start the script with "
-                "mpirun -n and the number of ranks"
-            )
+    def cores(self, cores: int | Mapping[str, int] | None) -> None:
+        note_cores(cores, "Amp: cores")
+        self._cores = cores
 
     @property
     def descriptor(self) -> Descriptor:
@@ -122,6 +124,8 @@ class Amp(Calculator):
     @descriptor.setter
     def descriptor(self, descriptor: Descriptor) -> None:
         self._descriptor = require_descriptor(descriptor)
+        if hasattr(descriptor, "parent"):
+            descriptor.parent = self
         self.reset()  # type: ignore[no-untyped-call]
 
     @property
@@ -133,6 +137,8 @@ class Amp(Calculator):
     def model(self, model: NeuralNetwork) -> None:
         _require("model", model, "atomic_energies", "NeuralNetwork(...)")
         self._model = model
+        if hasattr(model, "parent"):
+            model.parent = self
         self.reset()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -226,6 +232,21 @@ class Amp(Calculator):
                 stress = virial / abs(np.linalg.det(atoms.cell.array))
                 self.results["stress"] = stress.flat[[0, 4, 8, 5, 2, 1]]
 
+    def calculate_numerical_forces(self, atoms: Atoms, d: float = 0.001) -> NDArray[np.float64]:
+        """Return forces by central differences of the energy, (n_atoms, 3) float array, eV/Å.
+
+        `d` is the step, Å. ASE's calculators had this method until ASE 3.23.
+        """
+        forces = np.empty((len(atoms), 3))
+        for atom, direction in np.ndindex(*forces.shape):
+            energies = []
+            for step in (d, -d):
+                moved = atoms.copy()  # type: ignore[no-untyped-call]
+                moved.positions[atom, direction] += step
+                energies.append(self.get_potential_energy(moved))  # type: ignore[no-untyped-call]
+            forces[atom, direction] = (energies[1] - energies[0]) / (2.0 * d)
+        return forces
+
     def train(
         self, images: Any, overwrite: bool = False, comm: Any = None, **options: Any
     ) -> TrainingResult:
@@ -268,35 +289,36 @@ class Amp(Calculator):
         KeyboardInterrupt
             So did an interrupt from the keyboard, without ``mpirun``.
         """
-        from ampmpi.members import Member
+        from ampmpi.fingerprinting.by_hand import show
         from ampmpi.parallel.comm import as_communicator
-        from ampmpi.parallel.launch import stop
-        from ampmpi.parallel.log import Log, in_notebook
-        from ampmpi.training import Session, Settings
+        from ampmpi.training import Settings, train_one
 
-        ranks = as_communicator(comm)
         settings = _settings(Settings, self.model.checkpoints, options)
         settings = replace(
             settings, overwrite=overwrite, logging=self.logging and self.label is not None
         )
-        install_excepthook(ranks)
-        with stop.caught(), abort_on_error(ranks):
-            try:
-                result = Session(
-                    images,
-                    self.descriptor,
-                    [Member("the model", self.model)],
-                    label=self.label or "amp",
-                    dblabel=self.dblabel,
-                    settings=settings,
-                    comm=ranks,
-                    terminal=Log(ranks.rank) if in_notebook() else None,
-                ).train()
-            except Unfinished as error:
-                if ranks.size == 1 and stop.signal_name == "SIGINT":
-                    raise KeyboardInterrupt(str(error)) from None
-                raise
-        self.descriptor = result.descriptor
+        note_parallel(self.model.lossfunction.parallel)
+        ranks, label = as_communicator(comm), self.label or "amp"
+        result = train_one(
+            images,
+            self.descriptor,
+            self.model,
+            label=label,
+            dblabel=self.dblabel,
+            settings=settings,
+            comm=ranks,
+        )
+        if hasattr(self.descriptor, "complete_as"):
+            self.descriptor.complete_as(result.descriptor)
+            show(
+                self.descriptor,
+                self.dblabel or label,
+                ranks.rank,
+                derivatives=self.model.forcetraining,
+            )
+            self.reset()  # type: ignore[no-untyped-call]
+        else:
+            self.descriptor = result.descriptor
         return result
 
     def save(self, filename: str | os.PathLike[str], overwrite: bool = False) -> str:

@@ -42,6 +42,10 @@ class ImageError(AmpmpiError, ValueError):
     exit_code = 3
 
 
+class MissingDataError(ImageError):
+    """Images lack energies or forces."""
+
+
 class UnusableImagesError(ImageError, InputError):
     """Images cannot be used, and nothing was done because of them."""
 
@@ -92,6 +96,10 @@ class TrainingConvergenceError(AmpmpiError, RuntimeError):
     """A training ended before it reached its convergence criteria."""
 
     exit_code = 8
+
+
+class ConvergenceOccurred(Exception):
+    """A loss function meets its criteria: what ends an optimiser that a script has started."""
 
 
 class Unfinished(AmpmpiError, RuntimeError):

@@ -17,6 +17,7 @@ COMMANDS = {
     "merge": "Add the entries of databases to another one.",
     "functions": "Make symmetry functions that fit a set of images.",
     "train": "Train a potential, a sweep or a committee.",
+    "run": "Run a script written for Amp, also under mpirun.",
     "evaluate": "Measure the errors of calculators on images.",
     "plot": "Plot learning curves, parity and committee spread.",
     "jobscript": "Print a SLURM job script for your files.",

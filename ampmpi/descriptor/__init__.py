@@ -7,9 +7,10 @@ fingerprint is computed.
 
 from __future__ import annotations
 
+from .amp_methods import EntriesByKey
 from .checks import check_numbers
 from .custom import Custom
-from .cutoffs import Cosine, Polynomial
+from .cutoffs import Cosine, Polynomial, as_cutoff
 from .gaussian import Gaussian
 from .protocol import (
     Descriptor,
@@ -28,8 +29,10 @@ __all__ = [
     "Cosine",
     "Custom",
     "Descriptor",
+    "EntriesByKey",
     "Gaussian",
     "Polynomial",
+    "as_cutoff",
     "check_numbers",
     "compile_count",
     "feature_names",

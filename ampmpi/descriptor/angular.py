@@ -173,15 +173,16 @@ def triplet_derivatives(kind, begin, end, x, y, z, u, inverse, c, row):
 
 @fast
 def angular_powers(begin, end, gamma, zeta, row):
-    """Evaluate (1 ± γ cos θ)^(ζ−1); return the two arrays that hold them."""
+    """Evaluate (1 ± γ cos θ)^(ζ−1), 0 where the base is not above 0; return the two arrays."""
     begin &= _MASK
     length = (end - begin) & _MASK
     exponent = np.int64(zeta) - 1
     if exponent + 1.0 != zeta:
         for lane in range(length):
             k = begin + lane
-            row[PLUS + k] = max(1.0 + gamma * row[COS + k], 0.0) ** (zeta - 1.0)
-            row[MINUS + k] = max(1.0 - gamma * row[COS + k], 0.0) ** (zeta - 1.0)
+            plus, minus = 1.0 + gamma * row[COS + k], 1.0 - gamma * row[COS + k]
+            row[PLUS + k] = plus ** (zeta - 1.0) if plus > 0.0 else 0.0
+            row[MINUS + k] = minus ** (zeta - 1.0) if minus > 0.0 else 0.0
         return PLUS, MINUS
     if exponent == 0:
         return ONES, ONES

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..entries import Fingerprint, FingerprintPrimes
 from ..errors import DescriptorError, ImageError
 from ..parameters import Parameters
+from .amp_methods import AmpDescriptor
 from .checks import check_elements, check_numbers
 from .protocol import Descriptor, as_json
 from .symmetry_functions import check_element
@@ -25,7 +26,7 @@ ROOM = 20.0
 """Å; edge of the cell of a lone atom whose features are counted."""
 
 
-class Custom(Descriptor):
+class Custom(AmpDescriptor, Descriptor):
     """A descriptor of your own, made of functions.
 
     Parameters

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ..entries import Fingerprint, FingerprintPrimes
 from ..errors import DescriptorError
 from ..parameters import Parameters
+from .amp_methods import AmpDescriptor
+from .angles import Doubtful, check_angles, doubtful_functions
 from .checks import MOST_NEIGHBORS, check_cell, check_elements, check_numbers, check_overlap
 from .protocol import Descriptor
 from .settings import MODE, VERSION, Settings, from_amp
@@ -37,7 +39,7 @@ class Surroundings(NamedTuple):
     neighbors: NeighborList
 
 
-class Gaussian(Descriptor):
+class Gaussian(AmpDescriptor, Descriptor):
     """Behler's symmetry functions of each atom, with Amp's constants and order.
 
     Parameters
@@ -183,6 +185,10 @@ class Gaussian(Descriptor):
 
         return make_tables(self.settings.cutoff, self.settings.by_element)
 
+    @cached_property
+    def _doubtful(self) -> dict[str, set[Doubtful]]:
+        return doubtful_functions(self.settings.by_element)
+
     def __repr__(self) -> str:
         functions = "elements and functions of the images"
         if self.elements is not None:
@@ -224,6 +230,8 @@ class Gaussian(Descriptor):
         check_cell(cell, periodic, len(atoms), radius)
         neighbors = neighbor_list(positions, cell, periodic, radius, species, tables.n_species)
         check_overlap(atoms, neighbors.closest)
+        if self._doubtful:
+            check_angles(atoms, neighbors, self._doubtful)
         return Surroundings(species, neighbors)
 
     def fingerprint(self, atoms: Atoms) -> Fingerprint:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..entries import Fingerprint, FingerprintPrimes
+from ..entries import Fingerprint, FingerprintPrimes, forces_of
 from ..errors import DescriptorError
 
 if TYPE_CHECKING:
@@ -109,14 +109,6 @@ class Descriptor(Protocol):
             Derivative of the energy by strain; divided by the volume, the stress.
         """
         return forces_of(self.fingerprint_primes(atoms), dE_dG), None
-
-
-def forces_of(primes: FingerprintPrimes, dE_dG: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the forces F_m = -Σ_n dE/dG_n · dG_n/dR_m, (n_atoms, 3), eV/Å."""
-    moved, centres = primes.pairs.T
-    forces = np.zeros((len(primes.symbols), 3))
-    np.add.at(forces, moved, -np.einsum("pdf,pf->pd", primes.values, dE_dG[centres]))
-    return forces
 
 
 STRAIN = 1e-5

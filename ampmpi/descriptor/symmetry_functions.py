@@ -106,20 +106,12 @@ def _two_elements(elements: Any, where: str) -> list[str]:
 def _angle(function: Mapping[str, Any], where: str) -> dict[str, float]:
     gamma = finite_number(function["gamma"], f"gamma of {where}")
     zeta = finite_number(function["zeta"], f"zeta of {where}")
-    if zeta < 1.0:
-        raise DescriptorError(
-            f"zeta of {where} is {zeta:g}: give a number of at least 1, "
-            "below which the derivative has no bound."
-        )
+    if zeta <= 0.0:
+        raise DescriptorError(f"zeta of {where} is {zeta:g}: give a number above zero.")
     if zeta > LARGEST_ZETA:
         raise DescriptorError(
             f"zeta of {where} is {zeta:g}: give at most {LARGEST_ZETA:g}, "
             "beyond which numbers overflow."
-        )
-    if abs(gamma) > 1.0 and zeta != int(zeta):
-        raise DescriptorError(
-            f"gamma of {where} is {gamma:g} and zeta {zeta:g}: with |gamma| above 1 "
-            "zeta must be a whole number."
         )
     return {"gamma": gamma + 0.0, "zeta": zeta}
 

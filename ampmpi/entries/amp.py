@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from operator import itemgetter
@@ -27,14 +28,22 @@ def read_pickle(data: bytes) -> Entry:
     and symbols, have not the shape of an entry, or more than the pickle.
     """
     try:
-        content = load(data)
-        if type(content) is list:
-            return _fingerprint(content, len(data))
-        if type(content) is dict:
-            return _primes(content, len(data))
-        raise Refused("it is neither a list nor a dict")
+        return _entry(load(data), len(data))
     except (Refused, ArithmeticError, TypeError, ValueError) as error:
         raise CorruptEntryError(f"it is not an entry that Amp writes: {error}") from error
+
+
+def entry_of(content: Any) -> Entry:
+    """Return the entry that lists or a dict in Amp's form are; `Refused` if they are none."""
+    return _entry(content, sys.maxsize)
+
+
+def _entry(content: Any, size: int) -> Entry:
+    if type(content) is list:
+        return _fingerprint(content, size)
+    if type(content) is dict:
+        return _primes(content, size)
+    raise Refused("it is neither a list nor a dict")
 
 
 def _matrix(rows: list[list[Any]], size: int) -> NDArray[np.float64]:

@@ -13,10 +13,9 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
-import numpy as np
-
 from ampmpi.errors import ModelError
 from ampmpi.files.whole import read_whole, write_whole
+from ampmpi.parameters import source
 
 SECTIONS = ("descriptor", "model")
 
@@ -89,34 +88,11 @@ def write(
     OSError
         The file cannot be written.
     """
-    text = _source({"descriptor": _source(descriptor), "model": _source(model)})
-    write_whole(path, text.encode())
-
-
-def _source(parameters: Mapping[str, Any]) -> str:
-    """Return ``dict(key=value, …)``, sorted by key."""
-    items = (f"{key}={_literal(parameters[key], key)}" for key in sorted(parameters))
-    return "dict(" + ",\n     ".join(items) + ")\n"
-
-
-def _literal(value: Any, key: str) -> str:
-    """Python source of one value."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if value is None or isinstance(value, bool | int | str):
-        return repr(value)
-    if isinstance(value, float):
-        if not np.isfinite(value):
-            raise ModelError(f"the model's {key} holds {value!r}, which no .amp file can keep")
-        return repr(value)
-    if isinstance(value, Mapping):
-        items = (f"{_literal(k, key)}: {_literal(v, key)}" for k, v in value.items())
-        return "{" + ", ".join(items) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_literal(v, key) for v in value) + "]"
-    if isinstance(value, tuple):
-        return "(" + "".join(_literal(v, key) + ", " for v in value).strip() + ")"
-    raise ModelError(f"{key} is a {type(value).__name__}, which no .amp file can keep")
+    try:
+        sections = {"descriptor": source(descriptor), "model": source(model)}
+    except ValueError as error:
+        raise ModelError(f"the calculator cannot be saved: {error}") from error
+    write_whole(path, source(sections).encode())
 
 
 def _mapping(text: str, name: str) -> dict[str, Any]:
@@ -194,3 +170,14 @@ def _dict(pairs: Iterable[Any]) -> dict[Any, Any]:
             raise ValueError("a key in it is neither text nor a number")
         result[key] = value
     return result
+
+
+def parse(text: str, name: str) -> dict[str, Any]:
+    """Return the mapping that a source text is; `name` is what messages call it.
+
+    Raises
+    ------
+    ModelError
+        It is something else.
+    """
+    return _mapping(text, name)

@@ -93,6 +93,10 @@ class Coefficients:
     force: float | None = 0.04
     overfit: float = 0.0
 
+    def weighted(self, sums: LossSums) -> float:
+        """Return the weighted sum of both terms, without the `overfit` term."""
+        return self.energy * sums.energy + (self.force or 0.0) * sums.force
+
 
 class LossSums(NamedTuple):
     """Sums over some images; those of several ranks add up.
@@ -116,6 +120,33 @@ class LossSums(NamedTuple):
     energy_maxresid: float
     force_maxresid: float
     gradient: Array
+
+
+class LossTerms(NamedTuple):
+    """A loss and its parts, under Amp's names.
+
+    Attributes
+    ----------
+    loss : float
+        The loss.
+    energy_loss : float, eV²
+        Σ w ((E - E_ref) / N)².
+    force_loss : float, (eV/Å)²
+        Σ w |F - F_ref|² / (3 N).
+    energy_maxresid : float, eV
+        Largest energy error per atom.
+    force_maxresid : float, eV/Å
+        Largest error of a force component.
+    dloss_dparameters : (n_parameters,) float array or None
+        Gradient of the loss, where it was asked for.
+    """
+
+    loss: float
+    energy_loss: float
+    force_loss: float
+    energy_maxresid: float
+    force_maxresid: float
+    dloss_dparameters: Array | None
 
 
 def loss_sums(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ampmpi.entries import Fingerprint
 from ampmpi.errors import InputError, ModelError
+from ampmpi.model.amp_methods import AmpModel
 from ampmpi.model.layers import ACTIVATIONS, Array, feature_gradient, forward, sensitivities
 from ampmpi.model.network import Network, random_parameters
 from ampmpi.model.scaling import feature_scaling, initial_scaling, network_input, prescale
 from ampmpi.model.settings import LossFunction, Regressor
-from ampmpi.parameters import Parameters
+from ampmpi.parameters import ParametersOf
 
 IMPORT_NAME = ".model.neuralnetwork.NeuralNetwork"
 VERSION = "2015.12"
@@ -23,7 +25,7 @@ MODE = "atom-centered"
 HiddenLayers = int | Sequence[int] | Mapping[str, int | Sequence[int]]
 
 
-class NeuralNetwork:
+class NeuralNetwork(AmpModel):
     """A feed-forward neural network per element, with Amp's keywords.
 
     Parameters
@@ -85,17 +87,11 @@ class NeuralNetwork:
             raise InputError(f"NeuralNetwork: version {version} is not known; only {VERSION} is")
         if mode not in (None, MODE):
             raise InputError(f"NeuralNetwork: mode {mode!r} is not supported; only {MODE!r} is")
-        if activation not in ACTIVATIONS:
-            raise InputError(
-                f"NeuralNetwork: unknown activation {activation!r}; use {', '.join(ACTIVATIONS)}"
-            )
         self.regressor = Regressor() if regressor is None else regressor
+        if not isinstance(self.regressor, Regressor):
+            raise InputError(f"NeuralNetwork: regressor is {regressor!r}; give a Regressor(...)")
         self.lossfunction = LossFunction() if lossfunction is None else lossfunction
-        for name, kind in (("regressor", Regressor), ("lossfunction", LossFunction)):
-            given = getattr(self, name)
-            if not isinstance(given, kind):
-                raise InputError(f"NeuralNetwork: {name} is {given!r}; give a {kind.__name__}(...)")
-        self.activation = activation
+        self.activation = _known_activation(activation)
         self.hiddenlayers = _hidden(hiddenlayers)
         self.fprange = None if fprange is None else _ranges(fprange)
         self.layers = None if weights is None else _layers(weights)
@@ -104,6 +100,7 @@ class NeuralNetwork:
         self.checkpoints = checkpoints
         self.randomseed = randomseed
         self.prescale = prescale
+        self.trainingparameters = SimpleNamespace()
         if self.fprange is not None:
             self._check()
 
@@ -155,6 +152,8 @@ class NeuralNetwork:
         network = self.network
         if self.layers is None or self.scalings is None:
             raise ModelError("the model has no parameters yet: train it, or load a .amp file")
+        if not self._fits(network):
+            self._check()
         vector = np.empty(network.n_parameters)
         for element, target in network.split(vector).items():
             for k, layer in enumerate(target.layers):
@@ -169,33 +168,69 @@ class NeuralNetwork:
         self.scalings = {element: part.scaling for element, part in parts.items()}
 
     @property
-    def parameters(self) -> Parameters:
-        """The parameters in the form that Amp's class takes and its files keep."""
+    def lossfunction(self) -> LossFunction:
+        """The loss and the convergence criteria; setting one attaches the model to it."""
+        return self._lossfunction
+
+    @lossfunction.setter
+    def lossfunction(self, lossfunction: LossFunction) -> None:
+        if not isinstance(lossfunction, LossFunction):
+            raise InputError(
+                f"NeuralNetwork: lossfunction is {lossfunction!r}; give a LossFunction(...)"
+            )
+        lossfunction.attach_model(self)
+        self._lossfunction = lossfunction
+
+    @property
+    def parameters(self) -> ParametersOf:
+        """The parameters as Amp's class takes them and its files keep them; they can be set.
+
+        Raises
+        ------
+        InputError, ModelError
+            A value that is set is wrong, or is not to be set.
+        """
+        return ParametersOf(self._parameters, self._set_parameter)
+
+    def _parameters(self) -> dict[str, Any]:
         hidden: Any = self.hiddenlayers
-        weights = scalings = fprange = None
+        weights = scalings = None
         if self.fprange is not None:
-            fprange = {e: self.fprange[e].tolist() for e in sorted(self.fprange)}
             hidden = {e: tuple(n[1:-1]) for e, n in sorted(self.network.nodes.items())}
         if self.layers is not None:
-            weights = {
-                e: {k + 1: layer.tolist() for k, layer in enumerate(self.layers[e])}
-                for e in sorted(self.layers)
-            }
+            weights = {e: dict(enumerate(self.layers[e], 1)) for e in sorted(self.layers)}
         if self.scalings is not None:
             scalings = {
                 e: {"intercept": float(self.scalings[e][0]), "slope": float(self.scalings[e][1])}
                 for e in sorted(self.scalings)
             }
-        return Parameters(
-            importname=IMPORT_NAME,
-            version=VERSION,
-            mode=MODE,
-            hiddenlayers=hidden,
-            activation=self.activation,
-            weights=weights,
-            scalings=scalings,
-            fprange=fprange,
-        )
+        return {
+            "importname": IMPORT_NAME,
+            "version": VERSION,
+            "mode": MODE,
+            "hiddenlayers": hidden,
+            "activation": self.activation,
+            "weights": weights,
+            "scalings": scalings,
+            "fprange": self.fprange,
+        }
+
+    def _set_parameter(self, name: str, value: Any) -> None:
+        if name == "hiddenlayers":
+            self.hiddenlayers = _hidden(value)
+        elif name == "activation":
+            self.activation = _known_activation(value)
+        elif name == "weights":
+            self.layers = None if value is None else _layers(value)
+        elif name == "scalings":
+            self.scalings = None if value is None else _scalings(value)
+        elif name == "fprange":
+            self.fprange = None if value is None else _ranges(value)
+        elif value != self._parameters()[name]:
+            raise InputError(
+                f"NeuralNetwork: {name} cannot be set to {value!r}; it is "
+                f"{self._parameters()[name]!r}"
+            )
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> NeuralNetwork:
@@ -295,6 +330,17 @@ class NeuralNetwork:
             )
         return self.fprange[element]
 
+    def _fits(self, network: Network) -> bool:
+        """Whether the weights have the network's shapes, and every element its scaling."""
+        layers, scalings = self.layers or {}, self.scalings or {}
+        return all(
+            element in layers
+            and element in scalings
+            and [layer.shape for layer in layers[element]]
+            == [(a + 1, b) for a, b in zip(nodes, nodes[1:])]  # noqa: B905, RUF007
+            for element, nodes in network.nodes.items()
+        )
+
     def _check(self) -> None:
         """Refuse parameters that do not fit together."""
         network = self.network
@@ -311,6 +357,14 @@ class NeuralNetwork:
             raise ModelError(
                 f"scalings lack {', '.join(sorted(set(network.elements) - set(self.scalings)))}"
             )
+
+
+def _known_activation(name: Any) -> str:
+    if name not in ACTIVATIONS:
+        raise InputError(
+            f"NeuralNetwork: unknown activation {name!r}; use {', '.join(ACTIVATIONS)}"
+        )
+    return str(name)
 
 
 def _hidden(hidden: HiddenLayers) -> tuple[int, ...] | dict[str, tuple[int, ...]]:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ampmpi.errors import InputError
-from ampmpi.model.loss import Coefficients
-from ampmpi.parameters import Parameters
+import numpy as np
+
+from ampmpi.errors import ConvergenceOccurred, InputError, ModelError
+from ampmpi.model.by_hand import ImagesAtHand, loss_terms, meets
+from ampmpi.model.layers import Array
+from ampmpi.model.loss import Coefficients, LossTerms
+from ampmpi.parameters import OpenParameters, Parameters
+
+if TYPE_CHECKING:
+    from ampmpi.model.neuralnetwork import NeuralNetwork
 
 CRITERIA = ("energy_rmse", "energy_maxresid", "force_rmse", "force_maxresid")
+
+# What `parameters` of a loss function holds.
+KEYWORDS = (
+    "convergence", "energy_coefficient", "force_coefficient", "overfit", "weight_duplicates",
+    "maxiter", "nft_ids",
+)  # fmt: skip
 
 # Options of scipy's optimisers. A training ends by its own criteria, not by scipy's.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -35,8 +48,8 @@ class LossFunction:
         Criteria ``energy_rmse`` (0.001 eV per atom unless given), ``energy_maxresid``,
         ``force_rmse`` and ``force_maxresid`` (eV/Å); None leaves one out. Without a
         criterion for forces, force training is off.
-    parallel : None
-        Ranks come from ``mpirun``; anything else is refused.
+    parallel : dict, optional
+        Taken for Amp's sake; the ranks come from ``mpirun``.
     overfit : float
         Weight of the squared norm of the first layers' weights.
     raise_ConvergenceOccurred : bool
@@ -52,18 +65,49 @@ class LossFunction:
     nft_ids : list of (hash, atom index), optional
         Images of which only the force on one atom is trained, and not the energy.
 
+    Attributes
+    ----------
+    parameters : OpenParameters
+        The keywords, to be read and set by key or by attribute. What is set is checked when it
+        is used.
+    default_parameters : dict
+        The criteria that hold unless others are given.
+    loss, energy_loss, force_loss : float or None
+        The loss, Σ ((E - E_ref) / N)² in eV² and Σ |F - F_ref|² / (3 N) in (eV/Å)², after a
+        training or `get_loss`; None before.
+    energy_maxresid, force_maxresid : float or None
+        Largest energy error per atom, eV, and largest error of a force component, eV/Å.
+    dloss_dparameters : (n_parameters,) float array or None
+        Gradient of the loss by the parameters, in the order of ``model.vector``.
+
     Raises
     ------
     InputError
         A value is wrong; the message names it.
     """
 
+    loss: float | None = None
+    energy_loss: float | None = None
+    force_loss: float | None = None
+    energy_maxresid: float | None = None
+    force_maxresid: float | None = None
+    dloss_dparameters: Array | None = None
+
+    default_parameters: ClassVar[dict[str, Any]] = {
+        "convergence": {
+            "energy_rmse": 0.001,
+            "energy_maxresid": None,
+            "force_rmse": None,
+            "force_maxresid": None,
+        }
+    }
+
     def __init__(
         self,
         energy_coefficient: float = 1.0,
         force_coefficient: float | None = 0.04,
         convergence: Mapping[str, float | None] | None = None,
-        parallel: None = None,
+        parallel: Any = None,
         overfit: float = 0.0,
         raise_ConvergenceOccurred: bool = True,
         log_losses: bool = True,
@@ -72,45 +116,32 @@ class LossFunction:
         maxiter: int = 100000,
         nft_ids: Sequence[tuple[str, int]] | None = None,
     ) -> None:
-        if parallel is not None:
-            raise InputError(
-                "LossFunction: parallel is not taken here, the ranks come from mpirun; leave it out"
-            )
-        self.convergence: dict[str, float | None] = dict.fromkeys(CRITERIA)
-        self.convergence["energy_rmse"] = 0.001
         if convergence is not None and not isinstance(convergence, Mapping):
             raise InputError(
                 f"LossFunction: convergence is {convergence!r}; give a dict such as "
                 "{'energy_rmse': 0.001}"
             )
-        for name, value in (convergence or {}).items():
-            if name not in CRITERIA:
-                raise InputError(
-                    f"LossFunction: unknown convergence criterion {name!r}; use "
-                    f"{', '.join(CRITERIA)}"
-                )
-            self.convergence[name] = _positive(f"convergence[{name!r}]", value)
-        self.energy_coefficient = _not_negative("energy_coefficient", energy_coefficient)
-        self.force_coefficient = force_coefficient
-        if force_coefficient is not None:
-            self.force_coefficient = _not_negative("force_coefficient", force_coefficient)
-        self.overfit = _not_negative("overfit", overfit)
-        self.d = _positive("d", d)
-        try:
-            self.maxiter = int(maxiter)
-        except (TypeError, ValueError, OverflowError):
-            self.maxiter = 0
-        if self.maxiter < 1:
-            raise InputError(f"LossFunction: maxiter is {maxiter!r}; give a number of at least 1")
+        self.parameters = OpenParameters(
+            {
+                "importname": ".model.LossFunction",
+                "convergence": {**self.default_parameters["convergence"], **(convergence or {})},
+                "energy_coefficient": energy_coefficient,
+                "force_coefficient": force_coefficient,
+                "overfit": overfit,
+                "weight_duplicates": weight_duplicates,
+                "maxiter": maxiter,
+                "nft_ids": nft_ids,
+            }
+        )
+        self.d = d
+        self.parallel = parallel
+        self._step = 0
+        self._model: NeuralNetwork | None = None
+        self._given: tuple[Any, Any, Any] = (None, None, None)
+        self._at_hand: ImagesAtHand | None = None
         self.raise_ConvergenceOccurred = bool(raise_ConvergenceOccurred)
         self.log_losses = bool(log_losses)
-        self.weight_duplicates = bool(weight_duplicates)
-        try:
-            self.nft_ids = None if nft_ids is None else [(str(key), int(i)) for key, i in nft_ids]
-        except (TypeError, ValueError):
-            raise InputError(
-                f"LossFunction: nft_ids is {nft_ids!r}; give a list of (hash, atom index)"
-            ) from None
+        self.settings()
 
     def __repr__(self) -> str:
         terms = f"energy {self.energy_coefficient:g}"
@@ -124,12 +155,82 @@ class LossFunction:
         end = " and ".join(criteria) or "no criterion"
         return f"<LossFunction: {terms}; ends at {end}, or after {self.maxiter} steps>"
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a keyword is set among the parameters."""
+        if name in KEYWORDS:
+            self.parameters[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def convergence(self) -> OpenParameters:
+        """The criteria; None leaves one out."""
+        convergence = self.parameters["convergence"]
+        if not isinstance(convergence, OpenParameters):
+            raise InputError(
+                f"LossFunction: convergence is {convergence!r}; give a dict such as "
+                "{'energy_rmse': 0.001}"
+            )
+        for name, value in convergence.items():
+            if name not in CRITERIA:
+                raise InputError(
+                    f"LossFunction: unknown convergence criterion {name!r}; use "
+                    f"{', '.join(CRITERIA)}"
+                )
+            _positive(f"convergence[{name!r}]", value)
+        return convergence
+
+    @property
+    def energy_coefficient(self) -> float:
+        """Weight of the energies."""
+        return _not_negative("energy_coefficient", self.parameters["energy_coefficient"])
+
+    @property
+    def force_coefficient(self) -> float | None:
+        """Weight of the forces."""
+        value = self.parameters["force_coefficient"]
+        return None if value is None else _not_negative("force_coefficient", value)
+
+    @property
+    def overfit(self) -> float:
+        """Weight of the squared norm of the first layers' weights."""
+        return _not_negative("overfit", self.parameters["overfit"])
+
+    @property
+    def weight_duplicates(self) -> bool:
+        """Whether an image counts as often as it was given."""
+        return bool(self.parameters["weight_duplicates"])
+
+    @property
+    def maxiter(self) -> int:
+        """Steps after which the training ends."""
+        given = self.parameters["maxiter"]
+        try:
+            number = int(given)
+        except (TypeError, ValueError, OverflowError):
+            number = 0
+        if number < 1:
+            raise InputError(f"LossFunction: maxiter is {given!r}; give a number of at least 1")
+        return number
+
+    @property
+    def nft_ids(self) -> list[tuple[str, int]] | None:
+        """Images of which the force on one atom is trained."""
+        given = self.parameters["nft_ids"]
+        try:
+            return None if given is None else [(str(key), int(i)) for key, i in given]
+        except (TypeError, ValueError):
+            raise InputError(
+                f"LossFunction: nft_ids is {given!r}; give a list of (hash, atom index)"
+            ) from None
+
     @property
     def trains_forces(self) -> bool:
         """Whether forces are trained: with a coefficient, and a criterion for them."""
+        convergence = self.convergence
         return bool(self.force_coefficient) and (
-            self.convergence["force_rmse"] is not None
-            or self.convergence["force_maxresid"] is not None
+            convergence.get("force_rmse") is not None
+            or convergence.get("force_maxresid") is not None
         )
 
     @property
@@ -138,19 +239,110 @@ class LossFunction:
         force = self.force_coefficient if self.trains_forces else None
         return Coefficients(self.energy_coefficient, force, self.overfit)
 
-    @property
-    def parameters(self) -> Parameters:
-        """The keywords, as Amp names them; the coefficient of forces is None without them."""
-        return Parameters(
-            convergence=dict(self.convergence),
-            energy_coefficient=self.energy_coefficient,
-            force_coefficient=self.coefficients.force,
-            overfit=self.overfit,
-            weight_duplicates=self.weight_duplicates,
-            maxiter=self.maxiter,
-            nft_ids=self.nft_ids,
-            d=self.d,
-        )
+    def attach_model(
+        self,
+        model: NeuralNetwork,
+        images: Mapping[str, Any] | None = None,
+        fingerprints: Mapping[str, Any] | None = None,
+        fingerprintprimes: Mapping[str, Any] | None = None,
+        log: Callable[[str], object] | None = None,
+    ) -> None:
+        """Attach the model whose loss `get_loss` takes, and its images and fingerprints.
+
+        Left out, they are those of ``model.trainingparameters``, which ``model.fit`` has set.
+        `log` is taken for Amp's sake.
+        """
+        self._model = model
+        self._given = (images, fingerprints, fingerprintprimes)
+        self._at_hand = None
+
+    def get_loss(self, parametervector: Any, lossprime: bool = True) -> dict[str, Any]:
+        """Return the loss of the attached model with these parameters, and its parts by name.
+
+        The model gets the parameters, and the parts are kept as attributes. Every rank does
+        the whole work.
+
+        Raises
+        ------
+        ConvergenceOccurred
+            The criteria are met, and `raise_ConvergenceOccurred` is set.
+        ModelError
+            No model is attached, or images or fingerprints are missing.
+        """
+        model = self._model
+        if model is None:
+            raise ModelError("the loss function has no model: attach one with attach_model")
+        if self._at_hand is None:
+            self._at_hand = ImagesAtHand(
+                *self._images_of(model),
+                weight_duplicates=self.weight_duplicates,
+                nft_ids=self.nft_ids or (),
+            )
+        self._step += 1
+        vector = np.array(parametervector, dtype=float)
+        model.vector = vector
+        scaled = self._at_hand.scaled(model)
+        terms = loss_terms(model, self, scaled, vector, gradient=lossprime)
+        self.remember(terms)
+        is_over = meets(self, terms, self._at_hand.n_images) or self._step > self.maxiter
+        if self.raise_ConvergenceOccurred and is_over:
+            raise ConvergenceOccurred
+        return terms._asdict()
+
+    def _images_of(self, model: NeuralNetwork) -> tuple[Any, Any, Any]:
+        """Return images, fingerprints and derivatives: those attached, or the training's."""
+        images, fingerprints, primes = self._given
+        descriptor = getattr(model.trainingparameters, "descriptor", None)
+        if images is None:
+            images = getattr(model.trainingparameters, "images", None)
+        if fingerprints is None:
+            fingerprints = getattr(descriptor, "fingerprints", None)
+        if primes is None and self.trains_forces:
+            primes = getattr(descriptor, "fingerprintprimes", None)
+        if images is None or fingerprints is None:
+            raise ModelError(
+                "the loss function has no images or no fingerprints: give them to attach_model, "
+                "or call model.fit with only_setup=True"
+            )
+        if self.trains_forces and primes is None:
+            raise ModelError(
+                "forces are to be trained, but the descriptor has no fingerprint primes; call "
+                "calculate_fingerprints with calculate_derivatives=True first"
+            )
+        return images, fingerprints, primes
+
+    def remember(self, terms: LossTerms) -> None:
+        """Keep a loss and its parts as attributes."""
+        for name, value in terms._asdict().items():
+            if name != "dloss_dparameters" or value is not None:
+                setattr(self, name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the images out of what is copied or sent."""
+        return {**vars(self), "_given": (None, None, None), "_at_hand": None}
+
+    def settings(self) -> dict[str, Any]:
+        """Return all parameters, checked; the coefficient of forces is None without them.
+
+        Raises
+        ------
+        InputError
+            One of them is wrong.
+        """
+        convergence = self.convergence
+        return {
+            "convergence": {
+                name: None if (limit := convergence.get(name)) is None else float(limit)
+                for name in CRITERIA
+            },
+            "energy_coefficient": self.energy_coefficient,
+            "force_coefficient": self.coefficients.force,
+            "overfit": self.overfit,
+            "weight_duplicates": self.weight_duplicates,
+            "maxiter": self.maxiter,
+            "nft_ids": self.nft_ids,
+            "d": _positive("d", self.d),
+        }
 
 
 class Regressor:
@@ -200,6 +392,30 @@ class Regressor:
                 f"Regressor: optimizer_kwargs is {optimizer_kwargs!r}; give a dict of keywords"
             )
         self.optimizer_kwargs.update(optimizer_kwargs or {})
+
+    def regress(self, model: Any, log: Callable[[str], object] | None = None) -> bool:
+        """Lower ``model.get_loss`` from ``model.vector`` on; return whether it converged.
+
+        This is for models of one's own, which are like Amp's; it keeps no checkpoints.
+        """
+        from scipy.optimize import minimize
+
+        own = not isinstance(self.optimizer, str)
+        minimiser: Any = self.optimizer if own else minimize
+        keywords = dict(self.optimizer_kwargs)
+        if log is not None:
+            log("Starting parameter optimization.")
+        try:
+            minimiser(
+                model.get_loss,
+                np.array(model.vector, dtype=float),
+                jac=self.lossprime,
+                args=(self.lossprime,),
+                **keywords,
+            )
+        except ConvergenceOccurred:
+            return True
+        return False
 
     def __repr__(self) -> str:
         return f"<Regressor: {self.parameters['optimizer']}>"

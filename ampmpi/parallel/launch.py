@@ -60,6 +60,20 @@ class StopRequest:
                 signal.signal(number, self._note)
             self._installed = True
 
+    def release(self) -> None:
+        """Leave the warning signals to Python again, for a script that decides about them.
+
+        Raises
+        ------
+        SystemExit, KeyboardInterrupt
+            A warning signal came already.
+        """
+        self.end_at_once()
+        for number in WARNINGS:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
+        self._installed = self._at_once = False
+
     @contextlib.contextmanager
     def caught(self) -> Iterator[None]:
         """Catch the warning signals within the block, for functions that a script calls.

@@ -7,7 +7,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
+
+from ampmpi.parallel import launch
 
 
 class Log:
@@ -37,6 +40,27 @@ class Log:
     def progress(self, total: int, what: str, unit: str = "images") -> Progress:
         """Return a progress display for `total` steps: a bar where one can be shown, else lines."""
         return Progress(self, total, what, unit)
+
+
+class LabelLog:
+    """Appends to LABEL-log.txt on the first rank; the file is made at the first line.
+
+    Parameters
+    ----------
+    label : str or None
+        Prefix of the file; None is silent.
+    """
+
+    def __init__(self, label: str | None) -> None:
+        self.path = None if label is None else f"{label}-log.txt"
+
+    def __call__(self, message: str, toc: Any = None, tic: Any = None, **kwargs: Any) -> None:
+        """Write a message as lines; Amp's keywords for the times of steps are taken."""
+        if self.path is None or not launch.speaks():
+            return
+        Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(f"{message}\n")
 
 
 class Intervals:

@@ -70,7 +70,7 @@ def opening(lossfunction: LossFunction, n_images: int, validation: bool) -> str:
     The table has Amp's columns, and two more with a validation set. Amp's reader counts the
     words of a row: no space comes before or in those two.
     """
-    settings = lossfunction.parameters
+    settings = lossfunction.settings()
     convergence = settings["convergence"]
     lines = [
         f"Amp training started. {datetime.datetime.now().isoformat(timespec='seconds')}",
@@ -117,7 +117,7 @@ def _criteria(step: Step, lossfunction: LossFunction) -> list[tuple[float, float
     names = ["energy_rmse", "energy_maxresid"]
     if lossfunction.trains_forces:
         names += ["force_rmse", "force_maxresid"]
-    limits = [lossfunction.convergence[name] for name in names]
+    limits = [lossfunction.convergence.get(name) for name in names]
     return [
         (getattr(step, name), math.inf if limit is None else limit)
         for name, limit in zip(names, limits, strict=True)

@@ -25,6 +25,8 @@ from ampmpi.members import Member, committee_files, prefix_of, targets
 from ampmpi.model import LossFunction, NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.layers import Array
+from ampmpi.model.loss import LossTerms
+from ampmpi.parameters import plain
 from ampmpi.training.curve import Step
 from ampmpi.training.dataset import Dataset
 from ampmpi.training.settings import Schedule
@@ -48,6 +50,7 @@ class FitResult:
     vector: Array  # the parameters
     best: Step  # errors at these parameters
     steps: int  # evaluations of the loss
+    terms: LossTerms | None = None  # the loss there, where it was computed and not read
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +93,10 @@ def checkpoint_of(prefix: str) -> str:
 
 def ends_of(limits: LossFunction, schedule: Schedule) -> dict[str, Any]:
     """Return what decides when a fit ends; a restart with other values goes on from the end."""
+    settings = limits.settings()
     return {
-        "convergence": dict(limits.convergence) if limits.raise_ConvergenceOccurred else None,
-        "maxiter": limits.maxiter,
+        "convergence": settings["convergence"] if limits.raise_ConvergenceOccurred else None,
+        "maxiter": settings["maxiter"],
         "patience": schedule.patience,
     }
 
@@ -283,9 +287,11 @@ def settings_of(
     """Collect what determines the way of a fit; a checkpoint belongs to one set of these."""
     model = member.model
     drawn = drawn_images(dataset, member.draw)
-    loss = dict(model.lossfunction.parameters)
+    loss = model.lossfunction.settings()
     del loss["convergence"], loss["maxiter"]
-    given = {k: v for k, v in model.parameters.items() if k in ("weights", "scalings", "fprange")}
+    given = {
+        k: v for k, v in plain(model.parameters).items() if k in ("weights", "scalings", "fprange")
+    }
     copies = dataset.copies[np.argsort(dataset.keys)]
     return {
         "images": dataset.digest,

@@ -16,8 +16,9 @@ from ampmpi.errors import ModelError, Unfinished
 from ampmpi.files.whole import sweep
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
+from ampmpi.model.by_hand import numerical_gradient
 from ampmpi.model.layers import Array
-from ampmpi.model.loss import LossSums, overfit_term
+from ampmpi.model.loss import LossTerms, overfit_term
 from ampmpi.model.optimise import StopOptimisation, make_optimiser
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all
@@ -81,6 +82,8 @@ def fit(
                 loss.serve()
             result = agree(comm, run)
         model.vector = result.vector
+        if result.terms is not None:
+            model.lossfunction.remember(result.terms)
     return result
 
 
@@ -138,6 +141,7 @@ class Fit:
         self.label, self.path = label, checkpoint_of(label)
         self.schedule, self.start, self.log = schedule, start, log
         self.progress = progress
+        self.latest_terms: LossTerms | None = None
         self.began = self.saved = time.monotonic()
 
     def run(self) -> FitResult:
@@ -155,7 +159,10 @@ class Fit:
         end, vector = self.best, self.best_vector
         if outcome == CONVERGED or math.isinf(self.best_value):
             end, vector = self._validated(self.current), self.latest
-        result = FitResult(outcome, vector, end, self.steps)
+        terms = self.latest_terms
+        if terms is None or vector is not self.latest:
+            terms = self._terms_at(vector)
+        result = FitResult(outcome, vector, end, self.steps, terms)
         self._save(result)
         if self.limits.log_losses:
             self.log(f"...optimization {'un' if outcome == STALLED else ''}successful.")
@@ -208,10 +215,8 @@ class Fit:
 
     def _evaluate(self, vector: Array) -> tuple[float, Array]:
         """Loss and gradient at a point, and its errors in `current`."""
-        with_gradient, d = self.regressor.lossprime, self.limits.d
-        totals = self.loss.evaluate(vector, gradient=with_gradient and d is None)
-        penalty, penalty_gradient = overfit_term(self.loss.network, vector, self.limits.overfit)
-        value = self._weighted(totals) + penalty
+        terms = self._terms_at(vector)
+        value = terms.loss
         self.steps += 1
         if not math.isfinite(value):
             raise ModelError(
@@ -222,14 +227,12 @@ class Fit:
         self.current = Step(
             self.steps,
             value,
-            *self._errors(totals, self.n_images, self.n_forces),
+            *self._errors(terms, self.n_images, self.n_forces),
             seconds=self.seconds + time.monotonic() - self.began,
         )
-        self.latest = vector
-        if not with_gradient:
-            return value, np.zeros(0)
-        gradient = totals.gradient if d is None else self._numerical_gradient(vector, d)
-        return value, gradient + penalty_gradient
+        self.latest, self.latest_terms = vector, terms
+        gradient = terms.dloss_dparameters
+        return value, np.zeros(0) if gradient is None else gradient
 
     def _observe(self) -> None:
         """Record the step just evaluated, and end the fit when it is time."""
@@ -245,6 +248,9 @@ class Fit:
         if limits.log_losses:
             self.log(log_line(step, limits))
         self.progress.show(step)
+        if self.model.observer is not None:
+            self.model.vector = self.latest
+            self.model.observer(self.model, self.latest, self.current.loss)
         if is_last:
             raise StopOptimisation(CONVERGED if is_converged else MAXITER)
         patience, is_validated = self.schedule.patience, not math.isnan(step.val_loss)
@@ -267,43 +273,54 @@ class Fit:
             return step
         totals = self.loss.evaluate(self.latest, "validation", gradient=False)
         energy, energy_max, force, force_max = self._errors(
-            totals, self.n_validation, self.n_validation_forces
+            LossTerms(self.loss.coefficients.weighted(totals), *totals),
+            self.n_validation,
+            self.n_validation_forces,
         )
         return replace(
             step,
-            val_loss=self._weighted(totals),
+            val_loss=self.loss.coefficients.weighted(totals),
             val_energy_rmse=energy,
             val_energy_maxresid=energy_max,
             val_force_rmse=force,
             val_force_maxresid=force_max,
         )
 
-    def _weighted(self, totals: LossSums) -> float:
-        coefficients = self.loss.coefficients
-        return coefficients.energy * totals.energy + (coefficients.force or 0.0) * totals.force
-
     def _errors(
-        self, totals: LossSums, n_images: int, n_forces: float
+        self, terms: LossTerms, n_images: int, n_forces: float
     ) -> tuple[float, float, float, float]:
         """Return energy rmse and largest residual, then those of the forces.
 
         The latter are means over the `n_forces` of the images that have forces.
         """
-        energy = math.sqrt(totals.energy / n_images)
+        energy = math.sqrt(terms.energy_loss / n_images)
         if self.loss.coefficients.force is None or not n_forces:
-            return energy, totals.energy_maxresid, math.nan, math.nan
-        force = math.sqrt(totals.force / n_forces)
-        return energy, totals.energy_maxresid, force, totals.force_maxresid
+            return energy, terms.energy_maxresid, math.nan, math.nan
+        force = math.sqrt(terms.force_loss / n_forces)
+        return energy, terms.energy_maxresid, force, terms.force_maxresid
 
-    def _numerical_gradient(self, vector: Array, d: float) -> Array:
-        gradient = np.empty_like(vector)
-        for i in range(len(vector)):
-            shift = np.zeros_like(vector)
-            shift[i] = d
-            ahead = self._weighted(self.loss.evaluate(vector + shift, gradient=False))
-            behind = self._weighted(self.loss.evaluate(vector - shift, gradient=False))
-            gradient[i] = (ahead - behind) / (2.0 * d)
-        return gradient
+    def _terms_at(self, vector: Array) -> LossTerms:
+        """Loss and gradient at a point, with their parts under Amp's names."""
+        network, coefficients = self.loss.network, self.loss.coefficients
+        with_gradient, d = self.regressor.lossprime, self.limits.d
+        totals = self.loss.evaluate(vector, gradient=with_gradient and d is None)
+        penalty, slope = overfit_term(network, vector, coefficients.overfit)
+        gradient = None
+        if with_gradient:
+            gradient = slope + (
+                totals.gradient if d is None else numerical_gradient(self._loss_at, vector, d)
+            )
+        return LossTerms(
+            coefficients.weighted(totals) + penalty,
+            totals.energy,
+            totals.force,
+            totals.energy_maxresid,
+            totals.force_maxresid,
+            gradient,
+        )
+
+    def _loss_at(self, vector: Array) -> float:
+        return self.loss.coefficients.weighted(self.loss.evaluate(vector, gradient=False))
 
     def _save_amp(self, name: str, vector: Array) -> None:
         copy = NeuralNetwork.from_parameters(self.model.parameters)

@@ -116,6 +116,7 @@ class Session:
     ) -> None:
         on_all(comm, check_compiler)
         on_all(comm, settings.check)
+        on_all(comm, members[0].model.lossfunction.settings)
         labels = sorted(set(comm.allgather(label)))
         if len(labels) > 1:
             raise share(
@@ -139,8 +140,8 @@ class Session:
         if self.forces and self.maker is None and not has_derivatives(self.descriptor):
             raise share(
                 InputError(
-                    f"the descriptor {in_words(self.descriptor)} has no derivatives, and no forces can "
-                    "be trained: give --no-forces (LossFunction(force_coefficient=None) in a "
+                    f"the descriptor {in_words(self.descriptor)} has no derivatives, and no forces "
+                    "can be trained: give --no-forces (LossFunction(force_coefficient=None) in a "
                     "script), or a descriptor with derivatives"
                 )
             )
@@ -214,6 +215,12 @@ class Session:
         if self.maker is not None and not os.path.lexists(self.fingerprints):
             self.maker.discard()
         log.discard()
+
+    def prepare(self) -> Prepared:
+        """Do what comes before a fit, and return this rank's images; no fit follows."""
+        dataset, _ = self._survey()
+        self._fingerprint()
+        return self._load(dataset)[1]
 
     def preview(self) -> None:
         """Say what `train` would do and take, or refuse what it would; nothing is written."""

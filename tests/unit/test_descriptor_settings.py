@@ -135,9 +135,8 @@ def test_the_digest_is_of_what_determines_the_numbers():
         ({"Gs": {"Cu": [{**G2, "element": "copper"}]}}, "'copper' is not a chemical element"),
         ({"Gs": {"Cu": [{**G4, "elements": ["Cu"]}]}}, "names 1 elements"),
         ({"Gs": {"Cu": [{**G4, "elements": "Cu"}]}}, "give a list of two"),
-        ({"Gs": {"Cu": [{**G4, "zeta": 0.5}]}}, "at least 1"),
+        ({"Gs": {"Cu": [{**G4, "zeta": 0.0}]}}, "above zero"),
         ({"Gs": {"Cu": [{**G4, "zeta": 2000}]}}, "give at most 1000"),
-        ({"Gs": {"Cu": [{**G4, "gamma": 2.0, "zeta": 1.5}]}}, "whole number"),
     ],
 )
 def test_wrong_settings_are_refused(arguments, message):

@@ -1,0 +1,7 @@
+"""Amp's ``amp.descriptor.gaussian``."""
+
+from __future__ import annotations
+
+from ampmpi.descriptor import Gaussian, make_default_symmetry_functions, make_symmetry_functions
+
+__all__ = ["Gaussian", "make_default_symmetry_functions", "make_symmetry_functions"]

@@ -1,0 +1,7 @@
+"""Amp's ``amp.regression``."""
+
+from __future__ import annotations
+
+from ampmpi.model import Regressor
+
+__all__ = ["Regressor"]
