@@ -14,7 +14,7 @@ import click
 
 from ampmpi.cli.evaluate import labels_in, open_some
 from ampmpi.cli.kinds import PREFIX, OneProcess, complete_files
-from ampmpi.cli.labels import key_options, reading_of, units_option
+from ampmpi.cli.labels import images_format_option, key_options, reading_of, units_option
 from ampmpi.cli.text import complain
 from ampmpi.errors import InputError
 from ampmpi.files.whole import write_whole
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
               type=click.Choice(["png", "pdf", "svg"]), help="Format of the pictures.")  # fmt: skip
 @key_options
 @units_option
-@click.option("--images-format", "format", metavar="NAME", help="ASE's name of the images' format.")
+@images_format_option
 @click.option("--skip-unusable", is_flag=True, help="Leave out energies and forces that are wrong.")
 def command(
     label: str,
