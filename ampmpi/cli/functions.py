@@ -71,6 +71,8 @@ def make(
     cutoff: float | None,
     reading: Reading,
     skip_unusable: bool,
+    *,
+    forces: bool = True,
 ) -> FunctionChoice:
     """Make functions for the images of files; only here is the package imported."""
     from ampmpi.functions import make_functions
@@ -82,6 +84,7 @@ def make(
         6.5 if cutoff is None else cutoff,
         comm,
         keys=reading.keys,
+        forces=forces,
         skip_unusable=skip_unusable,
     )
 

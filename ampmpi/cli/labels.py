@@ -17,7 +17,7 @@ KEYS = [
 ]
 
 units_option = click.option(
-    "--units", metavar="E,L", help="Units of the files: eV,Å or Hartree,Bohr or atomic …"
+    "--units", metavar="E,L", help="Units of the files: eV,A or Hartree,Bohr or atomic …"
 )
 format_option = click.option("--format", metavar="NAME", help="ASE's name of the files' format.")
 

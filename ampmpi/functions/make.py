@@ -135,6 +135,7 @@ def make_functions(
     comm: Any = None,
     *,
     keys: LabelKeys | None = None,
+    forces: bool = True,
     skip_unusable: bool = False,
 ) -> FunctionChoice:
     """Make symmetry functions that fit a set of images, alone or on all ranks.
@@ -152,6 +153,8 @@ def make_functions(
         The ranks; all of the job by default.
     keys : LabelKeys, optional
         Names of labels; those that are not given are found out.
+    forces : bool
+        Whether forces are trained; without, it does not matter whose they are.
     skip_unusable : bool
         Leave out images that cannot be read.
 
@@ -174,7 +177,7 @@ def make_functions(
         pool = open_pool(ranks, reusable(images))
         if not len(pool):
             raise share(InputError("there is no image to make functions for; give files or images"))
-        choice = agree(ranks, lambda: pool.choose_labels(keys or LabelKeys()))
+        choice = agree(ranks, lambda: pool.choose_labels(keys or LabelKeys(), forces))
         warm_up(ranks, "ampmpi.descriptor")
         elements, samples = read_sample(ranks, pool, choice.keys, skip_unusable=skip_unusable)
         return _make(ranks, elements, samples, per_element, cutoff)

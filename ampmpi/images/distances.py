@@ -7,8 +7,9 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ase.data import atomic_numbers, chemical_symbols, covalent_radii
+from ase.data import atomic_numbers, chemical_symbols, covalent_radii, vdw_radii
 
+from ampmpi.images.checks import problem
 from ampmpi.images.units import LENGTHS
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ ENTRIES = 2_000_000
 """Pairs of atoms that are looked at in one image; of larger ones, not every atom's neighbours."""
 
 LOOSE = frozenset({"He", "Ne", "Ar", "Kr", "Xe", "Rn"})
-"""Elements without bonds."""
+"""Elements without bonds: their van der Waals radii stand in for covalent ones."""
 
 SHORT, LONG = 0.55, 1.55
 """Shortest distances, as parts of the sum of covalent radii, between which a set usually is:
@@ -31,33 +32,15 @@ USUAL = (0.72, 1.4)
 """Between which a set has to be after its unit was corrected."""
 
 
-def strange_atom(atoms: Atoms) -> str | None:
-    """Say which atom is of no element, such as a ghost (X); None if all are of one."""
-    wrong = np.flatnonzero((atoms.numbers < 1) | (atoms.numbers > 118))
-    if not len(wrong):
-        return None
-    number = atoms.numbers[wrong[0]]
-    return f"atom {wrong[0]} has the atomic number {number}, which is no element's"
-
-
 def shortest(atoms: Atoms) -> Pairs:
     """Return the shortest distance of each pair of elements, periodic images included."""
     from ase.geometry import minkowski_reduce
 
     n, periodic = len(atoms), np.flatnonzero(atoms.pbc)
     positions, cell = atoms.positions, np.array(atoms.cell.array)
-    if (
-        strange_atom(atoms)
-        or not n
-        or not (np.isfinite(positions).all() and np.isfinite(cell[periodic]).all())
-    ):
+    if problem(atoms) is not None:
         return {}
     if len(periodic):
-        lengths = np.linalg.norm(cell[periodic], axis=1)
-        if not lengths.all() or np.linalg.matrix_rank(cell[periodic] / lengths[:, None]) < len(
-            periodic
-        ):
-            return {}
         reduced = np.array(minkowski_reduce(cell, atoms.pbc)[0])  # type: ignore[no-untyped-call]
         axes = reduced[periodic]
     rows = np.unique(np.linspace(0, n - 1, max(1, min(n, ENTRIES // n))).astype(int))
@@ -92,14 +75,16 @@ def shortest(atoms: Atoms) -> Pairs:
 
 
 def ratio(pairs: Mapping[tuple[str, str], float]) -> float | None:
-    """Return the smallest distance as part of the sum of covalent radii; None without bonds."""
-    parts = [distance / _bond(a, b) for (a, b), distance in pairs.items() if not {a, b} & LOOSE]
+    """Return the smallest distance as part of the sum of radii; None where no pair has one."""
+    parts = [
+        distance / _bond(a, b) for (a, b), distance in pairs.items() if (a in LOOSE) == (b in LOOSE)
+    ]
     return min(parts) if parts else None
 
 
 def _bond(a: str, b: str) -> float:
-    radius = covalent_radii[[atomic_numbers[a], atomic_numbers[b]]]
-    return float(radius.sum())
+    radii = vdw_radii if a in LOOSE else covalent_radii
+    return float(radii[[atomic_numbers[a], atomic_numbers[b]]].sum())
 
 
 def merge(parts: Sequence[Mapping[tuple[str, str], float]]) -> Pairs:

@@ -129,14 +129,20 @@ def label_doubts(facts: Facts, ref: Callable[[int], ImageRef]) -> list[str]:
     """
     per_atom = list(_per_atom(facts))
     return [
-        *_zero_forces(facts),
+        *_zeros(facts),
         *_two_energies(facts, ref),
         *(per_atom or _energy_outliers(facts, ref)),
         *_force_outliers(facts, ref),
     ]
 
 
-def _zero_forces(facts: Facts) -> Iterator[str]:
+def _zeros(facts: Facts) -> Iterator[str]:
+    given = np.isfinite(facts.energies)
+    if given.sum() > 1 and not facts.energies[given].any():
+        yield (
+            f"all energies of all {int(given.sum())} images are exactly zero: they were probably "
+            "not computed"
+        )
     given = np.isfinite(facts.largest_forces) & (facts.n_atoms > 1)
     if given.sum() > 1 and not facts.largest_forces[given].any():
         yield (
@@ -280,7 +286,7 @@ def distance_doubts(ratios: Sequence[Ratio], ref: Callable[[int], ImageRef]) -> 
         if SHORT <= middle <= LONG:
             close += [one for one in some if one.value < TOO_CLOSE]
             continue
-        unit = likely_unit(middle, some[0].unit) or ""
+        unit = (likely_unit(middle, some[0].unit) or "").replace("Å", "A")
         wrong.setdefault((middle < SHORT, some[0].unit, unit), []).append((file, middle))
     for (short, read_as, unit), found in wrong.items():
         files = ", ".join(file or "the images" for file, _ in found[:3])

@@ -22,7 +22,7 @@ from ampmpi.errors import ImageFileError
 from ampmpi.images.foreign import foreign
 from ampmpi.images.labels import kinds_of, places
 from ampmpi.images.reading import ImageName, Reading
-from ampmpi.images.units import ENERGIES, NATIVE, SYSTEMS, convert
+from ampmpi.images.units import ENERGIES, NATIVE, SYSTEMS, Units, convert, unit_named
 from ampmpi.text import plain
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def iterate(file: ImageFile) -> Iterator[Atoms]:
         file.path, ":", format=file.format, parallel=False, do_not_split_by_at_sign=True
     )
     if file.format == "xsf":
-        images = _with_energies(file.path, images)
+        images = _with_energies(file.path, images, file.reading.units)
     elif file.format == "json":
         images = _rows(file.path)
     yield from map(file.finished, images)
@@ -280,8 +280,8 @@ def _open_plain(path: str) -> Any:
     return open(path, "rb")
 
 
-def _with_energies(path: str, images: Iterable[Atoms]) -> Iterator[Atoms]:
-    """Add the energies of aenet's comments, in files with which forces are in eV/Å.
+def _with_energies(path: str, images: Iterable[Atoms], units: Units | None) -> Iterator[Atoms]:
+    """Add the energies of aenet's comments, of whose unit the forces are, too: eV and eV/Å.
 
     ASE takes the forces of any XSF file for Hartree/Å, and reads no comments.
     """
@@ -293,12 +293,35 @@ def _with_energies(path: str, images: Iterable[Atoms]) -> Iterator[Atoms]:
         found = XSF_ENERGY.findall(file.read())
     for number, image in enumerate(images):
         if number < len(found):
-            value, unit = (part.decode(errors="replace") for part in found[number])
-            results = {"energy": float(value) * ENERGIES.get(unit, 1.0)}
+            value, unit = _xsf_energy(path, *found[number])
+            if units is not None and found[number][1] and unit != units.energy:
+                raise ImageFileError(
+                    f"{path} says that its energies are in {unit}, and --units says "
+                    f"{units.energy}: leave --units out, or correct one of them"
+                )
+            in_file = unit if units is None else "eV"  # what `units` is applied to
+            results = {"energy": value * ENERGIES[in_file]}
             if image.calc is not None:
-                results["forces"] = image.calc.results["forces"] / Hartree
+                results["forces"] = image.calc.results["forces"] / Hartree * ENERGIES[in_file]
             image.calc = SinglePointCalculator(image, **results)  # type: ignore[no-untyped-call]
         yield image
+
+
+def _xsf_energy(path: str, value: bytes, unit: bytes) -> tuple[float, str]:
+    """Return an energy of an XSF file's comments and its unit, eV where none is given."""
+    try:
+        number = float(value.lower().replace(b"d", b"e"))
+    except ValueError:
+        shown = plain(value.decode(errors="replace"), 40)
+        raise ImageFileError(f"{path}: the total energy {shown!r} is no number") from None
+    name = unit_named(unit.decode(errors="replace")) if unit else "eV"
+    if name is None or name not in ENERGIES:
+        shown = plain(unit.decode(errors="replace"), 40)
+        raise ImageFileError(
+            f"{path}: the unit {shown!r} of its total energy is not known; write one of "
+            f"{', '.join(ENERGIES)}"
+        )
+    return number, name
 
 
 def open_trajectory(path: str) -> tuple[Any, Any]:

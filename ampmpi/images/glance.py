@@ -23,13 +23,14 @@ FIRST = 4
 """Images of each file that are looked at before a job begins."""
 
 
-def choose_labels(images: Images, keys: LabelKeys) -> Choice:
+def choose_labels(images: Images, keys: LabelKeys, *, forces: bool = True) -> Choice:
     """Find out from some images under which names the labels are; `InputError` if in doubt."""
     try:
         found = [image for _, image in images.read_many(images.sample(SAMPLE), results=True)]
     finally:
         images.close()
-    return choose((offers(image) for image in found if not isinstance(image, ImageError)), keys)
+    offered = (offers(image) for image in found if not isinstance(image, ImageError))
+    return choose(offered, keys, forces=forces)
 
 
 def unit_doubts(names: Sequence[Any]) -> list[str]:

@@ -35,15 +35,21 @@ NAMES = re.compile(
 )
 
 OTHERWISE = {
-    "adsorption", "atom", "atomic", "atomisation", "atomization", "band", "binding", "coh",
-    "cohesive", "constraint", "converged", "corr", "correction", "correlation", "cut", "cutoff",
-    "delta", "diff", "dispersion", "err", "error", "exchange", "fermi", "formation", "gap", "ha",
-    "hartree", "homo", "hull", "interaction", "kcal", "kin", "kinetic", "kj", "local", "lumo",
-    "max", "mean", "mev", "min", "reaction", "relative", "rms", "ry", "rydberg", "self", "shift",
-    "site", "std", "strain", "surface", "thermal", "threshold", "tolerance", "uncertainty",
-    "unit", "units", "var", "vdw", "weight", "zero", "zpe",
+    "adsorption", "atom", "atomic", "atomisation", "atomization", "band", "barrier",
+    "binding", "coh",
+    "cohesion", "cohesive", "constant", "constraint", "converged", "corr", "correction",
+    "correlation", "cut", "cutoff", "d2", "d3", "d4", "delta", "diff", "dispersion", "err",
+    "error", "exchange", "fermi", "form", "formation", "gap", "ha", "hartree", "homo", "hull",
+    "initial", "interaction", "kcal", "kin", "kinetic", "kj", "local", "lumo", "mask", "max",
+    "mean", "mev", "min", "pred", "predicted", "prediction", "reaction", "rel", "relative",
+    "relaxed", "rms", "ry", "rydberg", "self", "shift", "site", "spread", "std", "strain",
+    "surface", "thermal", "threshold", "tolerance", "uncertainty", "unit", "units", "var", "vdw",
+    "weight", "zero", "zpe",
 }  # fmt: skip
-"""Words of names that are no labels, or labels on another scale."""
+"""Words of names that are no labels, labels on another scale, or those of a potential."""
+
+MEMBER = re.compile(r"member\d*")
+"""The word in names of what the members of a committee predict."""
 
 USUAL = {"numbers", "positions", "initial_magmoms", "initial_charges", "masses", "tags", "momenta"}
 
@@ -93,7 +99,7 @@ def meaning(name: str) -> Meaning | None:
     per_atom = words[-2:] == ["per", "atom"] or words[-1:] in (["peratom"], ["pa"])
     if per_atom:
         del words[-2 if words[-1] == "atom" else -1 :]
-    if OTHERWISE & set(words):
+    if OTHERWISE & set(words) or any(map(MEMBER.fullmatch, words)):
         return None
     family = " ".join(word for word in words if word != "total")
     second = per_atom or core.startswith("free") or core.endswith("energies") or "free" in words
@@ -182,7 +188,9 @@ class Choice:
         return f"they carry {', '.join(self.carried)}" if self.carried else "they carry nothing"
 
 
-def choose(offered: Iterable[frozenset[tuple[str, str]]], keys: LabelKeys) -> Choice:
+def choose(
+    offered: Iterable[frozenset[tuple[str, str]]], keys: LabelKeys, *, forces: bool = True
+) -> Choice:
     """Choose the names of labels, where `keys` does not name them.
 
     Parameters
@@ -191,11 +199,14 @@ def choose(offered: Iterable[frozenset[tuple[str, str]]], keys: LabelKeys) -> Ch
         What `offers` found in some images.
     keys : LabelKeys
         Names that the user gave.
+    forces : bool
+        Whether forces are wanted.
 
     Raises
     ------
     InputError
-        There are several sets of labels, and none under ASE's own names.
+        There are several sets of labels, and none under ASE's own names; or the only forces
+        belong with other energies than those that are chosen.
     """
     found = sorted(frozenset[tuple[str, str]]().union(*offered))
     names = sorted({name for _, name in found})
@@ -207,16 +218,21 @@ def choose(offered: Iterable[frozenset[tuple[str, str]]], keys: LabelKeys) -> Ch
             by_kind[said.kind].append(name)
     energy = keys.energy or _choose_energy(by_kind)
     family = said.family if energy and (said := meaning(energy)) else ""
-    forces = keys.forces or _choose_other("forces", by_kind, family)
-    stress = keys.stress or _choose_other("stress", by_kind, family, strict=False)
+    if forces and keys.forces is None:
+        _check_family(energy or "energy", by_kind, family)
+    wanted = {
+        "energy": energy,
+        "forces": keys.forces or _choose_other("forces", by_kind, family, strict=forces),
+        "stress": keys.stress or _choose_other("stress", by_kind, family, strict=False),
+    }
     chosen = LabelKeys(
-        *(
-            name if name != kind or getattr(keys, kind) else None
-            for kind, name in zip(KINDS, (energy, forces, stress), strict=True)
-        )
+        **{
+            kind: name if name != kind or getattr(keys, kind) else None
+            for kind, name in wanted.items()
+        }
     )
     note = []
-    for kind, plural in (("energy", "energies"), ("forces", "forces")):
+    for kind, plural in (("energy", "energies"), ("forces", "forces"))[: 2 if forces else 1]:
         name = chosen.get(kind)
         where = [place for place, one in found if one == name]
         if where and (name != kind or "calculator" not in where):
@@ -265,6 +281,24 @@ def _choose_energy(by_kind: Mapping[str, list[str]]) -> str | None:
             "--forces-key (energy_key and forces_key in a script)"
         )
     return chosen[0]
+
+
+def _check_family(energy: str, by_kind: Mapping[str, list[str]], family: str) -> None:
+    """Refuse forces of which the energies are others than those that are chosen."""
+    families = {name: said.family for name in by_kind["forces"] if (said := meaning(name))}
+    owners = {
+        said.family: name
+        for name in by_kind["energy"]
+        if (said := meaning(name)) and said.family != family
+    }
+    if families and all(one != family and one in owners for one in families.values()):
+        others = sorted(_quoted(owners[one]) for one in set(families.values()))
+        raise InputError(
+            f"energies are {_quoted(energy)}, but the only forces, "
+            f"{' and '.join(map(_quoted, families))}, belong with {' and '.join(others)}: choose "
+            "a set with --energy-key and --forces-key (energy_key and forces_key in a script), or "
+            "train on energies alone with --no-forces (force_coefficient=None)"
+        )
 
 
 def _set_of(energy: str, forces: list[str]) -> str:

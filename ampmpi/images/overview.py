@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import ImageError
-from ampmpi.images.distances import Pairs, merge, ratio, shortest, strange_atom
+from ampmpi.images.checks import problem, unreadable
+from ampmpi.images.distances import Pairs, merge, ratio, shortest
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts, named
 from ampmpi.images.hashing import digest_image
 from ampmpi.images.imageset import ImageRef, Images
@@ -85,10 +86,10 @@ class Overview:
         step = max(1, len(mine) // DISTANCES)
         for number, (index, image) in enumerate(images.read_many(mine, results=True)):
             if isinstance(image, ImageError):
-                seen.wrong.append((index, "cannot be read", str(image)))
+                seen.wrong.append((index, unreadable(image), str(image)))
                 continue
-            if strange := strange_atom(image):
-                seen.wrong.append((index, "cannot be described", strange))
+            if (wrong := problem(image)) is not None:
+                seen.wrong.append((index, wrong.kind, wrong.sentence))
                 continue
             seen._add(index, image, choice)
             if number % step == 0:
@@ -294,7 +295,7 @@ class Overview:
         for kind in sorted({kind for _, kind, _ in self.wrong}):
             some = sorted(index for index, one, _ in self.wrong if one == kind)
             predicate = kind if len(some) == 1 else kind.replace("has ", "have ", 1)
-            lines.append(f"  {len(some)} {predicate}: {named(map(ref, some))}")
+            lines.append(f"  {len(some)} {predicate}: {named(map(ref, some), 20)}")
         return lines
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from ase import units as ase_units
 
 from ampmpi.errors import InputError
+from ampmpi.text import plain
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -38,9 +39,12 @@ SYSTEMS = {
 }
 """Names for a pair of both, as in LAMMPS."""
 
+ATOMIC = ("au", "a.u.", "atomic units")
+"""Other names of the atomic ones."""
+
 OTHER_NAMES = {
     "a": "Å", "å": "Å", "ang": "Å", "angstrom": "Å", "ångström": "Å", "nanometer": "nm",
-    "picometer": "pm", "a0": "Bohr", "au": "Bohr", "ha": "Hartree", "eh": "Hartree",
+    "picometer": "pm", "a0": "Bohr", "bohrs": "Bohr", "ha": "Hartree", "eh": "Hartree",
     "rydberg": "Ry", "electronvolt": "eV", "kcal": "kcal/mol", "kj": "kJ/mol",
 }  # fmt: skip
 
@@ -76,6 +80,13 @@ class Units:
         return f"{self.energy},{self.length}"
 
 
+def unit_named(name: str) -> str | None:
+    """Return the name in `LENGTHS` or `ENERGIES` of a unit under any of its names, or None."""
+    name = name.strip().lower()
+    known = {one.lower(): one for one in (*LENGTHS, *ENERGIES)} | OTHER_NAMES
+    return known.get(name)
+
+
 def parse_units(text: str) -> Units:
     """Return the units that an option names: such as ``eV,Å``, ``nm`` or ``atomic``.
 
@@ -84,18 +95,17 @@ def parse_units(text: str) -> Units:
     InputError
         A name is not known, or there are two of one kind.
     """
-    if text.strip().lower() in SYSTEMS:
-        return Units(*SYSTEMS[text.strip().lower()])
-    known = {name.lower(): name for name in (*LENGTHS, *ENERGIES)} | OTHER_NAMES
-    names = [part.strip() for part in text.split(",")]
-    chosen = [known.get(name.lower(), "") for name in names]
+    system = text.strip().lower()
+    if system in SYSTEMS or system in ATOMIC:
+        return Units(*SYSTEMS.get(system, SYSTEMS["atomic"]))
+    chosen = [unit_named(part) or "" for part in text.split(",")]
     lengths = [name for name in chosen if name in LENGTHS]
     energies = [name for name in chosen if name in ENERGIES]
     if "" in chosen or len(lengths) > 1 or len(energies) > 1:
         raise InputError(
-            f"units {text!r} are not known; give an energy and a length such as eV,Å or "
-            f"Hartree,Bohr (lengths: {', '.join(LENGTHS)}; energies: {', '.join(ENERGIES)}), or "
-            f"one of {', '.join(SYSTEMS)}"
+            f"units {plain(text, 60)!r} are not known; give an energy and a length such as eV,A or "
+            f"Hartree,Bohr (lengths: A or {', '.join(LENGTHS)}; energies: {', '.join(ENERGIES)}), "
+            f"or one of {', '.join(SYSTEMS)}"
         )
     return Units(*(lengths or ["Å"]), *(energies or ["eV"]))
 
@@ -126,14 +136,19 @@ def convert(atoms: Atoms, length: float, energy: float, kinds: dict[str, str]) -
     places += [atoms.info[name] for name in ("key_value_pairs", "data") if name in atoms.info]
     for place in places:
         for name in place:
-            scale = factor(name)
-            if scale is not None and np.asarray(place[name]).dtype.kind in "fiu":
-                place[name] = np.asarray(place[name]) * scale
+            place[name] = _scaled(place[name], factor(name))
     if calculator is not None:
-        results = {}
-        for name, value in calculator.results.items():
-            scale = factor(name)
-            usable = scale is not None and np.asarray(value).dtype.kind in "fiu"
-            results[name] = np.asarray(value) * scale if usable else value
+        results = {name: _scaled(value, factor(name)) for name, value in calculator.results.items()}
         atoms.calc = SinglePointCalculator(atoms, **results)  # type: ignore[no-untyped-call]
     return atoms
+
+
+def _scaled(value: Any, factor: float | None) -> Any:
+    """Multiply a label; whatever is no number stays, and is refused where it is asked for."""
+    if factor is None:
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return value
+    return array * factor if array.dtype.kind in "fiu" else value

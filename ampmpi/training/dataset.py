@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.descriptor import check_numbers
 from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.images import ImageRef, digest_image
-from ampmpi.images.distances import ratio, shortest, strange_atom
+from ampmpi.images.checks import problem, unreadable
+from ampmpi.images.distances import ratio, shortest
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
 from ampmpi.images.labels import NO_FORCES, Choice, LabelError, LabelKeys
 from ampmpi.model.layers import Array
@@ -228,7 +228,7 @@ def survey(
     `keys` are names of labels; those that are not given are found out. Images that cannot be
     trained on are left out with `skip_unusable`, and refused otherwise.
     """
-    choice = agree(comm, lambda: pool.choose_labels(keys or LabelKeys()))
+    choice = agree(comm, lambda: pool.choose_labels(keys or LabelKeys(), forces))
     mine = block(len(pool), comm.rank, comm.size)
     seen = on_all(
         comm, lambda: _look(pool, mine, choice.keys, forces=forces, skip_unusable=skip_unusable)
@@ -322,15 +322,11 @@ def _look(pool: Pool, mine: range, keys: LabelKeys, *, forces: bool, skip_unusab
     for index, atoms in pool.look(mine):
         if isinstance(atoms, ImageError):
             sentence = f"{pool.name(index)}: {atoms}"
-            seen.unusable.append(Unusable(index, "cannot be read", sentence))
+            seen.unusable.append(Unusable(index, unreadable(atoms), sentence))
             continue
-        try:
-            check_numbers(atoms)
-            if strange := strange_atom(atoms):
-                raise ImageError(strange)
-        except ImageError as error:
-            sentence = f"{pool.name(index)}: {str(error).rstrip('.')}"
-            seen.unusable.append(Unusable(index, "cannot be described", sentence))
+        if (wrong := problem(atoms)) is not None:
+            sentence = f"{pool.name(index)} {wrong.sentence}"
+            seen.unusable.append(Unusable(index, wrong.kind, sentence))
             continue
         key = digest_image(atoms).hex()
         try:

@@ -92,9 +92,9 @@ class Pool:
         first = len(self.parts[0])
         return (self.parts[0], index) if index < first else (self.parts[1], index - first)
 
-    def choose_labels(self, keys: LabelKeys) -> Choice:
+    def choose_labels(self, keys: LabelKeys, forces: bool) -> Choice:
         """Find out from some images to train on under which names the labels are."""
-        return choose_labels(self.parts[0], keys)
+        return choose_labels(self.parts[0], keys, forces=forces)
 
     def read(self, indices: Sequence[int]) -> Iterator[tuple[int, str, str, Atoms]]:
         """Read images in ascending order, as index, hash, name and atoms; then close the files."""

@@ -12,6 +12,9 @@ from ampmpi.images.labels import NO_ENERGY, NO_FORCES, Choice
 from ampmpi.text import amount
 
 NO_FORCES_ADVICE = "train energies alone with --no-forces, or in a script without force criteria"
+NAMED = 50
+"""So many runs of images of a kind are named where they are refused."""
+
 SKIP_ADVICE = "train on the others with --skip-unusable (skip_unusable=True in a script)"
 KEY_ADVICE = (
     "give the names of the labels with --energy-key and --forces-key (energy_key and forces_key "
@@ -52,15 +55,15 @@ def complaint(
             f"{unusable[0].sentence}; {advice[0] if advice else 'take it out of the set'}"
             + (f", or {SKIP_ADVICE}" if n_images > 1 else "")
         )
-    lines = by_kind(unusable, ref)
-    if n < n_images:
-        advice.insert(0, SKIP_ADVICE)
+    lines = by_kind(unusable, ref, NAMED)
+    advice.insert(0, SKIP_ADVICE if n < n_images else KEY_ADVICE)
     return UnusableImagesError(
         "\n".join(
             [
                 f"{n} of {n_images} images cannot be trained on:",
-                *(f"  {line}" for line in lines),
-                ", or ".join(advice or ["take them out of the set"]),
+                *(f"  {line}" for line in lines[:SHOWN]),
+                *([f"  and {len(lines) - SHOWN} more kinds"] if len(lines) > SHOWN else []),
+                ", or ".join(advice),
             ]
         )
     )

@@ -21,6 +21,7 @@ from training_images import emt_images
 
 from ampmpi.errors import ImageFileError, InputError
 from ampmpi.images import hash_image, open_images
+from ampmpi.images.files import ImageFile, iterate
 from ampmpi.images.glance import choose_labels, unit_doubts
 from ampmpi.images.labels import (
     LabelError,
@@ -116,6 +117,41 @@ def test_several_sets_are_refused_by_name():
     image.arrays["mace_force"] = forces
     with pytest.raises(InputError, match=r"several forces, 'mace_force', .*--forces-key"):
         choose([offers(image)], LabelKeys(energy="mace_energy"))
+
+
+def test_forces_of_other_energies_are_not_taken():
+    image, energy, forces = bare(emt_images(1)[0])
+    image.info.update(energy=energy, mace_energy=energy + 1)
+    image.arrays["mace_forces"] = forces
+    with pytest.raises(InputError, match=r"energies are 'energy', but the only forces, 'mace_fo"):
+        choose([offers(image)], ASES_OWN)
+    assert choose([offers(image)], ASES_OWN, forces=False).keys.energy is None
+    assert choose([offers(image)], LabelKeys(forces="mace_forces")).keys.energy is None
+    assert choose([offers(image)], LabelKeys(energy="mace_energy")).keys.forces == "mace_forces"
+    image.arrays["forces"] = image.arrays.pop("mace_forces")
+    with pytest.raises(InputError, match="belong with 'energy'"):
+        choose([offers(image)], LabelKeys(energy="mace_energy"))
+
+
+@pytest.mark.parametrize("word", [
+    "predicted", "member3", "spread", "relaxed", "initial", "barrier", "rel", "d3", "form",
+])  # fmt: skip
+def test_what_a_potential_predicts_and_other_scales_are_no_labels(word):
+    image = bulk("Cu")
+    image.info[f"{word}_energy"] = image.info[f"energy_{word}"] = 1.0
+    image.arrays[f"{word}_forces"] = np.zeros((1, 3))
+    assert choose([offers(image)], ASES_OWN).keys == ASES_OWN
+    with pytest.raises(LabelError, match="has no energy"):
+        energy_of(image, ASES_OWN)
+
+
+def test_of_several_forces_none_is_needed_for_energies_alone():
+    image = bulk("Cu")
+    image.info["energy"] = 1.0
+    image.arrays.update(a_forces=np.zeros((1, 3)), b_forces=np.zeros((1, 3)))
+    with pytest.raises(InputError, match="several forces"):
+        choose([offers(image)], ASES_OWN)
+    assert choose([offers(image)], ASES_OWN, forces=False).keys == ASES_OWN
 
 
 def test_ases_own_labels_come_first_and_others_are_mentioned():
@@ -241,15 +277,18 @@ def test_forces_are_a_vector_for_each_atom(value, reason):
         ("Ha,bohr", "Bohr", "Hartree"),
         ("nm", "nm", "eV"),
         ("kcal/mol", "Å", "kcal/mol"),
+        ("eV,A", "Å", "eV"),
+        ("au", "Bohr", "Hartree"),
+        ("a.u.", "Bohr", "Hartree"),
     ],
 )
 def test_names_of_units(text, length, energy):
     assert parse_units(text) == Units(length, energy)
 
 
-@pytest.mark.parametrize("text", ["", "furlong", "eV,eV", "nm,Å", "eV,Å,K"])
+@pytest.mark.parametrize("text", ["", "furlong", "eV,eV", "nm,Å", "eV,Å,K", "eV,au"])
 def test_unknown_units_are_refused(text):
-    with pytest.raises(InputError, match=r"units .* are not known; give .*eV,Å"):
+    with pytest.raises(InputError, match=r"units .* are not known; give .*eV,A"):
         parse_units(text)
 
 
@@ -301,7 +340,7 @@ def test_runners_files_are_in_bohr_unless_it_is_said_otherwise(tmp_path):
     [image] = read_all(path)
     assert image.cell[0, 0] == pytest.approx(4.0 * units.Bohr)
     [doubt] = unit_doubts([str(path)])
-    assert "too short for lengths in Bohr; are they in Å? --units eV,Å" in doubt
+    assert "too short for lengths in Bohr; are they in A? --units eV,A" in doubt
     reading = Reading.of(units="eV,Å")
     [image] = read_all(path, reading)
     assert image.cell[0, 0] == pytest.approx(4.0)
@@ -508,3 +547,42 @@ def test_energies_per_atom_in_an_array_are_added_up():
     choice = choose([offers(image)], ASES_OWN)
     assert energy_of(image, choice.keys) == -12.0
     assert choice.note == "energies are 'energy_per_atom', summed over the atoms"
+
+
+@pytest.mark.parametrize(
+    ("written", "energy", "force"),
+    [
+        ("-1.5D+01 eV", -15.0, 0.1),
+        ("-10.0 Ha", -10 * units.Hartree, 0.1 * units.Hartree),
+        ("-2.0", -2.0, 0.1),
+    ],
+)
+def test_energies_and_units_of_xsf_files(tmp_path, written, energy, force):
+    path = tmp_path / "a.xsf"
+    path.write_text(XSF.replace("-123.45 eV", written))
+    [image] = read_all(path)
+    assert energy_of(image, ASES_OWN) == pytest.approx(energy)
+    assert forces_of(image, ASES_OWN)[0, 0] == pytest.approx(force)
+
+
+def test_units_that_contradict_an_xsf_file(tmp_path):
+    path = tmp_path / "a.xsf"
+    path.write_text(XSF.replace("eV", "furlong"))
+    with pytest.raises(ImageFileError, match="unit 'furlong' of its total energy is not known"):
+        read_all(path)
+    path.write_text(XSF)
+    with pytest.raises(ImageFileError, match="energies are in eV, and --units says Hartree"):
+        list(iterate(ImageFile(str(path), "xsf", reading=Reading.of(units="Hartree"))))
+    path.write_text(XSF.replace(" eV", ""))
+    [image] = iterate(ImageFile(str(path), "xsf", reading=Reading.of(units="Hartree,Bohr")))
+    assert energy_of(image, ASES_OWN) == pytest.approx(-123.45 * units.Hartree)
+    assert forces_of(image, ASES_OWN)[0, 0] == pytest.approx(0.1 * units.Hartree / units.Bohr)
+    assert image.cell.lengths() == pytest.approx([4 * units.Bohr] * 3)
+
+
+def test_labels_that_are_no_arrays_stay_as_they_are_in_other_units():
+    image = bulk("Cu")
+    image.info["energy"] = [1.0, [2.0, 3.0]]
+    found = ImageFile("a", "traj", reading=Reading.of(units="meV")).finished(image)
+    with pytest.raises(LabelError, match="has an energy of a wrong shape"):
+        energy_of(found, ASES_OWN)

@@ -125,7 +125,7 @@ def test_images_that_cannot_be_read_or_described_are_left_out_too(capsys):
     write("a.traj", images)
     result = calculator().train("a.traj", skip_unusable=True)
     said = capsys.readouterr().err
-    assert "1 of 6 images left out: 1 cannot be described: a.traj, image 2" in said
+    assert "1 of 6 images left out: 1 has positions that are not finite: a.traj, image 2" in said
     assert "1 image left out, which cannot be fingerprinted: a.traj, image 1" in said
     assert result.steps == 5
 
@@ -136,12 +136,44 @@ def test_atoms_of_no_element_are_named():
         images[number].numbers[0] = (0, 200)[number - 1]
         forces = np.zeros((len(images[number]), 3))
         images[number] = with_results(images[number], energy=0.0, forces=forces)
-    with pytest.raises(ImageError, match="2 cannot be described: images 1 and 2"):
+    with pytest.raises(ImageError, match="2 have atoms of no element: images 1 and 2"):
         calculator().train(images)
     write("a.traj", images)
     done = CliRunner().invoke(images_command, ["a.traj"])
     assert done.exit_code == 0, done.output
-    assert "2 cannot be described: a.traj, images 1 and 2" in done.output
+    assert "2 have atoms of no element: a.traj, images 1 and 2" in done.output
+
+
+def test_ampmpi_images_names_what_cannot_be_described():
+    images = emt_images(6)
+    images[0].positions[0, 1] = np.inf
+    images[1] = Atoms()
+    images[2].pbc = True
+    images[2].cell[0] = images[2].cell[1]
+    images[3].cell[0, 0] = np.nan
+    images[4].positions[0] += 1e9
+    write("a.traj", images)
+    done = CliRunner().invoke(images_command, ["a.traj"])
+    assert done.exit_code == 0, done.output
+    for line in (
+        "1 has positions that are not finite: a.traj, image 0",
+        "1 has no atoms: a.traj, image 1",
+        "1 has a singular cell along periodic axes: a.traj, image 2",
+        "1 has a cell that is not finite: a.traj, image 3",
+        "1 has atoms more than 1e+08 Å from the origin: a.traj, image 4",
+    ):
+        assert line in done.output
+
+
+def test_complaints_about_many_images_are_short():
+    images = [
+        with_results(image, energy=1.0, **({} if n % 2 else {"forces": np.zeros((4, 3))}))
+        for n, image in enumerate([emt_images(1)[0]] * 600)
+    ]
+    with pytest.raises(ImageError, match="300 have no forces") as caught:
+        calculator().train(images)
+    assert "and 250 more" in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 def test_nothing_left_to_train_on_is_refused():
@@ -206,6 +238,19 @@ def test_forces_that_are_all_zero_are_doubted():
     ]
     [doubt] = doubts_of(images)
     assert "all forces of all 3 images are exactly zero" in doubt
+
+
+def test_energies_that_are_all_zero_are_doubted():
+    images = [with_results(image, energy=0.0, forces=image.get_forces()) for image in emt_images(3)]
+    assert any("all energies of all 3 images are exactly zero" in doubt
+               for doubt in doubts_of(images))  # fmt: skip
+
+
+def test_noble_gases_in_bohr_that_are_angstroms_are_doubted():
+    images = [bulk("Ar", a=5.2 / 1.89) for _ in range(3)]
+    write("a.extxyz", [with_results(image, energy=-1.0) for image in images])
+    done = CliRunner().invoke(images_command, ["a.extxyz"])
+    assert "a.extxyz: the shortest distances are 0.52 times" in done.output
 
 
 def test_one_geometry_with_two_energies_is_doubted():
@@ -293,7 +338,8 @@ def test_shortest_distances_are_those_of_all_images_in_reach(pbc):
 
 def test_ratios_are_those_of_covalent_radii():
     assert ratio(shortest(bulk("Cu", a=3.6))) == pytest.approx(3.6 / 2**0.5 / 2.64)
-    assert ratio(shortest(bulk("Ar", a=5.2))) is None
+    assert ratio(shortest(bulk("Ar", a=5.2))) == pytest.approx(5.2 / 2**0.5 / 3.76)
+    assert ratio({("Ar", "H"): 2.0}) is None
     assert shortest(Atoms("H")) == {}
     assert shortest(Atoms("H2", positions=[[np.nan, 0, 0], [0, 0, 0]])) == {}
     assert shortest(Atoms("H2", positions=[[0, 0, 0], [1, 0, 0]], cell=[1, 0, 0], pbc=True)) == {}
