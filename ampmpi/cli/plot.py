@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ampmpi.cli.evaluate import labels_in, open_some
+from ampmpi.cli.evaluate import labels_in, open_some, refuse_nothing
 from ampmpi.cli.kinds import PREFIX, OneProcess, complete_files
 from ampmpi.cli.labels import images_format_option, key_options, reading_of, units_option
 from ampmpi.cli.text import complain
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 @key_options
 @units_option
 @images_format_option
-@click.option("--skip-unusable", is_flag=True, help="Leave out energies and forces that are wrong.")
+@click.option("--skip-unusable", is_flag=True,
+              help="Leave out images, energies and forces that are wrong.")  # fmt: skip
 def command(
     label: str,
     images: tuple[str, ...],
@@ -134,26 +135,28 @@ def _files(names: Sequence[str]) -> list[str]:
 def _evaluated(
     calculators: Sequence[Amp], files: Sequence[str], reading: Reading, *, skip_unusable: bool
 ) -> list[Evaluation]:
-    from ampmpi.evaluation import evaluate, range_warning
+    from ampmpi.evaluation import compare, remarks
 
     opened = open_some(list(files), reading)
     keys = labels_in(opened, reading)
-    found = evaluate(calculators, opened, keys=keys, skip_unusable=skip_unusable)
-    warning = range_warning(found)
-    if warning is not None:
-        complain(warning)
+    found, left = compare(calculators, opened, keys=keys, skip_unusable=skip_unusable)
+    for line in remarks(left, len(opened)):
+        complain(line)
+    refuse_nothing({", ".join(files): found})
     return found
 
 
 def _errors(
     sets: dict[str, list[Evaluation]], images: Sequence[str], training: Sequence[str]
 ) -> str:
-    from ampmpi.evaluation import summary
+    from ampmpi.evaluation import range_warning, summary
 
     lines = []
     for name, found in sets.items():
         files = ", ".join(training if name == "training" else images)
         lines += summary(files if name == files else f"{name}, {files}", found)
+        outside = range_warning(found)
+        lines += [f"  {outside}"] if outside else []
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from training_images import emt_images
 
 import ampmpi
-from ampmpi import Amp, Committee, evaluate, plots
+from ampmpi import Amp, Committee, NeuralNetwork, evaluate, plots
 from ampmpi.cli.evaluate import command as evaluate_command
 from ampmpi.cli.evaluate import split
 from ampmpi.cli.fingerprint import command as fingerprint_command
@@ -23,7 +24,7 @@ from ampmpi.cli.info import command as info_command
 from ampmpi.cli.plot import command as plot_command
 from ampmpi.cli.plot import of_file
 from ampmpi.cli.train import command as train_command
-from ampmpi.errors import ImageError, InputError
+from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.evaluation import Evaluation, atom_spreads, range_warning, rmse_by_image, summary
 from ampmpi.images import ImageRef
 from ampmpi.members import calculator_files
@@ -87,6 +88,52 @@ def test_a_committee_is_the_mean_of_its_members_and_their_spread():
     assert read("with-committee.extxyz").get_potential_energy() == pytest.approx(
         np.mean(energies), abs=1e-7
     )
+
+
+def test_a_lone_member_has_no_spread_and_a_committee_says_what_it_is():
+    alone, image = Committee.load(FILES[0]), emt_images(1, seed=3)[0]
+    image.calc = alone
+    image.get_forces()
+    assert np.isnan(alone.results["energy_spread"])
+    assert alone.results["forces_spread"].shape == (len(image),)
+    assert np.isnan(alone.results["forces_spread"]).all()
+    [found] = evaluate(alone, image)
+    assert np.isnan([found.energy_spread, found.force_spread]).all()
+    done = run(evaluate_command, FILES[0], "set.traj@0", "--output", "alone.jsonl")
+    assert done.exit_code == 0, done.output
+    [row] = [json.loads(line) for line in Path("alone.jsonl").read_text().splitlines()]
+    assert row["energy_spread"] is row["force_spread"] is None
+    assert repr(alone) == f"Committee(1 x {Amp.load(FILES[0])!r})"
+    both = Committee([*Committee.load("c").members, Amp(ampmpi.Gaussian(), NeuralNetwork((3,)))])
+    assert repr(both).startswith("Committee(3 x Amp(<Gaussian: ")
+    assert repr(both).count(", 1 x Amp(") == 1
+
+
+def test_members_with_equal_descriptors_share_fingerprints(monkeypatch):
+    real, calls = ampmpi.Gaussian.fingerprint, []
+
+    def fingerprint(self, atoms):
+        calls.append(self.digest)
+        return real(self, atoms)
+
+    monkeypatch.setattr(ampmpi.Gaussian, "fingerprint", fingerprint)
+    images, committee = emt_images(2, seed=3), Committee.load("c")
+    evaluate(committee, images)
+    assert len(calls) == 2
+    image = images[0].copy()
+    image.calc = committee
+    energy = image.get_potential_energy()
+    assert len(calls) == 3
+    # Another descriptor in between makes no difference to the others, nor do moved atoms.
+    other = Amp.load(FILES[1])
+    other.descriptor = ampmpi.Gaussian(cutoff=4.5).resolve(["Cu", "Pt"])
+    image.calc = Committee([committee.members[0], other, committee.members[1]])
+    image.get_potential_energy()
+    assert len(set(calls)) == 2
+    assert len(calls) == 5
+    image.calc = committee
+    image.rattle(0.1)
+    assert image.get_potential_energy() != energy
 
 
 def test_the_spread_of_a_force_does_not_change_when_the_image_is_turned():
@@ -190,6 +237,45 @@ def test_images_without_references_are_predicted():
             image.get_potential_energy(), abs=1e-4
         )
         assert "energy_spread" not in written.info
+
+
+def test_what_is_wrong_is_named_or_left_out(tmp_path):
+    images = emt_images(6)
+    images[1].calc.results["energy"] = np.nan
+    images[2].calc.results["forces"][0, 1] = np.inf
+    kept = [image.copy() for image in images]
+    for place, image in enumerate(images):
+        kept[place].calc = SinglePointCalculator(kept[place], **image.calc.results)
+    kept[3].positions[1] = kept[3].positions[0]  # its energies are those of other positions
+    kept[3].calc = None
+    kept[4].positions[0] = np.nan
+    write("wrong.traj", kept)
+    for frames, sentence in (
+        ("@1", "wrong.traj, image 1 has the energy nan; take it out of the set, or do not "),
+        ("@2", "wrong.traj, image 2 has forces that are not finite; take it out"),
+        ("@3", "wrong.traj, image 3: atoms 0 ("),
+        ("@4", "wrong.traj, image 4 has positions that are not finite, such as that of atom 0; "),
+    ):
+        done = run(evaluate_command, "c", f"wrong.traj{frames}")
+        assert done.exception.exit_code == 2
+        assert str(done.exception).startswith(sentence)
+    done = run(evaluate_command, "c", "wrong.traj", "--skip-unusable", "--output", "w.jsonl")
+    assert done.exit_code == 0, done.output
+    assert "2 of 6 images left out: 1 cannot be described (atoms 0 (" in done.stderr
+    assert "1 has positions that are not finite: wrong.traj, image 4" in done.stderr
+    assert (
+        "2 references left out, the images are predicted: 1 has an energy that is not finite: "
+        "wrong.traj, image 1; 1 has forces that are not finite: wrong.traj, image 2"
+    ) in done.stderr
+    rows = [json.loads(line) for line in Path("w.jsonl").read_text().splitlines()]
+    assert [row["image"][-1] for row in rows] == list("0125")
+    assert [row["energy_reference"] is None for row in rows] == [False, True, False, False]
+    assert [row["force_rmse"] is None for row in rows] == [False, False, True, False]
+    assert len(evaluate(Committee.load("c"), "wrong.traj", skip_unusable=True)) == 4
+    for command, *more in ((evaluate_command,), (plot_command, "--format", "svg")):
+        done = run(command, "c", "wrong.traj@4", "--skip-unusable", *more)
+        assert isinstance(done.exception, UnusableImagesError)
+        assert "wrong.traj@4: none of the images can be used" in str(done.exception)
 
 
 def test_files_that_cannot_be_written_are_refused_before_anything_is_computed():
