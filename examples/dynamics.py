@@ -16,9 +16,9 @@ def crystal() -> Atoms:
     rng = np.random.default_rng(5)
     atoms = bulk("Cu", "fcc", a=3.75, cubic=True) * (2, 2, 2)
     atoms.numbers[rng.permutation(32)[:13]] = 78
-    momenta = rng.normal(size=(32, 3))
-    momenta *= np.sqrt(600 * units.kB * atoms.get_masses())[:, np.newaxis]
+    momenta = np.sqrt(atoms.get_masses())[:, np.newaxis] * rng.normal(size=(32, 3))
     atoms.set_momenta(momenta - momenta.mean(axis=0))
+    atoms.set_momenta(atoms.get_momenta() * np.sqrt(600 / atoms.get_temperature()))
     return atoms
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     ours.calc, reference.calc = committee, EMT()
     runs = [VelocityVerlet(atoms, 2.0 * units.fs) for atoms in (ours, reference)]
     start = ours.get_total_energy()
-    print(f"At the start {ours.get_temperature():.0f} K, of which the displacements take half.")
+    print(f"At the start {ours.get_temperature():.0f} K, half of which the displacements take at once.")
     print("Mean temperatures of 80 fs each, and what the committee says at their ends:")
     print("   fs   committee        EMT   total energy, meV/atom   disagreement, meV/Å")
     for step in range(40, 201, 40):
