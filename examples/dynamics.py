@@ -38,9 +38,7 @@ def main() -> None:
     ours.calc, reference.calc = committee, EMT()
     runs = [VelocityVerlet(atoms, 2.0 * units.fs) for atoms in (ours, reference)]
     start = ours.get_total_energy()
-    print(
-        f"At the start {ours.get_temperature():.0f} K, half of which the displacements take at once."
-    )
+    print(f"At the start {ours.get_temperature():.0f} K, half of it for the displacements.")
     print("Mean temperatures of 80 fs each, and what the committee says at their ends:")
     print("   fs   committee        EMT   total energy, meV/atom   disagreement, meV/Å")
     for step in range(40, 201, 40):
