@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 @click.command("evaluate")
 @click.argument("files", nargs=-1, required=True, metavar="CALC... IMAGES...",
                 shell_complete=complete_files)  # fmt: skip
-@click.option("--predictions", metavar="FILE",
+@click.option("--predictions", metavar="FILE", shell_complete=complete_files,
               help="Write references and predictions as extended XYZ.")  # fmt: skip
-@click.option("--output", metavar="FILE", help="Write every image's numbers as JSON lines.")
+@click.option("--output", metavar="FILE", shell_complete=complete_files,
+              help="Write every image's numbers as JSON lines.")  # fmt: skip
 @click.option("--outside", default=0.05, show_default=True, metavar="PART",
               type=click.FloatRange(min=0.0),
               help="Warn of features so far outside the trained range.")  # fmt: skip

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     "files", nargs=-1, required=True, metavar="IMAGES...", shell_complete=complete_files
 )
 @label_options
-@click.option("--plot", metavar="FILE", help="Draw energies, forces and distances, too.")
+@click.option("--plot", metavar="FILE", shell_complete=complete_files,
+              help="Draw energies, forces and distances, too.")  # fmt: skip
 def command(files: tuple[str, ...], plot: str | None, **given: Any) -> None:
     """Say what is in IMAGES: labels, compositions, cells, distances, and what is suspicious.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.command("plot", cls=OneProcess)
 @click.argument("label", type=PREFIX)
 @click.argument("images", nargs=-1, shell_complete=complete_files)
-@click.option("--training", multiple=True, metavar="FILE",
+@click.option("--training", multiple=True, metavar="FILE", shell_complete=complete_files,
               help="Images that were trained on, to be shown beside IMAGES.")  # fmt: skip
 @click.option("--calculator", "calculators", multiple=True, metavar="FILE",
               shell_complete=complete_files,
