@@ -302,7 +302,8 @@ def compare(
             except ImageError as error:
                 if not skip_unusable:
                     raise UnusableImagesError(f"{ref}: {error}") from error
-                left.append(LeftOut(ref, f"cannot be described ({plain(str(error), 120)})"))
+                reason = plain(str(error).rstrip("."), 120)
+                left.append(LeftOut(ref, f"cannot be described ({reason})"))
                 continue
             except ModelError as error:
                 raise ModelError(f"{ref}: {error}") from error

@@ -100,6 +100,7 @@ def figure(seen: Overview) -> Any:
     """Draw energies, after reference energies of the elements, largest forces, and distances."""
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     facts = seen.facts()
     panels = []
@@ -128,6 +129,8 @@ def figure(seen: Overview) -> Any:
         left.plot(where, values, ".", markersize=5 if len(where) < 300 else 2)
         left.set_ylabel(label, fontsize="small")
         left.set_xlabel("image")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.hist(values, bins=30, orientation="horizontal")
         right.set_xlabel("images")
+        right.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     return drawn

@@ -94,7 +94,8 @@ def command(
         figures["parity"] = plots.parity_figure(sets)
         sections.append(
             report.Section(
-                "Errors of " + ", ".join(names), _errors(sets, images, training),
+                f"Errors of {names[0] if len(names) == 1 else f'the mean of {len(names)}'}",
+                _errors(sets, images, training),
                 report.embedded(figures["parity"]),
             )
         )  # fmt: skip
@@ -167,8 +168,10 @@ def _write(name: str, data: bytes) -> None:
 
 def _curves(label: str) -> list[str]:
     """Return the learning curves of a label: those of its last training, as far as it ended."""
+    from ampmpi.members import by_numbers
+
     table, own = Path(f"{label}-members.txt"), Path(f"{label}-curve.txt")
-    members = sorted(glob.glob(f"{glob.escape(label)}-members/*-curve.txt"))
+    members = sorted(glob.glob(f"{glob.escape(label)}-members/*-curve.txt"), key=by_numbers)
     if not table.exists():
         return [str(own)] if own.exists() else members
     rows = table.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from click.testing import CliRunner
+from matplotlib.colors import to_rgba
 from training_images import emt_images
 
 import ampmpi
@@ -222,6 +224,23 @@ def test_predictions_are_written_with_references():
         np.testing.assert_allclose(written.arrays["member2_forces"], image.get_forces(), atol=1e-7)
 
 
+def test_what_was_predicted_is_not_taken_for_labels():
+    image = emt_images(1, seed=4)[0]
+    known = image.calc.results
+    for own, lacking in (({}, "energy"), ({"energy": known["energy"]}, "forces")):
+        image.calc = SinglePointCalculator(image, **own) if own else None
+        write("some.traj", image)
+        done = run(evaluate_command, "c", "some.traj", "--predictions", "again.extxyz")
+        assert done.exit_code == 0, done.output
+        written = read("again.extxyz")
+        assert {"predicted_forces", "forces_spread", "member1_forces"} <= set(written.arrays)
+        [found] = evaluate(Amp.load("c.amp"), "again.extxyz")
+        assert found.energy == (pytest.approx(known["energy"]) if own else None)
+        assert found.forces is None
+        refused = run(train_command, "again.extxyz", "--label", "again", "--cutoff", "4")
+        assert f"image 0 has no {lacking}" in str(refused.exception)
+
+
 def test_images_without_references_are_predicted():
     done = run(evaluate_command, FILES[0], "bare.extxyz", "--predictions", "b.extxyz")
     assert done.exit_code == 0, done.output
@@ -388,14 +407,12 @@ def test_parity_is_square_and_says_its_errors():
             assert axes.get_box_aspect() == 1
     assert panels[0].get_xlim() == panels[1].get_xlim()
     errors = 1e3 * np.array([one.energy_error for one in sets["held out"]])
-    assert f"rmse {np.sqrt(np.mean(errors**2)):.3g}\n" in panels[0].texts[0].get_text()
+    assert f"rmse {np.sqrt(np.mean(errors**2)):.3g} meV/atom\n" in panels[0].texts[0].get_text()
     assert [axes.get_title() for axes in panels[:3]] == ["held out", "training", "errors"]
     legend = [text.get_text() for text in panels[3].get_legend().get_texts()]
     assert legend == ["Cu", "Pt"]
-    colors = {line.get_label(): line.get_color() for line in panels[3].lines}
-    assert colors["Cu"] != colors["Pt"]
     # what is drawn is less than the energies, by those of the elements
-    drawn = np.concatenate([axes.lines[0].get_xdata() for axes in panels[:2]])
+    drawn = np.concatenate([axes.collections[0].get_offsets()[:, 0] for axes in panels[:2]])
     assert abs(drawn.mean()) < 1e3 * abs(np.mean([one.energy for one in sets["training"]]))
     spread = plots.spread_figure(sets)
     assert len(spread.axes) == 3
@@ -403,6 +420,35 @@ def test_parity_is_square_and_says_its_errors():
         assert axes.get_xlim() == axes.get_ylim()
         ends = axes.lines[-1]
         np.testing.assert_array_equal(ends.get_xdata(), ends.get_ydata())
+
+
+def test_dots_keep_their_colours_and_hide_no_element_or_held_out_image():
+    held_out, committee = emt_images(8, seed=9), Committee.load("c")
+    found = evaluate(committee, held_out)
+    sets = {"held out": found, "training": evaluate(committee, emt_images(6))}
+    [dots] = plots.parity_figure(sets).axes[3].collections
+    known = {
+        reference: (symbol, predicted)
+        for one in found
+        for symbol, row, other in zip(one.symbols, one.forces, one.mean_forces, strict=True)
+        for reference, predicted in zip(row.tolist(), other.tolist(), strict=True)
+    }
+    colors = {
+        name: to_rgba(color, 0.7) for name, color in plots.element_colors(["Cu", "Pt"]).items()
+    }
+    x, y = dots.get_offsets().T.tolist()
+    drawn = [known[one][0] for one in x]
+    assert y == pytest.approx([known[one][1] for one in x])
+    assert len(drawn) == 3 * sum(map(len, held_out))
+    for symbol, color in zip(drawn, dots.get_facecolors().tolist(), strict=True):
+        assert color == pytest.approx(colors[symbol])
+    # Runs of one element are as short as they are by chance.
+    changes = sum(a != b for a, b in itertools.pairwise(drawn))
+    share = drawn.count("Cu") / len(drawn)
+    assert changes > 1.6 * share * (1 - share) * len(drawn)
+    below, above = plots.spread_figure(sets).axes[0].collections
+    assert [len(below.get_offsets()), len(above.get_offsets())] == [6, 8]
+    np.testing.assert_allclose(above.get_facecolors()[0], to_rgba(plots.SETS[0], 0.7))
 
 
 def test_the_report_says_what_was_trained_and_how():
