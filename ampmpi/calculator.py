@@ -16,6 +16,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 
 from ampmpi.descriptor import (
     Descriptor,
+    fingerprint_once,
     from_parameters,
     has_derivatives,
     in_words,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
+    from ampmpi.entries import Fingerprint
     from ampmpi.training import Settings, TrainingResult
 
 
@@ -192,8 +194,12 @@ class Amp(Calculator):
         atoms: Atoms | None = None,
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
+        described: dict[str, Fingerprint] | None = None,
     ) -> None:
         """Calculate energies and, where one of them is asked for, forces and stress.
+
+        Calculators that are given the same `described` share the fingerprints of these atoms,
+        by the digest of their descriptors.
 
         Raises
         ------
@@ -220,7 +226,7 @@ class Amp(Calculator):
                 f"{in_words(self.descriptor)} does not have: ask for energies only"
             )
         descriptor = self.descriptor.resolve(self.model.network.elements)
-        energies, dE_dG = self.model.atomic_energies(descriptor.fingerprint(atoms))
+        energies, dE_dG = self.model.atomic_energies(fingerprint_once(descriptor, atoms, described))
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies}
         if wanted & {"forces", "stress"}:

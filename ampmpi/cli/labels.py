@@ -19,7 +19,14 @@ KEYS = [
 units_option = click.option(
     "--units", metavar="E,L", help="Units of the files: eV,A or Hartree,Bohr or atomic …"
 )
-format_option = click.option("--format", metavar="NAME", help="ASE's name of the files' format.")
+images_format_option = click.option(
+    "--images-format", "format", metavar="NAME", help="ASE's name of the images' format."
+)
+format_option = click.option(
+    "--images-format", "--format", "format", metavar="NAME",
+    help="ASE's name of the images' format.",
+)  # fmt: skip
+"""The same with its short name, which in `ampmpi plot` is that of the pictures' format."""
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -33,7 +33,12 @@ def _read_config(context: click.Context, parameter: click.Parameter, value: str 
         raise InputError(f"cannot read {value}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{value} is no TOML file: {error}") from error
-    known = {p.name: p for p in context.command.params if p.name != "config"}
+    known = {
+        name.lstrip("-").replace("-", "_"): parameter
+        for parameter in context.command.params
+        for name in (parameter.name or "", *parameter.opts)
+        if parameter.name != "config"
+    }
     defaults: dict[str, Any] = {}
     for key, item in given.items():
         name = key.replace("-", "_")
@@ -43,6 +48,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, value: str 
             )
         if isinstance(item, dict):
             raise InputError(f"{value}: {key} is a table; give a value")
+        name = known[name].name or name
         defaults[name] = _as_option(known[name], item)
         if name == "descriptor" and is_object(str(item)):
             raise InputError(

@@ -12,6 +12,7 @@ from .checks import check_numbers
 from .custom import Custom
 from .cutoffs import Cosine, Polynomial, as_cutoff
 from .gaussian import Gaussian
+from .once import fingerprint_once
 from .protocol import (
     Descriptor,
     feature_names,
@@ -36,6 +37,7 @@ __all__ = [
     "check_numbers",
     "compile_count",
     "feature_names",
+    "fingerprint_once",
     "from_parameters",
     "from_toml",
     "has_derivatives",

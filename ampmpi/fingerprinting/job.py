@@ -45,6 +45,7 @@ from ampmpi.fingerprinting.work import (
     predict,
 )
 from ampmpi.heap import keep_freed_memory
+from ampmpi.images.imageset import as_read
 from ampmpi.keys import digests_of, member_of
 from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, as_communicator
@@ -84,6 +85,8 @@ def fingerprint(
     packs: bool = False,
     pack_size: float = SIZE,
     pack_seconds: float = SECONDS,
+    units: str | None = None,
+    format: str | None = None,
     log: Log | None = None,
 ) -> Summary:
     """Compute the fingerprints of images that are not in the database yet.
@@ -125,6 +128,11 @@ def fingerprint(
     pack_size, pack_seconds : float
         End a pack, so that other jobs see what is in it, once it has as many megabytes or
         is as old; 256 and 300.
+    units : str, optional
+        What the numbers in files of images are, such as ``eV,Å`` or ``atomic``; ASE's units by
+        default.
+    format : str, optional
+        ASE's name of their format, where ASE cannot guess it.
     log : Log, optional
         Where to report progress; silent by default.
 
@@ -176,9 +184,10 @@ def fingerprint(
     )
     started = perf_counter()
     with abort_on_error(ranks):
-        named = asdict(options)
+        named = {**asdict(options), "units": units, "format": format}
         require_same(ranks, {"label or dblabel": named.pop("prefix"), **named})
-        return _Job(ranks, log, options).run(images, descriptor, started)
+        files = on_all(ranks, lambda: as_read(images, units, format))
+        return _Job(ranks, log, options).run(files, descriptor, started)
 
 
 def require_same(comm: Communicator, options: Mapping[str, Any]) -> None:
@@ -252,7 +261,7 @@ class _Job:
             self.salvage(self.unclaimed())  # to have something to compare
         self.notes += settle_owner(
             self.databases, inventory, descriptor, comm,
-            adopt=options.adopt, dry_run=options.dry_run,
+            adopt=options.adopt, dry_run=options.dry_run or not inventory.symbols,
         )  # fmt: skip
         what, damaged = find_misses(inventory.digests, self.databases, comm, options.verify)
         is_lacking = comm.bcast(bool(what.any()))

@@ -176,7 +176,7 @@ def _recognised(path: str) -> str:
     if not format:
         raise ImageFileError(
             f"{path} is not in a format that ASE knows by its name or its first lines; give "
-            "--format NAME if ASE reads it ('ase info --formats' lists the names)"
+            "--images-format NAME if ASE reads it ('ase info --formats' lists the names)"
         )
     return format
 

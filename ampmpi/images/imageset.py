@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ampmpi.errors import ImageError, ImageFileError, InputError
 from ampmpi.images.files import Frames, ImageFile, describe, find_files, iterate, survey
+from ampmpi.images.labels import LabelKeys
 from ampmpi.images.readers import Reader, open_reader
-from ampmpi.images.reading import ImageName
+from ampmpi.images.reading import ImageName, Reading, named
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -307,6 +308,37 @@ def file_names(images: Any) -> list[str | ImageName] | None:
 
 def _name(item: str | os.PathLike[str]) -> str | ImageName:
     return item if isinstance(item, ImageName) else os.fspath(item)
+
+
+def as_read(
+    images: Any, units: str | None, format: str | None, keys: LabelKeys | None = None
+) -> Any:
+    """Return images with the units and the format in which their files are to be read.
+
+    Parameters
+    ----------
+    images : file name, sequence of these, or what else `open_images` takes
+        The images.
+    units : str or None
+        What the numbers in the files are; ASE's units by default.
+    format : str or None
+        ASE's name of their format, where ASE cannot guess it.
+    keys : LabelKeys, optional
+        Names of labels, which are in these units, too.
+
+    Raises
+    ------
+    InputError
+        These are not known, or the images are not files.
+    """
+    if images is None or (units is None and format is None):
+        return images
+    names = file_names(images)
+    if names is None:
+        raise InputError(
+            "units and format are for files of images; these are Atoms, which are in Å and eV"
+        )
+    return named(names, Reading.of(format, units, keys))
 
 
 def image_list(images: Any) -> ImageList:

@@ -8,9 +8,8 @@ from typing import Any
 
 from ampmpi.database.packs import SECONDS, SIZE, PackLimits
 from ampmpi.errors import InputError
-from ampmpi.images.imageset import file_names
+from ampmpi.images.imageset import as_read
 from ampmpi.images.labels import LabelKeys
-from ampmpi.images.reading import Reading, named
 from ampmpi.model.optimise import BLOCK
 
 
@@ -115,14 +114,7 @@ class Settings:
         InputError
             These are not known, or the images are not files.
         """
-        if images is None or (self.units is None and self.format is None):
-            return images
-        names = file_names(images)
-        if names is None:
-            raise InputError(
-                "units and format are for files of images; these are Atoms, which are in Å and eV"
-            )
-        return named(names, Reading.of(self.format, self.units, self.keys))
+        return as_read(images, self.units, self.format, self.keys)
 
     def check(self) -> None:
         """Refuse settings that are wrong or contradict each other.

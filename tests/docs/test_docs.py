@@ -12,6 +12,7 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import write
+from pace import stretched
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,7 +72,7 @@ def test_examples_run(page, tmp_path):
         env={**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=stretched(280),
     )
     assert result.returncode == 0, f"{result.stdout}\n{result.stderr}"
 

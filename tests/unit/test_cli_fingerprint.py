@@ -185,6 +185,37 @@ def test_an_ase_database_is_given_by_its_name(folder):
     assert fingerprint("images.db", label="x").computed == 1
 
 
+def test_files_are_read_in_the_units_and_the_format_that_are_given(folder):
+    image = bulk("Cu", a=3.6)
+    image.set_cell(image.cell / 10, scale_atoms=True)
+    write("nm.dat", image, format="extxyz")
+    fingerprint("nm.dat", Gaussian(cutoff=4.0), label="x", units="eV,nm", format="extxyz")
+    with FingerprintDatabase("x-fingerprints.ampdb") as database:
+        [key] = database
+    image = read("nm.dat", format="extxyz")
+    image.set_cell(image.cell * 10, scale_atoms=True)
+    assert key == hash_image(image)
+    for option in ("--images-format", "--format"):
+        given = ["nm.dat", "--label", "x", "--cutoff", "4", "--units", "nm", option, "extxyz"]
+        result = CliRunner().invoke(command, given)
+        assert "1 images, 0 duplicates, 1 found, 0 computed, 0 failed" in result.output
+    for wrong in ({"units": "eV,mm"}, {"format": "no format"}):
+        with pytest.raises(InputError):
+            fingerprint("nm.dat", label="y", **wrong)
+    with pytest.raises(InputError, match="units and format are for files of images"):
+        fingerprint(image, label="y", units="eV,nm")
+    assert not os.path.lexists("y-fingerprints.ampdb")
+
+
+def test_the_format_of_images_has_one_name_in_all_commands(folder):
+    for name in ("evaluate", "fingerprint", "functions", "images", "plot", "train"):
+        [option] = [
+            one for one in group.get_command(None, name).params if "--images-format" in one.opts
+        ]
+        assert ("--format" in option.opts) == (name != "plot")
+        assert option.name == "format"
+
+
 def test_loose_entries_stay_where_that_is_wanted(folder):
     CliRunner().invoke(command, ["a.traj", "--label", "x", "--cutoff", "4", "--no-compress"])
     CliRunner().invoke(command, ["a.traj", "--label", "y", "--cutoff", "4", "--dblabel", "z"])

@@ -468,7 +468,7 @@ def test_ases_own_json_is_read(tmp_path):
 
 def test_a_format_that_ase_cannot_guess(tmp_path):
     write(tmp_path / "structure", bulk("Cu"), format="vasp")
-    with pytest.raises(ImageFileError, match="give --format NAME"):
+    with pytest.raises(ImageFileError, match="give --images-format NAME"):
         open_images(str(tmp_path / "structure"))
     [found] = read_all(tmp_path / "structure", Reading.of(format="vasp"))
     assert found.get_chemical_formula() == "Cu"

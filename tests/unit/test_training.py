@@ -742,6 +742,13 @@ def test_every_option_is_the_same_in_a_file():
     assert first == {**from_file, "seed": 8}
 
 
+def test_a_file_gives_the_format_of_images_by_either_name():
+    for name in ("format", "images-format", "images_format"):
+        Path("x.toml").write_text(f'images = "a.dat"\n{name} = "extxyz"\n')
+        params = command.make_context("train", ["--config", "x.toml"]).params
+        assert params["format"] == "extxyz"
+
+
 @pytest.mark.parametrize(
     ("toml", "reason"),
     [
