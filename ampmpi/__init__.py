@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from ampmpi.calculator import Amp
     from ampmpi.committee import Committee
     from ampmpi.database import FingerprintDatabase
-    from ampmpi.descriptor import Cosine, Descriptor, Gaussian, Polynomial, make_symmetry_functions
+    from ampmpi.descriptor import (
+        Cosine,
+        Custom,
+        Descriptor,
+        Gaussian,
+        Polynomial,
+        make_symmetry_functions,
+    )
     from ampmpi.errors import TrainingConvergenceError
     from ampmpi.evaluation import Evaluation, evaluate
     from ampmpi.fingerprinting import fingerprint
@@ -24,6 +31,7 @@ _HOME = {
     "Amp": "calculator",
     "Committee": "committee",
     "Cosine": "descriptor",
+    "Custom": "descriptor",
     "Descriptor": "descriptor",
     "Evaluation": "evaluation",
     "FingerprintDatabase": "database",
@@ -44,6 +52,7 @@ __all__ = [
     "Amp",
     "Committee",
     "Cosine",
+    "Custom",
     "Descriptor",
     "Evaluation",
     "FingerprintDatabase",

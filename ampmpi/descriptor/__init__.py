@@ -8,6 +8,7 @@ fingerprint is computed.
 from __future__ import annotations
 
 from .checks import check_numbers
+from .custom import Custom
 from .cutoffs import Cosine, Polynomial
 from .gaussian import Gaussian
 from .protocol import (
@@ -25,6 +26,7 @@ from .warmup import compile_count, warm_up
 
 __all__ = [
     "Cosine",
+    "Custom",
     "Descriptor",
     "Gaussian",
     "Polynomial",

@@ -119,8 +119,8 @@ def forces_of(primes: FingerprintPrimes, dE_dG: NDArray[np.float64]) -> NDArray[
     return forces
 
 
-STRAIN = 1e-4
-"""Step of differences by strain: their error is of its square, and of 1e-16 divided by it."""
+STRAIN = 1e-5
+"""Step of differences by strain: small enough for its square, large enough for rounding."""
 
 
 def virial_by_differences(
