@@ -23,6 +23,7 @@ from .protocol import (
 from .registry import from_parameters, from_toml, is_known, register
 from .symmetry_functions import make_default_symmetry_functions, make_symmetry_functions
 from .warmup import compile_count, warm_up
+from .zernike import Zernike
 
 __all__ = [
     "Cosine",
@@ -30,6 +31,7 @@ __all__ = [
     "Descriptor",
     "Gaussian",
     "Polynomial",
+    "Zernike",
     "check_numbers",
     "compile_count",
     "feature_names",
