@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ampmpi.amp._violins import NodePlot
 from ampmpi.model import NeuralNetwork
 
-__all__ = ["NeuralNetwork"]
+__all__ = ["NeuralNetwork", "NodePlot"]
