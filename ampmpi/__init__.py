@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Descriptor,
         Gaussian,
         Polynomial,
+        Zernike,
         make_symmetry_functions,
     )
     from ampmpi.errors import TrainingConvergenceError
@@ -41,6 +42,7 @@ _HOME = {
     "Polynomial": "descriptor",
     "Regressor": "model",
     "TrainingConvergenceError": "errors",
+    "Zernike": "descriptor",
     "evaluate": "evaluation",
     "fingerprint": "fingerprinting",
     "hash_image": "images",
@@ -62,6 +64,7 @@ __all__ = [
     "Polynomial",
     "Regressor",
     "TrainingConvergenceError",
+    "Zernike",
     "evaluate",
     "fingerprint",
     "hash_image",

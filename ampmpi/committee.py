@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,15 +13,33 @@ import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 
 from ampmpi.calculator import Amp
-from ampmpi.errors import InputError
+from ampmpi.errors import InputError, ModelError
 from ampmpi.evaluation import atom_spreads, spread_of
 from ampmpi.members import calculator_files
+from ampmpi.model import amp_file, ensemble
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from ampmpi.descriptor import Descriptor
     from ampmpi.entries import Fingerprint
+
+
+def ensemble_members(file: str | os.PathLike[str], **keywords: Any) -> list[Amp]:
+    """Load the calculators of an .ensemble file, with keywords of `Amp` such as `label`.
+
+    Raises
+    ------
+    ModelError
+        It is no such file, or the parameters of a calculator are wrong.
+    """
+    members = []
+    for number, text in enumerate(ensemble.read_texts(file)):
+        try:
+            members.append(Amp.load(io.StringIO(text), **keywords))
+        except ModelError as error:
+            raise ModelError(f"{os.fspath(file)}, calculator {number}: {error}") from error
+    return members
 
 
 class Committee(Calculator):
@@ -69,8 +88,8 @@ class Committee(Calculator):
         Parameters
         ----------
         files : str or iterable of str
-            Names of .amp files, patterns such as ``cupt-committee-*.amp``, or the label of a
-            training.
+            Names of .amp files, patterns such as ``cupt-committee-*.amp``, the label of a
+            training, or .ensemble files, which Amp's BootStrap makes, too.
         atoms : ase.Atoms, optional
             Atoms to attach the calculator to.
         descriptor : Descriptor, optional
@@ -81,16 +100,37 @@ class Committee(Calculator):
         InputError
             A name stands for no file.
         ModelError
-            A file is no .amp file, or its parameters are wrong.
+            A file is no .amp or .ensemble file, or its parameters are wrong.
         """
         given = [files] if isinstance(files, str | os.PathLike) else list(files)
-        names: list[str] = []
+        members: list[Amp] = []
         for one in (os.fspath(name) for name in given):
+            if one.endswith(ensemble.SUFFIX):
+                members += ensemble_members(one, descriptor=descriptor)
+                continue
             found = calculator_files(one)
             if not found:
                 raise InputError(f"{one}: there is no such .amp file, and no training of this name")
-            names += found
-        return cls([Amp.load(Path(name), descriptor=descriptor) for name in names], atoms)
+            members += [Amp.load(Path(name), descriptor=descriptor) for name in found]
+        return cls(members, atoms)
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Save the members in one .ensemble file, which Amp's BootStrap and `load` read.
+
+        Raises
+        ------
+        InputError
+            The name does not end in ``.ensemble``.
+        ModelError
+            A member is not trained.
+        """
+        if not os.fspath(file).endswith(ensemble.SUFFIX):
+            raise InputError(f"{os.fspath(file)}: give a name that ends in {ensemble.SUFFIX}")
+        for member in self.members:
+            _ = member.model.vector  # an untrained one has none
+        texts = [amp_file.text_of(one.descriptor.parameters, one.model.parameters)
+                 for one in self.members]  # fmt: skip
+        ensemble.write_texts(file, texts)
 
     def calculate(
         self,

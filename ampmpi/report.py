@@ -201,7 +201,7 @@ def _functions_in_short(calculator: Any) -> str:
     descriptor = calculator.descriptor
     counts = {} if descriptor.elements is None else descriptor.n_features
     numbers = ", ".join(f"{count} for {element}" for element, count in counts.items())
-    what = "symmetry functions" if descriptor.parameters.get("Gs") else "features"
+    what = "symmetry functions" if _symmetry_functions(descriptor) else "features"
     return f"{in_words(descriptor)}; {what}: {numbers or 'defaults'}"
 
 

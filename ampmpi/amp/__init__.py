@@ -3,5 +3,8 @@
 from __future__ import annotations
 
 from ampmpi import Amp
+from ampmpi.amp._left_out import refuser
 
 __all__ = ["Amp"]
+
+__getattr__ = refuser("")

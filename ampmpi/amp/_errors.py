@@ -323,7 +323,7 @@ def _changed_losses(loss: Any, vector: Array, d: float) -> Array:
 
 
 def _sensitivity_page(number: int, value: float, d: float, losses: Array) -> Any:
-    figure = new_figure(6.4, 4.8)
+    figure = new_figure(6.4, 4.8, fitted=False)
     axes = figure.subplots()
     axes.plot([value - d, value, value + d], losses, marker="o", linestyle="--", color="b")
     axes.set_xlabel(f"parameter no {number}")

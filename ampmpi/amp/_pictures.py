@@ -15,12 +15,15 @@ from ampmpi.parallel.comm import world
 from ampmpi.parallel.failure import agree
 
 
-def new_figure(width: float, height: float) -> Any:
-    """Return an empty figure, of so many inches; `InputError` without matplotlib."""
+def new_figure(width: float, height: float, *, fitted: bool = True) -> Any:
+    """Return an empty figure, of so many inches; `InputError` without matplotlib.
+
+    `fitted` gives each part the room that it needs, which takes as long as the drawing.
+    """
     require_matplotlib()
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained" if fitted else None)
 
 
 def require_matplotlib() -> None:
@@ -49,26 +52,35 @@ def keep(figure: Any, file: Any) -> None:
 
 def keep_pages(figures: Iterable[Any], file: Any) -> None:
     """Write figures as the pages of a PDF, on rank 0; all ranks call it."""
+    _write(file, as_pdf(figures) if world().rank == 0 else b"")
+
+
+def as_pdf(figures: Iterable[Any]) -> bytes:
+    """Return a PDF whose pages are figures."""
     from matplotlib.backends.backend_pdf import PdfPages
 
     picture = io.BytesIO()
-    if world().rank == 0:
-        with PdfPages(picture) as pdf:
-            for figure in figures:
-                pdf.savefig(figure)
-    _write(file, picture.getvalue())
+    with PdfPages(picture) as pdf:
+        for figure in figures:
+            pdf.savefig(figure)
+    return picture.getvalue()
 
 
 def _write(file: Any, data: bytes) -> None:
     def write() -> None:
-        if not isinstance(file, str | os.PathLike):
+        if isinstance(file, str | os.PathLike):
+            write_picture(file, data)
+        else:
             file.write(data)
-            return
-        try:
-            write_whole(file, data)
-        except AmpmpiError:
-            raise
-        except OSError as error:
-            raise InputError(f"{os.fspath(file)} cannot be written: {error.strerror}") from error
 
     agree(world(), write)
+
+
+def write_picture(file: str | os.PathLike[str], data: bytes) -> None:
+    """Write a picture's bytes; `InputError` where it cannot be."""
+    try:
+        write_whole(file, data)
+    except AmpmpiError:
+        raise
+    except OSError as error:
+        raise InputError(f"{os.fspath(file)} cannot be written: {error.strerror}") from error

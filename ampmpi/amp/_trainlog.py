@@ -16,7 +16,7 @@ COEFFICIENTS = ("energy_coefficient", "force_coefficient")
 
 _ROW = re.compile(r"\s*\d+\s+\d{4}-\d\d-\d\dT\S+\s")
 _SETTING = re.compile(rf"\s*({'|'.join(CRITERIA + COEFFICIENTS)}):\s*(\S+)\s*")
-_ENDS = {
+_OUTCOMES = {
     "...optimization successful.": True,
     "optimization completed successfully.": True,  # older versions of Amp
     "...optimization unsuccessful.": False,
@@ -58,9 +58,8 @@ def read_trainlog(
     except OSError as error:
         raise InputError(f"{os.fspath(logfile)} cannot be read: {error.strerror}") from error
     starts = [index for index, line in enumerate(lines) if line.startswith(START)]
-    sections = [
-        lines[start:stop] for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True)
-    ]
+    ends = [*starts, len(lines)][1:]
+    sections = [lines[start:end] for start, end in zip(starts, ends, strict=True)]
     if multiple is not True and not 0 <= int(multiple) < len(sections):
         raise InputError(
             f"{os.fspath(logfile)} tells of {len(sections)} trainings, so that there is no number "
@@ -88,7 +87,7 @@ def _read(lines: Sequence[str]) -> dict[str, Any]:
             rows.append(_numbers(line))
         elif setting is not None and not rows:
             settings.setdefault(setting[1], None if setting[2] == "None" else float(setting[2]))
-        ended = [value for words, value in _ENDS.items() if words in line]
+        ended = [value for words, value in _OUTCOMES.items() if words in line]
         if ended:
             converged = ended[0]
             break

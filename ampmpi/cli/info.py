@@ -109,7 +109,9 @@ def _in_words(parameters: Mapping[str, Any]) -> str:
     descriptor = from_parameters(parameters)
     counts = {} if descriptor.elements is None else descriptor.n_features
     numbers = ", ".join(f"{count} for {element}" for element, count in counts.items())
-    what = "functions" if parameters.get("Gs") else "features"
+    Gs = parameters.get("Gs")
+    listed = isinstance(Gs, Mapping) and all(isinstance(each, list) for each in Gs.values())
+    what = "functions" if listed else "features"
     return f"{in_words(descriptor)}, {what}: {numbers}"
 
 

@@ -28,6 +28,13 @@ def amp_compress() -> NoReturn:
     run(command, "amp-compress")
 
 
+def amp_plotconvergence() -> NoReturn:
+    """Run ``amp-plotconvergence``."""
+    from ampmpi.cli.plotconvergence import command
+
+    run(command, "amp-plotconvergence")
+
+
 def run(command: object, name: str) -> NoReturn:
     """Run a click command and leave the process with its exit code.
 

@@ -25,6 +25,7 @@ from .protocol import (
 from .registry import from_parameters, from_toml, is_known, register
 from .symmetry_functions import make_default_symmetry_functions, make_symmetry_functions
 from .warmup import compile_count, warm_up
+from .zernike import Zernike
 
 __all__ = [
     "Cosine",
@@ -33,6 +34,7 @@ __all__ = [
     "EntriesByKey",
     "Gaussian",
     "Polynomial",
+    "Zernike",
     "as_cutoff",
     "check_numbers",
     "compile_count",

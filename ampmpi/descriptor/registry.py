@@ -15,12 +15,14 @@ from ..errors import DescriptorError
 from .gaussian import Gaussian
 from .protocol import Descriptor, as_json, require_descriptor
 from .toml import read_toml
+from .zernike import Zernike
 
 GAUSSIAN = ".descriptor.gaussian.Gaussian"
 """Importname where a file has none, as early ones of Amp's."""
 
 KINDS: dict[str, Any] = {
     GAUSSIAN: Gaussian,
+    ".descriptor.zernike.Zernike": Zernike,
 }
 """The package's classes, each with `from_parameters` and `from_toml`, by importname."""
 

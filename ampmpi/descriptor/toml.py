@@ -86,21 +86,22 @@ def write_settings(settings: Settings, remarks: Iterable[str] = ()) -> str:
     """
     lines = [f"# {remark}".rstrip() for remark in remarks]
     cutoff = settings.cutoff.todict()
-    lines += ["[cutoff]", f"name = {_as_toml(cutoff['name'])}"]
-    lines += [f"{key} = {_as_toml(value)}" for key, value in cutoff["kwargs"].items()]
+    lines += ["[cutoff]", f"name = {as_toml(cutoff['name'])}"]
+    lines += [f"{key} = {as_toml(value)}" for key, value in cutoff["kwargs"].items()]
     lines += ["", "[Gs]"]
     for element, functions in settings.by_element.items():
         lines.append(f"{element} = [")
         for function in functions:
-            pairs = (f"{key} = {_as_toml(value)}" for key, value in function.items())
+            pairs = (f"{key} = {as_toml(value)}" for key, value in function.items())
             lines.append(f"    {{ {', '.join(pairs)} }},")
         lines.append("]")
     return "\n".join([*lines, ""])
 
 
-def _as_toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
+    """Return a text, a number or a list of them as TOML has it; numbers keep every bit."""
     if isinstance(value, list):
-        return f"[{', '.join(_as_toml(item) for item in value)}]"
+        return f"[{', '.join(as_toml(item) for item in value)}]"
     return f'"{value}"' if isinstance(value, str) else repr(float(value))
 
 
@@ -115,10 +116,11 @@ def _settings(content: dict[str, Any]) -> Settings:
         raise DescriptorError("Gs and make exclude each other: keep one of them.")
     elements = content.get("elements")
     Gs = _made(content["make"], elements) if "make" in content else content.get("Gs")
-    return Settings.from_arguments(_cutoff(content["cutoff"]), Gs, elements)
+    return Settings.from_arguments(cutoff_from_toml(content["cutoff"]), Gs, elements)
 
 
-def _cutoff(value: Any) -> Cutoff:
+def cutoff_from_toml(value: Any) -> Cutoff:
+    """Return the cutoff of a number, or of a table with its name and arguments."""
     if not isinstance(value, Mapping) or "kwargs" in value:
         return as_cutoff(value)
     arguments = {key: item for key, item in value.items() if key != "name"}

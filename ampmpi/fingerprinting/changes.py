@@ -55,6 +55,8 @@ def _functions(database: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterato
     there, here = (_mapping(each.get("Gs")) for each in (database, asked))
     for element in sorted({*there, *here}):
         old, new = there.get(element), here.get(element)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _others(f"Gs.{element}", old, new)  # weights of neighbours
         if old == new or not isinstance(old, list) or not isinstance(new, list):
             continue  # what only one of them has is seen from the elements
         gone = [function for function in old if function not in new]

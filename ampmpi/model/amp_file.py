@@ -88,11 +88,22 @@ def write(
     OSError
         The file cannot be written.
     """
+    write_whole(path, text_of(descriptor, model).encode())
+
+
+def text_of(descriptor: Mapping[str, Any], model: Mapping[str, Any]) -> str:
+    """Return what a `.amp` file holds.
+
+    Raises
+    ------
+    ModelError
+        A value is of a kind that Amp could not read back, or is not finite.
+    """
     try:
         sections = {"descriptor": source(descriptor), "model": source(model)}
     except ValueError as error:
         raise ModelError(f"the calculator cannot be saved: {error}") from error
-    write_whole(path, source(sections).encode())
+    return source(sections)
 
 
 def _mapping(text: str, name: str) -> dict[str, Any]:

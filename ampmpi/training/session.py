@@ -7,6 +7,7 @@ and compresses the databases. A lone training has one member and one group.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -34,11 +35,13 @@ from ampmpi.images import ImageRef
 from ampmpi.images.doubts import SHOWN, named
 from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
 from ampmpi.model import amp_file
+from ampmpi.model.loss import LossTerms
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
 from ampmpi.parallel.launch import batch_job, check_compiler
 from ampmpi.parallel.log import Log
 from ampmpi.text import amount
+from ampmpi.training.curve import Step
 from ampmpi.training.dataset import Dataset, survey
 from ampmpi.training.earlier import (
     STALLED,
@@ -199,6 +202,8 @@ class Session:
                 raise share(
                     TrainingConvergenceError(f"no fit succeeded; the first: {results[0].outcome}")
                 )
+            if earlier.finished:
+                self.model.lossfunction.remember(_terms_of(best.best, dataset))
             file = agree(comm, lambda: save(label, results, best, self.voice.say))
             if self.settings.compress and self.dblabel is None:
                 self._compress()
@@ -433,6 +438,19 @@ class Session:
                 self.voice.log(f"{report.path}: {report.added} entries archived.")
             for line in report.remarks():
                 self.voice.warn(line)
+
+
+def _terms_of(step: Step, dataset: Dataset) -> LossTerms:
+    """Return the loss of a step that was made earlier; its gradient is not known."""
+    force = 0.0 if math.isnan(step.force_rmse) else step.force_rmse
+    return LossTerms(
+        step.loss,
+        step.energy_rmse**2 * dataset.n_training,
+        force**2 * dataset.n_training_forces(),
+        step.energy_maxresid,
+        0.0 if math.isnan(step.force_maxresid) else step.force_maxresid,
+        None,
+    )
 
 
 def _complaint(result: TrainingResult) -> str:

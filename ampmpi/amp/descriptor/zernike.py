@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ampmpi.descriptor
-
-if not hasattr(ampmpi.descriptor, "Zernike"):
-    raise ImportError("this version of ampmpi has no Zernike descriptor; use Gaussian")
-Zernike = ampmpi.descriptor.Zernike
+from ampmpi.amp._left_out import refuser
+from ampmpi.descriptor import Zernike
 
 __all__ = ["Zernike"]
+
+__getattr__ = refuser("descriptor.zernike")

@@ -1,0 +1,7 @@
+"""Amp's ``amp.descriptor.analysis``."""
+
+from __future__ import annotations
+
+from ampmpi.amp._violins import FingerprintPlot
+
+__all__ = ["FingerprintPlot"]

@@ -1,0 +1,7 @@
+"""Amp's ``amp.descriptor.bispectrum``, which is left out."""
+
+from __future__ import annotations
+
+from ampmpi.amp._left_out import refuse_module
+
+refuse_module("descriptor.bispectrum")
