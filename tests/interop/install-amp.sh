@@ -35,7 +35,7 @@ rm -rf "$venv"
 "$python" -m venv "$venv"
 log=$venv/install.log
 {
-    "$venv/bin/python" -m pip install numpy==1.23.5 'setuptools<60' wheel ase==3.22.1 'scipy<1.11' &&
+    "$venv/bin/python" -m pip install numpy==1.23.5 'setuptools<60' wheel ase==3.22.1 'scipy<1.11' matplotlib &&
         "$venv/bin/python" -m pip install --no-build-isolation amp-atomistics==1.0.1 &&
         "$venv/bin/python" -c 'import amp; from amp import fmodules'
 } >"$log" 2>&1 || {
