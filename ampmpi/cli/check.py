@@ -151,7 +151,10 @@ def _sample(report: CheckReport, number: int, images: Images, seed: int) -> None
                 f"{report.path} does not say which descriptor made it: nothing can be computed "
                 "again"
             )
-        descriptor = from_parameters(manifest.parameters)
+        try:
+            descriptor = from_parameters(manifest.parameters)
+        except DescriptorError as error:
+            raise DescriptorError(f"{report.path}: {error}") from error
         is_fingerprints = database.kind == "fingerprints"
         compute = descriptor.fingerprint if is_fingerprints else descriptor.fingerprint_primes
         chosen, looked = _choose(database, number, images, seed)

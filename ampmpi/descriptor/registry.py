@@ -90,7 +90,7 @@ def from_parameters(parameters: Mapping[str, Any], given: Descriptor | None = No
         )
     require_descriptor(known)
     elements = parameters.get("elements")
-    resolved = known.resolve(elements if isinstance(elements, list) else ())
+    resolved = known.resolve(elements if isinstance(elements, list | tuple) else ())
     if different := _difference(parameters, resolved.parameters):
         raise DescriptorError(f"the file's descriptor is not {known!r}: {different}.")
     return resolved

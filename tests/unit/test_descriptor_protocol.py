@@ -332,7 +332,7 @@ def test_the_command_line_takes_an_object_and_no_file_decides_what_is_imported(f
 
     sampled = ("check", "own-fingerprint-primes.ampdb", "--images", "set.traj", "--sample", "3")
     refused = run(*sampled, "--seed", "1")
-    assert "'custom.Same' is none of ampmpi's: give it" in refused.stderr
+    assert "ampdb: the descriptor 'custom.Same' is none of ampmpi's: give it" in refused.stderr
     with pytest.raises(ModelError, match=r"own.amp: .*'custom.Same' is none of ampmpi's"):
         run("evaluate", "own.amp", "set.traj")
     assert "custom.Same of Cu, Pt, none of ampmpi's" in run("info", "own.amp").output
