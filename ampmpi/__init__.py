@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from ampmpi.calculator import Amp
     from ampmpi.committee import Committee
     from ampmpi.database import FingerprintDatabase
-    from ampmpi.descriptor import Cosine, Gaussian, Polynomial, make_symmetry_functions
+    from ampmpi.descriptor import (
+        Cosine,
+        Custom,
+        Descriptor,
+        Gaussian,
+        Polynomial,
+        Zernike,
+        make_symmetry_functions,
+    )
     from ampmpi.errors import TrainingConvergenceError
     from ampmpi.evaluation import Evaluation, evaluate
     from ampmpi.fingerprinting import fingerprint
@@ -24,6 +32,8 @@ _HOME = {
     "Amp": "calculator",
     "Committee": "committee",
     "Cosine": "descriptor",
+    "Custom": "descriptor",
+    "Descriptor": "descriptor",
     "Evaluation": "evaluation",
     "FingerprintDatabase": "database",
     "Gaussian": "descriptor",
@@ -32,6 +42,7 @@ _HOME = {
     "Polynomial": "descriptor",
     "Regressor": "model",
     "TrainingConvergenceError": "errors",
+    "Zernike": "descriptor",
     "evaluate": "evaluation",
     "fingerprint": "fingerprinting",
     "hash_image": "images",
@@ -43,6 +54,8 @@ __all__ = [
     "Amp",
     "Committee",
     "Cosine",
+    "Custom",
+    "Descriptor",
     "Evaluation",
     "FingerprintDatabase",
     "Gaussian",
@@ -51,6 +64,7 @@ __all__ = [
     "Polynomial",
     "Regressor",
     "TrainingConvergenceError",
+    "Zernike",
     "evaluate",
     "fingerprint",
     "hash_image",

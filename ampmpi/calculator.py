@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
-from ampmpi.descriptor import Gaussian
+from ampmpi.descriptor import (
+    Descriptor,
+    from_parameters,
+    has_derivatives,
+    in_words,
+    require_descriptor,
+    virial_by_differences,
+)
 from ampmpi.errors import InputError, ModelError
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.parallel.failure import share
@@ -27,8 +34,6 @@ if TYPE_CHECKING:
 
     from ampmpi.training import Settings, TrainingResult
 
-DESCRIPTOR_NAME = ".descriptor.gaussian.Gaussian"
-
 
 class Amp(Calculator):
     """Machine-learning potential: a descriptor and a model, as an ASE calculator.
@@ -38,8 +43,8 @@ class Amp(Calculator):
 
     Parameters
     ----------
-    descriptor : Gaussian
-        Turns images into fingerprints.
+    descriptor : Descriptor
+        Turns images into fingerprints: `Gaussian`, or one of your own.
     model : NeuralNetwork
         Turns fingerprints into energies.
     label : str or None
@@ -66,7 +71,7 @@ class Amp(Calculator):
 
     def __init__(
         self,
-        descriptor: Gaussian,
+        descriptor: Descriptor,
         model: NeuralNetwork,
         label: str | None = "amp",
         dblabel: str | None = None,
@@ -89,7 +94,8 @@ class Amp(Calculator):
     @property
     def dblabel(self) -> str | None:
         """Prefix of databases that trainings share; the descriptor's own comes first, as in Amp."""
-        return self._dblabel if self.descriptor.dblabel is None else self.descriptor.dblabel
+        own: str | None = getattr(self.descriptor, "dblabel", None)
+        return self._dblabel if own is None else own
 
     @dblabel.setter
     def dblabel(self, dblabel: str | None) -> None:
@@ -111,14 +117,13 @@ class Amp(Calculator):
         self._cores = cores
 
     @property
-    def descriptor(self) -> Gaussian:
+    def descriptor(self) -> Descriptor:
         """The descriptor; setting it clears the results."""
         return self._descriptor
 
     @descriptor.setter
-    def descriptor(self, descriptor: Gaussian) -> None:
-        _require("descriptor", descriptor, "fingerprint", "Gaussian(...)")
-        self._descriptor = descriptor
+    def descriptor(self, descriptor: Descriptor) -> None:
+        self._descriptor = require_descriptor(descriptor)
         if hasattr(descriptor, "parent"):
             descriptor.parent = self
         self.reset()  # type: ignore[no-untyped-call]
@@ -142,6 +147,8 @@ class Amp(Calculator):
         file: str | os.PathLike[str] | TextIO,
         Descriptor: Callable[..., Any] | None = None,
         Model: Callable[..., Any] | None = None,
+        *,
+        descriptor: Descriptor | None = None,
         **kwargs: Any,
     ) -> Amp:
         """Load a calculator from a .amp file that Amp or ampmpi saved.
@@ -152,23 +159,25 @@ class Amp(Calculator):
             The file. It is parsed, not run.
         Descriptor, Model : class, optional
             Classes of your own, called with the parameters in the file.
+        descriptor : Descriptor, optional
+            The descriptor that the file is of, where it is none of this package's. The file
+            only names it.
         **kwargs
             Keywords of `Amp`, such as `label`.
 
         Raises
         ------
         ModelError
-            The file is no .amp file, or its parameters are wrong.
+            The file is no .amp file, its parameters are wrong, or those of another descriptor.
         """
-        descriptor, model = amp_file.read(file)
+        described, model = amp_file.read(file)
         try:
             if Descriptor is None:
-                kind = descriptor.get("importname", DESCRIPTOR_NAME)
-                if kind != DESCRIPTOR_NAME:
-                    raise InputError(f"the descriptor is a {kind}; only Gaussian is supported")
-                made = Gaussian.from_parameters(descriptor)
+                made = from_parameters(described, descriptor)
+            elif descriptor is not None:
+                raise InputError("Descriptor and descriptor are given; leave one of them out")
             else:
-                made = Descriptor(**_without_importname(descriptor))
+                made = Descriptor(**_without_importname(described))
             network = (
                 NeuralNetwork.from_parameters(model)
                 if Model is None
@@ -205,6 +214,11 @@ class Amp(Calculator):
         periodic_cell = atoms.cell.rank == 3
         if "stress" in wanted and not periodic_cell:
             raise PropertyNotImplementedError("stress needs a cell with three vectors")
+        if wanted & {"forces", "stress"} and not has_derivatives(self.descriptor):
+            raise PropertyNotImplementedError(
+                f"forces and stress need derivatives, which the descriptor "
+                f"{in_words(self.descriptor)} does not have: ask for energies only"
+            )
         descriptor = self.descriptor.resolve(self.model.network.elements)
         energies, dE_dG = self.model.atomic_energies(descriptor.fingerprint(atoms))
         energy = float(energies.sum())
@@ -212,7 +226,9 @@ class Amp(Calculator):
         if wanted & {"forces", "stress"}:
             forces, virial = descriptor.contract(atoms, dE_dG)
             self.results["forces"] = forces
-            if periodic_cell:
+            if virial is None and "stress" in wanted:
+                virial = virial_by_differences(descriptor, atoms, dE_dG)
+            if periodic_cell and virial is not None:
                 stress = virial / abs(np.linalg.det(atoms.cell.array))
                 self.results["stress"] = stress.flat[[0, 4, 8, 5, 2, 1]]
 
@@ -292,7 +308,7 @@ class Amp(Calculator):
             settings=settings,
             comm=ranks,
         )
-        if isinstance(self.descriptor, Gaussian):
+        if hasattr(self.descriptor, "complete_as"):
             self.descriptor.complete_as(result.descriptor)
             show(
                 self.descriptor,

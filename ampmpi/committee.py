@@ -20,6 +20,8 @@ from ampmpi.model import amp_file, ensemble
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ampmpi.descriptor import Descriptor
+
 
 def ensemble_members(file: str | os.PathLike[str], **keywords: Any) -> list[Amp]:
     """Load the calculators of an .ensemble file, with keywords of `Amp` such as `label`.
@@ -72,6 +74,8 @@ class Committee(Calculator):
         cls,
         files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
         atoms: Atoms | None = None,
+        *,
+        descriptor: Descriptor | None = None,
     ) -> Committee:
         """Load a committee.
 
@@ -82,6 +86,8 @@ class Committee(Calculator):
             training, or .ensemble files, which Amp's BootStrap makes, too.
         atoms : ase.Atoms, optional
             Atoms to attach the calculator to.
+        descriptor : Descriptor, optional
+            The descriptor that the files are of, where it is none of this package's.
 
         Raises
         ------
@@ -94,12 +100,12 @@ class Committee(Calculator):
         members: list[Amp] = []
         for one in (os.fspath(name) for name in given):
             if one.endswith(ensemble.SUFFIX):
-                members += ensemble_members(one)
+                members += ensemble_members(one, descriptor=descriptor)
                 continue
             found = calculator_files(one)
             if not found:
                 raise InputError(f"{one}: there is no such .amp file, and no training of this name")
-            members += [Amp.load(Path(name)) for name in found]
+            members += [Amp.load(Path(name), descriptor=descriptor) for name in found]
         return cls(members, atoms)
 
     def save(self, file: str | os.PathLike[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ampmpi.descriptor import feature_names, has_derivatives, in_words
 from ampmpi.errors import ImageError, InputError, ModelError, UnusableImagesError
 from ampmpi.images import ImageRef, open_images
 from ampmpi.images.doubts import named
@@ -43,7 +44,7 @@ class Excess:
     feature : int
         The feature that is farthest outside.
     function : str
-        Its symmetry function, in words.
+        What the feature is, in words.
     value, low, high : float
         Its value, and the ends of the trained range.
     distance : float
@@ -84,7 +85,7 @@ class Evaluation:
     energies : (n_calculators,) float array, eV
         Predicted energies.
     predicted : (n_calculators, n_atoms, 3) float array, eV/Å
-        Predicted forces.
+        Predicted forces; (n_calculators, 0, 3) where a descriptor has no derivatives.
     outside : tuple of Excess
         Atoms outside the trained range.
     """
@@ -225,6 +226,8 @@ def evaluate(
         keys = choose_labels(opened, LabelKeys()).keys
     found = []
     ranges = _distinct_ranges(members)
+    with_forces = all(has_derivatives(one.descriptor) for one in members)
+    properties = ["energy", "forces"] if with_forces else ["energy"]
     wanted = range(len(opened)) if indices is None else indices
     with closing(opened):
         for index, image in opened.read_many(wanted, results=True):
@@ -232,18 +235,20 @@ def evaluate(
             if isinstance(image, ImageError):
                 raise UnusableImagesError(f"{ref}: {image}")
             energy = _reference(energy_of, image, keys, ref, skip_unusable)
-            forces = _reference(forces_of, image, keys, ref, skip_unusable)
+            forces = None
+            if with_forces:
+                forces = _reference(forces_of, image, keys, ref, skip_unusable)
             atoms = bare(image)
             energies, predicted = [], []
             for calculator in members:
                 try:
-                    calculator.calculate(atoms, ["energy", "forces"])
+                    calculator.calculate(atoms, properties)
                 except ImageError as error:
                     raise UnusableImagesError(f"{ref}: {error}") from error
                 except ModelError as error:
                     raise ModelError(f"{ref}: {error}") from error
                 energies.append(calculator.results["energy"])
-                predicted.append(calculator.results["forces"])
+                predicted.append(calculator.results.get("forces", np.empty((0, 3))))
             far = tuple(one for part in ranges for one in _outside(part, atoms, outside))
             found.append(
                 Evaluation(ref, atoms, energy, forces, np.array(energies), np.array(predicted), far)
@@ -301,7 +306,6 @@ def _outside(calculator: Any, atoms: Any, part: float) -> Iterator[Excess]:
     ranges = calculator.model.fprange or {}
     descriptor = calculator.descriptor.resolve(ranges)
     fingerprint = descriptor.fingerprint(atoms)
-    functions = descriptor.parameters["Gs"]
     far = []
     for atom, symbol in enumerate(fingerprint.symbols):
         low, high = ranges[symbol].T
@@ -310,18 +314,11 @@ def _outside(calculator: Any, atoms: Any, part: float) -> Iterator[Excess]:
         distance = np.maximum(low - values, values - high) / width
         feature = int(distance.argmax())
         if distance[feature] > part:
-            name = _named(functions[symbol][feature])
+            names = feature_names(descriptor, symbol)
+            name = in_words(descriptor) if names is None else names[feature]
             numbers = values[feature], low[feature], high[feature], distance[feature]
             far.append(Excess(atom, symbol, feature, name, *map(float, numbers)))
     yield from sorted(far, key=lambda one: (-one.distance, -one.atom))
-
-
-def _named(function: Mapping[str, Any]) -> str:
-    """Return a symmetry function's type, elements and parameters in words."""
-    given = dict(function)
-    elements = [given.pop("element")] if "element" in given else given.pop("elements")
-    numbers = "".join(f", {key} {given[key]:.4g}" for key in sorted(given) if key != "type")
-    return f"{given['type']} of {'-'.join(elements)}{numbers}"
 
 
 def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
@@ -345,18 +342,20 @@ def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
     if len(lines) == 1:
         per_atom = [item.mean_energy / len(item.atoms) for item in found]
         largest = max(float(np.abs(item.mean_forces).max(initial=0.0)) for item in found)
+        forces = f", force components up to {largest:.4g} eV/Å" if found[0].predicted.size else ""
         lines += [
             "  no energies or forces to compare with",
-            f"  predicted energies {min(per_atom):.4f} to {max(per_atom):.4f} eV/atom, force "
-            f"components up to {largest:.4g} eV/Å",
+            f"  predicted energies {min(per_atom):.4f} to {max(per_atom):.4f} eV/atom{forces}",
         ]
     if len(found[0].energies) > 1:
         most = max(found, key=lambda item: item.force_spread)
         spread = float(np.mean([item.energy_spread for item in found]))
+        forces = ""
+        if most.predicted.size:
+            forces = f", forces up to {figures(1e3 * most.force_spread, 3)} meV/Å ({most.name})"
         lines.append(
             f"  disagreement of {len(most.energies)}: energies "
-            f"{figures(1e3 * spread, 3)} meV/atom on "
-            f"average, forces up to {figures(1e3 * most.force_spread, 3)} meV/Å ({most.name})"
+            f"{figures(1e3 * spread, 3)} meV/atom on average{forces}"
         )
     outside = sum(bool(item.outside) for item in found)
     if outside:
@@ -432,7 +431,7 @@ def rows(found: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
             "energy_reference": item.energy,
             "energy_spread": item.energy_spread * len(item.atoms),
             "force_rmse": None if item.forces is None else item.force_rmse,
-            "force_spread": item.force_spread,
+            "force_spread": item.force_spread if item.predicted.size else None,
             "outside": list(item.warnings),
         }
 
@@ -451,15 +450,18 @@ def predictions(found: Iterable[Evaluation]) -> Iterator[Atoms]:
         atoms = item.atoms.copy()  # type: ignore[no-untyped-call]
         atoms.info["image"] = item.name
         atoms.info["predicted_energy"] = item.mean_energy
-        atoms.arrays["predicted_forces"] = item.mean_forces
+        if item.predicted.size:
+            atoms.arrays["predicted_forces"] = item.mean_forces
         if len(item.energies) > 1:
             atoms.info["energy_spread"] = item.energy_spread * len(atoms)
-            atoms.arrays["forces_spread"] = item.force_spreads
+            if item.predicted.size:
+                atoms.arrays["forces_spread"] = item.force_spreads
             for number, (energy, forces) in enumerate(
                 zip(item.energies.tolist(), item.predicted, strict=True)
             ):
                 atoms.info[f"member{number}_energy"] = energy
-                atoms.arrays[f"member{number}_forces"] = forces
+                if len(forces):
+                    atoms.arrays[f"member{number}_forces"] = forces
         if item.energy is not None or item.forces is not None:
             known = {"energy": item.energy, "forces": item.forces}
             atoms.calc = SinglePointCalculator(atoms, **known)  # type: ignore[no-untyped-call]
@@ -471,6 +473,6 @@ def describe(name: str, calculator: Any) -> str:
     model, descriptor = calculator.model, calculator.descriptor
     shapes = [f"{e} {'-'.join(map(str, n))}" for e, n in model.network.nodes.items()]
     return (
-        f"{name}: {descriptor.settings.cutoff}, networks {', '.join(shapes)}, "
+        f"{name}: {in_words(descriptor)}, networks {', '.join(shapes)}, "
         f"{model.activation}, {len(model.vector)} parameters"
     )

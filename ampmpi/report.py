@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ampmpi
+from ampmpi.descriptor import feature_names, in_words
 from ampmpi.errors import ModelError
 from ampmpi.evaluation import describe
 from ampmpi.model import checkpoint as checkpoints
@@ -192,9 +193,11 @@ def _how(known: Sequence[checkpoints.Checkpoint]) -> list[tuple[str, str]]:
 
 
 def _functions_in_short(calculator: Any) -> str:
-    counts = calculator.descriptor.parameters.get("Gs") or {}
-    numbers = ", ".join(f"{len(listed)} for {element}" for element, listed in counts.items())
-    return f"{calculator.descriptor.settings.cutoff}; symmetry functions: {numbers or 'defaults'}"
+    descriptor = calculator.descriptor
+    counts = {} if descriptor.elements is None else descriptor.n_features
+    numbers = ", ".join(f"{count} for {element}" for element, count in counts.items())
+    what = "symmetry functions" if _symmetry_functions(descriptor) else "features"
+    return f"{in_words(descriptor)}; {what}: {numbers or 'defaults'}"
 
 
 def functions_section(calculators: Iterable[Any]) -> Section | None:
@@ -202,9 +205,35 @@ def functions_section(calculators: Iterable[Any]) -> Section | None:
     head = ("element", "type", "neighbours", "γ", "ζ", "offset, Å", "η", "number")
     rows: list[Row] = []
     for calculator in {one.descriptor.digest: one for one in calculators}.values():
-        for element, listed in (calculator.descriptor.parameters.get("Gs") or {}).items():
+        for element, listed in _symmetry_functions(calculator.descriptor).items():
             rows += _rows(element, listed)
-    return Section("Symmetry functions", table=(head, *rows)) if rows else None
+    if rows:
+        return Section("Symmetry functions", table=(head, *rows))
+    return _features_section(calculators)
+
+
+def _symmetry_functions(descriptor: Any) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the functions in a descriptor's parameters, by element; none in other descriptors'."""
+    listed = descriptor.parameters.get("Gs")
+    if not isinstance(listed, Mapping):
+        return {}
+    return {
+        element: functions
+        for element, functions in listed.items()
+        if isinstance(functions, list) and all("type" in function for function in functions)
+    }
+
+
+def _features_section(calculators: Iterable[Any]) -> Section | None:
+    """List the features of each different descriptor that names them."""
+    rows: list[Row] = []
+    for descriptor in {one.descriptor.digest: one.descriptor for one in calculators}.values():
+        for element in descriptor.elements or ():
+            names = feature_names(descriptor, element)
+            if names is not None:
+                rows.append((in_words(descriptor), element, "; ".join(names)))
+    head = ("descriptor", "element", "features")
+    return Section("Features", table=(head, *rows)) if rows else None
 
 
 def _rows(element: str, listed: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.cluster import Octahedron
 
 CUTOFF = 6.5
 
@@ -100,6 +101,53 @@ def measure_amp(atoms, repeats):
     return times
 
 
+def cluster():
+    """Make the 13 atoms with which Amp's Zernike is compared."""
+    atoms = Octahedron("Cu", 3, cutoff=1)
+    atoms.numbers[::3] = 78
+    atoms.positions += np.random.default_rng(0).normal(scale=0.1, size=(len(atoms), 3))
+    return atoms
+
+
+def measure_zernike(atoms, repeats):
+    from ampmpi.descriptor import Zernike
+
+    zernike = Zernike(CUTOFF, elements=sorted(set(atoms.symbols)))
+    dE_dG = np.ones((len(atoms), max(zernike.n_features.values())))
+    return {
+        "ampmpi fingerprint": median_ms(lambda: zernike.fingerprint(atoms), repeats),
+        "ampmpi fingerprint, primes": median_ms(lambda: zernike.calculate(atoms), repeats),
+        "ampmpi forces": median_ms(lambda: zernike.contract(atoms, dE_dG), repeats),
+    }
+
+
+def measure_amp_zernike(atoms, repeats):
+    from amp.descriptor import zernike as amp
+
+    settings = {
+        "Gs": amp.generate_coefficients(sorted(set(atoms.symbols))),
+        "nmax": 5,
+        "cutoff": {"name": "Cosine", "kwargs": {"Rc": CUTOFF}},
+        "fortran": True,
+    }
+
+    def neighbors():
+        return {"key": amp.NeighborlistCalculator(CUTOFF).calculate(atoms, "key")}
+
+    def fingerprint():
+        return amp.FingerprintCalculator(neighbors(), **settings).calculate(atoms, "key")
+
+    def primes():
+        near = neighbors()
+        amp.FingerprintCalculator(near, **settings).calculate(atoms, "key")
+        amp.FingerprintPrimeCalculator(near, **settings).calculate(atoms, "key")
+
+    return {
+        "Amp fingerprint": median_ms(fingerprint, repeats),
+        "Amp fingerprint, primes": median_ms(primes, repeats),
+    }
+
+
 def measure_dscribe(atoms, repeats):
     from dscribe.descriptors import ACSF
 
@@ -114,7 +162,7 @@ def measure_dscribe(atoms, repeats):
     return {"dscribe fingerprint": median_ms(lambda: acsf.create(atoms), repeats)}
 
 
-PEERS = {"amp": measure_amp, "dscribe": measure_dscribe}
+PEERS = {"amp": measure_amp, "amp-zernike": measure_amp_zernike, "dscribe": measure_dscribe}
 
 
 def to_plain(atoms):
@@ -268,6 +316,10 @@ def main():
             if python:
                 times |= run_peer(peer, python, atoms, options.repeats)
         print_times(name, times)
+    times = measure_zernike(cluster(), options.repeats)
+    if options.amp_python:
+        times |= run_peer("amp-zernike", options.amp_python, cluster(), options.repeats)
+    print_times("Zernike, cluster of 13 Cu/Pt", times)
     if options.directory:
         measure_put(options.directory, max(options.repeats // 4, 3))
     points = measure_curve(max(options.repeats // 10, 3))

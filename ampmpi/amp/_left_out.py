@@ -88,7 +88,6 @@ LEFT_OUT: dict[str, dict[str, str]] = {
     },
     "utilities": {
         "MessageDictionary": RANKS,
-        "assign_cores": RANKS,
         "enforce_magnetic_moments": "set magnetic moments with ASE's own methods",
         "extract_an_atomic_chunk": NEARSIGHTED,
         "get_atomic_uncertainties": "BootStrap returns the predictions of all members with output "

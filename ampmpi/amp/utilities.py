@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ampmpi.amp._cores import assign_cores
 from ampmpi.amp._data import Data, FileDatabase
 from ampmpi.amp._images import check_images, randomize_images, string2dict
 from ampmpi.amp._left_out import refuser
@@ -21,6 +22,7 @@ __all__ = [
     "MetaDict",
     "MissingDataError",
     "TrainingConvergenceError",
+    "assign_cores",
     "check_images",
     "get_hash",
     "hash_images",

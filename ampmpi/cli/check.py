@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import click
 
 from ampmpi.cli.compress import worse
+from ampmpi.cli.descriptors import imported
 from ampmpi.cli.kinds import OneProcess, complete_files
 from ampmpi.cli.text import amount, complain
 from ampmpi.database.check import CheckReport, check
 from ampmpi.database.database import FingerprintDatabase
 from ampmpi.database.manifest import Manifest
-from ampmpi.descriptor import Gaussian
+from ampmpi.descriptor import from_parameters
 from ampmpi.entries.compare import disagreement
 from ampmpi.errors import (
     AmpmpiError,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
               help="Compute N entries again and compare; needs --images.")  # fmt: skip
 @click.option("--images", multiple=True, metavar="FILE", shell_complete=complete_files,
               help="Images of the database, for --sample; may be given several times.")  # fmt: skip
+@click.option("--descriptor", metavar="MODULE:OBJECT",
+              help="The databases' descriptor, where it is one of your own.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="SEED",
               help="Choose as the run did that printed SEED; by default anew.")  # fmt: skip
 @click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS",
@@ -55,6 +58,7 @@ def command(
     repair: bool,
     sample: int | None,
     images: tuple[str, ...],
+    descriptor: str | None,
     seed: int | None,
     wait: float,
     break_lock: bool,
@@ -69,6 +73,8 @@ def command(
     launch.stop.end_at_once()
     if (sample is None) != (not images):
         raise InputError("--sample N and --images FILE need each other")
+    if descriptor is not None:
+        imported(descriptor)
     if seed is None:
         seed = random.SystemRandom().randrange(2**32)
     code = 0
@@ -108,7 +114,7 @@ def _check(path: str, repair: bool, wait: float, break_lock: bool) -> CheckRepor
 def _doubt(manifest: Manifest) -> str | None:
     """Say why a manifest's digest is not that of its parameters, if so."""
     try:
-        digest = Gaussian.from_parameters(manifest.parameters).digest
+        digest = from_parameters(manifest.parameters).digest
     except DescriptorError:
         return None  # another package's descriptor, perhaps: nothing can be said
     if digest == manifest.digest:
@@ -145,7 +151,7 @@ def _sample(report: CheckReport, number: int, images: Images, seed: int) -> None
                 f"{report.path} does not say which descriptor made it: nothing can be computed "
                 "again"
             )
-        descriptor = Gaussian.from_parameters(manifest.parameters)
+        descriptor = from_parameters(manifest.parameters)
         is_fingerprints = database.kind == "fingerprints"
         compute = descriptor.fingerprint if is_fingerprints else descriptor.fingerprint_primes
         chosen, looked = _choose(database, number, images, seed)

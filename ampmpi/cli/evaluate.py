@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ampmpi.cli.descriptors import HELP, make_known
 from ampmpi.cli.kinds import complete_files
 from ampmpi.cli.labels import label_options, reading_of
 from ampmpi.cli.text import complain
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--outside", default=0.05, show_default=True, metavar="PART",
               type=click.FloatRange(min=0.0),
               help="Warn of features so far outside the trained range.")  # fmt: skip
+@click.option("--descriptor", metavar="MODULE:OBJECT", help=HELP)
 @label_options
 @click.option("--skip-unusable", is_flag=True, help="Leave out energies and forces that are wrong.")
 def command(
@@ -42,6 +44,7 @@ def command(
     predictions: str | None,
     output: str | None,
     outside: float,
+    descriptor: str | None,
     skip_unusable: bool,
     **given: Any,
 ) -> None:
@@ -54,13 +57,16 @@ def command(
     from ampmpi import evaluation
     from ampmpi.calculator import Amp
     from ampmpi.parallel.comm import world
-    from ampmpi.parallel.failure import abort_on_error, agree
+    from ampmpi.parallel.failure import abort_on_error, agree, on_all
 
     comm = world()
     with abort_on_error(comm):
         calculators, images = agree(comm, lambda: split(files))
         agree(comm, lambda: refuse_early({"--predictions": predictions, "--output": output}))
-        loaded = agree(comm, lambda: [Amp.load(name) for name in calculators])
+        make_known(comm, descriptor)
+        # What is one's own need not be such as can be sent: each rank loads it.
+        load = agree if descriptor is None else on_all
+        loaded = load(comm, lambda: [Amp.load(name) for name in calculators])
         reading = agree(comm, lambda: reading_of(given))
         found_in = {
             name: _evaluate(comm, loaded, name, outside, reading, skip_unusable=skip_unusable)

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ampmpi.cli.descriptors import given
 from ampmpi.cli.kinds import PREFIX, complete_files
 from ampmpi.cli.labels import reading_of, reading_options
 from ampmpi.cli.packs import pack_options
 from ampmpi.cli.text import amount, complain
 from ampmpi.errors import ImageError, InputError, UnusableImagesError
-from ampmpi.parallel.comm import world
+from ampmpi.parallel.comm import Communicator, world
 from ampmpi.parallel.failure import agree, share
 from ampmpi.parallel.launch import check_compiler
 from ampmpi.parallel.log import Log
 
 if TYPE_CHECKING:
-    from ampmpi.descriptor import Gaussian
+    from ampmpi.descriptor import Descriptor
     from ampmpi.fingerprinting import Summary
 
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 )
 @click.option("--derivatives", is_flag=True, help="Compute the fingerprint primes, too.")
 @click.option("--descriptor", "settings", metavar="FILE", shell_complete=complete_files,
-              help="Descriptor settings, a TOML file.")  # fmt: skip
+              help="Descriptor settings, a TOML file; or module:object.")  # fmt: skip
 @click.option("--cutoff", type=float, metavar="R", help="Cutoff radius in Å, default 6.5.")
 @click.option("--no-compress", is_flag=True, help="Leave the entries out of the archive.")
 @pack_options
@@ -70,7 +71,7 @@ def command(
     comm = world()
     log = Log(comm.rank, quiet=quiet)
     agree(comm, check_compiler)
-    descriptor = agree(comm, lambda: _descriptor(settings, cutoff))
+    descriptor = _descriptor(comm, settings, cutoff)
     from ampmpi.fingerprinting import fingerprint
     from ampmpi.fingerprinting.litter import not_there, remove_unused
     from ampmpi.images.glance import unit_doubts
@@ -111,14 +112,16 @@ def command(
         raise share((UnusableImagesError if nothing else ImageError)(_complaint(summary)))
 
 
-def _descriptor(settings: str | None, cutoff: float | None) -> Gaussian:
+def _descriptor(comm: Communicator, settings: str | None, cutoff: float | None) -> Descriptor:
     from ampmpi.descriptor import Gaussian
 
     if settings is None:
-        return Gaussian() if cutoff is None else Gaussian(cutoff=cutoff)
+        return agree(comm, lambda: Gaussian() if cutoff is None else Gaussian(cutoff=cutoff))
     if cutoff is not None:
-        raise InputError("--cutoff and --descriptor exclude each other: put the cutoff in the file")
-    return Gaussian.from_toml(settings)
+        raise share(
+            InputError("--cutoff and --descriptor exclude each other: put the cutoff in the file")
+        )
+    return given(comm, settings)
 
 
 def _complaint(summary: Summary) -> str:

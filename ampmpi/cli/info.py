@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,7 +13,7 @@ from ampmpi.cli.text import amount, complain, size
 from ampmpi.database.database import DatabaseInfo, FingerprintDatabase
 from ampmpi.database.layout import Home, database_path
 from ampmpi.database.lock import read_holder
-from ampmpi.errors import AmpmpiError, InputError
+from ampmpi.errors import AmpmpiError, InputError, ModelError
 from ampmpi.parallel import launch
 from ampmpi.text import plain
 
@@ -77,21 +79,40 @@ def _database(path: str) -> None:
 
 
 def _calculator(path: str) -> None:
-    from ampmpi.calculator import Amp
+    from ampmpi.model import NeuralNetwork, amp_file
 
-    calculator = Amp.load(path)
-    model = calculator.model
+    parameters, network = amp_file.read(path)
+    try:
+        model = NeuralNetwork.from_parameters(network)
+        descriptor = _in_words(parameters)
+    except (InputError, ModelError) as error:
+        raise ModelError(f"{path}: {error}") from error
     click.echo(path)
-    functions = calculator.descriptor.parameters["Gs"] or {}
-    counts = ", ".join(f"{len(listed)} for {element}" for element, listed in functions.items())
     networks = ", ".join(f"{e} {'-'.join(map(str, n))}" for e, n in model.network.nodes.items())
     for name, value in (
         ("holds", "a calculator" if model.is_whole else "a calculator that is not trained"),
-        ("descriptor", f"{calculator.descriptor.settings.cutoff}, functions: {counts}"),
+        ("descriptor", descriptor),
         ("networks", f"{networks}, {model.activation}"),
         ("parameters", str(len(model.vector)) if model.is_whole else "none"),
     ):
         click.echo(f"  {name:12} {plain(value)}")
+
+
+def _in_words(parameters: Mapping[str, Any]) -> str:
+    """Say what a file's descriptor is, also one that only its owner has."""
+    from ampmpi.descriptor import from_parameters, in_words, is_known
+
+    if not is_known(parameters):
+        elements = parameters.get("elements")
+        of = f" of {', '.join(map(str, elements))}" if isinstance(elements, list) else ""
+        return f"{parameters.get('importname')}{of}, none of ampmpi's"
+    descriptor = from_parameters(parameters)
+    counts = {} if descriptor.elements is None else descriptor.n_features
+    numbers = ", ".join(f"{count} for {element}" for element, count in counts.items())
+    Gs = parameters.get("Gs")
+    listed = isinstance(Gs, Mapping) and all(isinstance(each, list) for each in Gs.values())
+    what = "functions" if listed else "features"
+    return f"{in_words(descriptor)}, {what}: {numbers}"
 
 
 def _show(info: DatabaseInfo, holder: str) -> None:

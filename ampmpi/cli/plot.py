@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ampmpi.cli.descriptors import HELP, imported
 from ampmpi.cli.evaluate import labels_in, open_some
 from ampmpi.cli.kinds import PREFIX, OneProcess, complete_files
 from ampmpi.cli.labels import key_options, reading_of, units_option
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
               help="Calculators to evaluate instead of LABEL.amp and its committee.")  # fmt: skip
 @click.option("--format", "kind", default="png", show_default=True,
               type=click.Choice(["png", "pdf", "svg"]), help="Format of the pictures.")  # fmt: skip
+@click.option("--descriptor", metavar="MODULE:OBJECT", help=HELP)
 @key_options
 @units_option
 @click.option("--images-format", "format", metavar="NAME", help="ASE's name of the images' format.")
@@ -45,6 +47,7 @@ def command(
     training: tuple[str, ...],
     calculators: tuple[str, ...],
     kind: str,
+    descriptor: str | None,
     skip_unusable: bool,
     **given: Any,
 ) -> None:
@@ -62,6 +65,8 @@ def command(
     from ampmpi.calculator import Amp
     from ampmpi.members import list_of
 
+    if descriptor is not None:
+        imported(descriptor)
     label, own = of_file(label)
     curves = _curves(label)
     names = _files(calculators or own) or _trained(label)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import random
 import runpy
+import secrets
 import sys
 import warnings
 from collections.abc import Sequence
@@ -32,8 +34,9 @@ from ampmpi.parallel.failure import exit_code, install_excepthook, on_all
 def command(script: str, arguments: tuple[str, ...]) -> None:
     """Run SCRIPT, written for Amp, with ARGUMENTS: its "from amp import …" gets ampmpi.
 
-    Runs it as python does. Under mpirun every rank runs it, the ranks share fingerprints and
-    trainings, and only the first one prints. Amp itself need not be installed, and is not used.
+    Runs it as python does. Under mpirun every rank runs it: all draw the same random numbers,
+    they share fingerprints and trainings, and only the first one prints. Amp itself need not be
+    installed, and is not used.
     """
     launch.stop.release()
     comm = world()
@@ -42,6 +45,8 @@ def command(script: str, arguments: tuple[str, ...]) -> None:
     if comm.rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (until the end)
         warnings.showwarning = _say_nothing
+    if comm.size > 1:
+        _draw_alike(comm)
     sys.meta_path.insert(0, AmpNames())
     sys.argv[:] = [script, *arguments]
     if not getattr(sys.flags, "safe_path", False):
@@ -83,6 +88,15 @@ class AmpNames(MetaPathFinder, Loader):
 def _check(script: str) -> None:
     if not Path(script).exists():
         raise InputError(f"{script} is not there; give the file of a Python script")
+
+
+def _draw_alike(comm: Communicator) -> None:
+    """Seed the generators of Python and numpy alike: the ranks are to make the same images."""
+    import numpy as np
+
+    seed = comm.bcast(secrets.randbits(32))
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (scripts use this one)
 
 
 def _say_nothing(*args: Any, **kwargs: Any) -> None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ampmpi.cli.descriptors import given, is_object
 from ampmpi.cli.kinds import PREFIX, complete_files
 from ampmpi.cli.labels import label_options, reading_of
 from ampmpi.cli.packs import pack_options
 from ampmpi.errors import InputError
 
 if TYPE_CHECKING:
-    from ampmpi.descriptor import Gaussian
+    from ampmpi.descriptor import Descriptor
     from ampmpi.members import Member
     from ampmpi.model import LossFunction
     from ampmpi.parallel.comm import Communicator
@@ -42,6 +43,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, value: str 
         if isinstance(item, dict):
             raise InputError(f"{value}: {key} is a table; give a value")
         defaults[name] = _as_option(known[name], item)
+        if name == "descriptor" and is_object(str(item)):
+            raise InputError(
+                f"{value}: descriptor is {item!r}: no file decides what is imported; give "
+                "--descriptor on the command line"
+            )
     context.default_map = {**(context.default_map or {}), **defaults}
 
 
@@ -91,7 +97,7 @@ COUNT = click.IntRange(min=1)
               help="Prefix of all files.")  # fmt: skip
 @click.option("--dblabel", type=PREFIX, help="Prefix of the databases, where jobs share them.")
 @click.option("--descriptor", metavar="FILE", shell_complete=complete_files,
-              help="TOML file of the descriptor.")  # fmt: skip
+              help="TOML file of the descriptor; or module:object.")  # fmt: skip
 @click.option(
     "--cutoff", type=POSITIVE, metavar="Å", help="Cutoff radius of Amp's default functions."
 )
@@ -217,7 +223,7 @@ def _members(o: dict[str, Any]) -> list[Member]:
     )  # fmt: skip
 
 
-def _descriptor(comm: Communicator, o: dict[str, Any]) -> Gaussian:
+def _descriptor(comm: Communicator, o: dict[str, Any]) -> Descriptor:
     from ampmpi.descriptor import Gaussian
     from ampmpi.parallel.failure import agree, share
 
@@ -237,7 +243,7 @@ def _descriptor(comm: Communicator, o: dict[str, Any]) -> Gaussian:
             skip_unusable=o["skip_unusable"], overwrite=o["overwrite"], dry_run=o["dry_run"],
         )  # fmt: skip
     if file is not None:
-        return agree(comm, lambda: Gaussian.from_toml(file))
+        return given(comm, file)
     return Gaussian() if cutoff is None else Gaussian(cutoff=cutoff)
 
 

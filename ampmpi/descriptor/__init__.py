@@ -9,20 +9,45 @@ from __future__ import annotations
 
 from .amp_methods import EntriesByKey
 from .checks import check_numbers
+from .custom import Custom
 from .cutoffs import Cosine, Polynomial, as_cutoff
 from .gaussian import Gaussian
+from .protocol import (
+    Descriptor,
+    feature_names,
+    has_derivatives,
+    has_kernels,
+    in_words,
+    require_descriptor,
+    virial_by_differences,
+)
+from .registry import from_parameters, from_toml, is_known, register
 from .symmetry_functions import make_default_symmetry_functions, make_symmetry_functions
 from .warmup import compile_count, warm_up
+from .zernike import Zernike
 
 __all__ = [
     "Cosine",
+    "Custom",
+    "Descriptor",
     "EntriesByKey",
     "Gaussian",
     "Polynomial",
+    "Zernike",
     "as_cutoff",
     "check_numbers",
     "compile_count",
+    "feature_names",
+    "from_parameters",
+    "from_toml",
+    "has_derivatives",
+    "has_kernels",
+    "in_words",
+    "is_known",
     "make_default_symmetry_functions",
     "make_symmetry_functions",
+    "register",
+    "require_descriptor",
+    "virial_by_differences",
     "warm_up",
 ]

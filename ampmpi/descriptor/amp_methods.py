@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..entries import Entry
-
-if TYPE_CHECKING:
-    from ..parameters import Parameters
+from ..parameters import source
 
 
 class EntriesByKey(Mapping[str, Any]):
@@ -69,8 +67,7 @@ class AmpDescriptor:
         dblabel: str | None
 
         @property
-        def parameters(self) -> Parameters: ...
-        def resolve(self, elements: Any) -> Any: ...
+        def parameters(self) -> Mapping[str, Any]: ...
 
     fingerprints: EntriesByKey
     fingerprintprimes: EntriesByKey
@@ -78,7 +75,7 @@ class AmpDescriptor:
 
     def tostring(self) -> str:
         """Return the text from which Amp makes the descriptor again, as a .amp file holds it."""
-        return self.parameters.tostring()
+        return source(self.parameters)
 
     def calculate_fingerprints(
         self,

@@ -5,40 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from ase.data import chemical_symbols
-from numpy.typing import NDArray
-
-from ..entries import Fingerprint, FingerprintPrimes
 from ..errors import DescriptorError
 from ..parameters import Parameters
-from .amp_methods import AmpDescriptor
 from .angles import Doubtful, check_angles, doubtful_functions
-from .checks import MOST_NEIGHBORS, check_cell, check_elements, check_numbers, check_overlap
+from .atom_centered import AtomCentered, Surroundings
 from .settings import MODE, VERSION, Settings, from_amp
 from .toml import read_settings, write_settings
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from .neighbors import NeighborList
     from .tables import FunctionTables
 
 
-ATOM_SIZE = 2.5
-"""Å; added to the extent of the positions where a density is estimated."""
-
-
-class Surroundings(NamedTuple):
-    """An image made ready for the kernels: the species of its atoms and their neighbours."""
-
-    species: NDArray[np.int64]
-    neighbors: NeighborList
-
-
-class Gaussian(AmpDescriptor):
+class Gaussian(AtomCentered):
     """Behler's symmetry functions of each atom, with Amp's constants and order.
 
     Parameters
@@ -186,6 +169,19 @@ class Gaussian(AmpDescriptor):
     def _doubtful(self) -> dict[str, set[Doubtful]]:
         return doubtful_functions(self.settings.by_element)
 
+    @property
+    def _kernels(self) -> ModuleType:
+        from . import kernels
+
+        return kernels
+
+    def surroundings(self, atoms: Atoms) -> Surroundings:
+        """Check an image and find its neighbours."""
+        found = super().surroundings(atoms)
+        if self._doubtful:
+            check_angles(atoms, found.neighbors, self._doubtful)
+        return found
+
     def __repr__(self) -> str:
         functions = "elements and functions of the images"
         if self.elements is not None:
@@ -193,96 +189,14 @@ class Gaussian(AmpDescriptor):
             functions = f"functions: {', '.join(counts)}"
         return f"<Gaussian: {self.settings.cutoff}, {functions}>"
 
-    def check(self, atoms: Atoms) -> None:
-        """Raise `ImageError` when the image cannot be used.
+    @property
+    def in_words(self) -> str:
+        """The cutoff function, for reports."""
+        return str(self.settings.cutoff)
 
-        That is when an element has no functions, a position or the cell is not finite,
-        atoms overlap, or the cell is singular along its periodic axes. The other methods
-        check the same.
-        """
-        self.surroundings(atoms)
-
-    def surroundings(self, atoms: Atoms) -> Surroundings:
-        """Check an image and find its neighbours."""
-        from .neighbors import neighbor_list
-
-        tables = self._tables
-        check_numbers(atoms)
-        species = tables.species_of[atoms.numbers]
-        check_elements(atoms, species, self.elements or ())
-        # Copies: what the kernels are given always has the one type they are compiled for.
-        positions = np.array(atoms.positions, dtype=float, order="C")
-        cell = np.array(atoms.cell.array, dtype=float, order="C")
-        periodic = np.array(atoms.pbc, dtype=bool)
-        radius = self.cutoff_radius
-        check_cell(cell, periodic, len(atoms), radius)
-        neighbors = neighbor_list(positions, cell, periodic, radius, species, tables.n_species)
-        check_overlap(atoms, neighbors.closest)
-        if self._doubtful:
-            check_angles(atoms, neighbors, self._doubtful)
-        return Surroundings(species, neighbors)
-
-    def fingerprint(self, atoms: Atoms) -> Fingerprint:
-        """Return the fingerprint of one image.
-
-        Raises
-        ------
-        ImageError
-            When the image cannot be used.
-        """
-        from . import kernels
-
-        surroundings = self.surroundings(atoms)
-        symbols, n_features = self._features(atoms)
-        values = kernels.fingerprints(self._tables, *surroundings, max(n_features.values()))
-        return Fingerprint(symbols, n_features, values)
-
-    def fingerprint_primes(self, atoms: Atoms) -> FingerprintPrimes:
-        """Return the derivatives of one image's fingerprint; errors as `fingerprint`."""
-        return self.calculate(atoms)[1]
-
-    def calculate(self, atoms: Atoms) -> tuple[Fingerprint, FingerprintPrimes]:
-        """Return fingerprint and derivatives of one image, computed together.
-
-        Raises
-        ------
-        ImageError
-            When the image cannot be used.
-        """
-        from . import kernels
-
-        surroundings = self.surroundings(atoms)
-        symbols, n_features = self._features(atoms)
-        width = max(n_features.values())
-        values, pairs, primes = kernels.fingerprint_primes(self._tables, *surroundings, width)
-        return (
-            Fingerprint(symbols, n_features, values),
-            FingerprintPrimes(symbols, n_features, pairs, primes),
-        )
-
-    def contract(
-        self, atoms: Atoms, dE_dG: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return forces and virial from the derivative of an energy by the features.
-
-        Parameters
-        ----------
-        atoms : Atoms
-            The image.
-        dE_dG : (n_atoms, max_features) float array, eV
-            Derivative of the energy by each feature of each atom.
-
-        Returns
-        -------
-        forces : (n_atoms, 3) float array, eV/Å
-            Forces on the atoms.
-        virial : (3, 3) float array, eV
-            Derivative of the energy by strain; divided by the volume, the stress.
-        """
-        from . import kernels
-
-        weights = np.array(dE_dG, dtype=float, order="C")
-        return kernels.forces(self._tables, *self.surroundings(atoms), weights)
+    def feature_names(self, element: str) -> list[str]:
+        """Return type, neighbours and parameters of each function of an element, in words."""
+        return [_named(function) for function in self.settings.by_element[element]]
 
     def predict_cost(self, atoms: Atoms) -> float:
         """Return about how many μs the image takes, from its density alone.
@@ -290,31 +204,13 @@ class Gaussian(AmpDescriptor):
         Only the ratio between images matters. Images that cannot be used have a cost, too.
         """
         n_atoms = len(atoms)
-        near = min(_expected_neighbors(atoms, self.cutoff_radius), float(MOST_NEIGHBORS))
+        near = self.expected_neighbors(atoms)
         return 25.0 + n_atoms * (0.5 + 0.1 * near + 0.0035 * near**2)
 
-    def _features(self, atoms: Atoms) -> tuple[tuple[str, ...], dict[str, int]]:
-        """Return the symbol of each atom, and the number of features of each element."""
-        symbols = tuple([chemical_symbols[number] for number in atoms.numbers.tolist()])
-        return symbols, {symbol: self.n_features[symbol] for symbol in sorted(set(symbols))}
 
-
-def _expected_neighbors(atoms: Atoms, radius: float) -> float:
-    """Neighbours of an atom if the atoms filled the cell, or the box around them, evenly."""
-    n_atoms = len(atoms)
-    axes = atoms.cell.array[atoms.pbc]
-    if n_atoms == 0 or not (np.isfinite(atoms.positions).all() and np.isfinite(axes).all()):
-        return 0.0
-    sphere = 4.0 / 3.0 * np.pi * radius**3
-    if len(axes) == 3:
-        volume = float(atoms.cell.volume)
-        return n_atoms * sphere / volume if volume > 0.0 else 0.0
-    # Orthonormal directions; the first ones span the periodic axes.
-    directions, triangle = np.linalg.qr(np.vstack([axes, np.eye(3)]).T)
-    open_lengths = np.ptp(atoms.positions @ directions[:, len(axes) :], axis=0) + ATOM_SIZE
-    volume = abs(float(np.prod(np.diag(triangle)[: len(axes)]) * np.prod(open_lengths)))
-    box = np.prod(np.minimum(open_lengths, 2.0 * radius)) * (2.0 * radius) ** len(axes)
-    reach = min(sphere, float(box))
-    if len(axes) == 0:
-        return min(n_atoms - 1.0, n_atoms * reach / volume)
-    return n_atoms * reach / volume if volume > 0.0 else 0.0
+def _named(function: Mapping[str, Any]) -> str:
+    """Return a symmetry function's type, elements and parameters in words."""
+    given = dict(function)
+    elements = [given.pop("element")] if "element" in given else given.pop("elements")
+    numbers = "".join(f", {key} {given[key]:.4g}" for key in sorted(given) if key != "type")
+    return f"{given['type']} of {'-'.join(elements)}{numbers}"

@@ -108,8 +108,21 @@ _integer_polynomial_loop = _make_loop(integer_polynomial_factor)
 _polynomial_loop = _make_loop(polynomial_factor)
 
 
+@fast
+def radial_factor(kind, n, c, t, w, dw):
+    """Evaluate a radial factor at n neighbours, given t = 1 − u: fill w and (dw/dR)/R."""
+    if kind == FITTED:
+        _fitted_loop(n, c, t, w, dw)
+    elif kind == COSINE:
+        _cosine_loop(n, c, t, w, dw)
+    elif kind == INTEGER_POLYNOMIAL:
+        _integer_polynomial_loop(n, c, t, w, dw)
+    else:
+        _polynomial_loop(n, c, t, w, dw)
+
+
 @inner
-def _as_tuple(c):
+def as_tuple(c):
     """Return the coefficients of a radial factor as scalars, which stay in registers."""
     return (c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11])
 
@@ -134,16 +147,9 @@ def set_centre(i, species, start, neighbor, vectors, squares, tables, env):
         env.species_start[s] += env.species_start[s - 1]
     for r in range(len(tables.radial_coefficients)):
         if tables.needs_radial[species[i], r]:
-            c = _as_tuple(tables.radial_coefficients[r])
+            c = as_tuple(tables.radial_coefficients[r])
             w, dw = env.w[r], env.dw[r]
-            if tables.radial_kinds[r] == FITTED:
-                _fitted_loop(n, c, near[5], w, dw)
-            elif tables.radial_kinds[r] == COSINE:
-                _cosine_loop(n, c, near[5], w, dw)
-            elif tables.radial_kinds[r] == INTEGER_POLYNOMIAL:
-                _integer_polynomial_loop(n, c, near[5], w, dw)
-            else:
-                _polynomial_loop(n, c, near[5], w, dw)
+            radial_factor(tables.radial_kinds[r], n, c, near[5], w, dw)
     return n
 
 
@@ -179,7 +185,7 @@ def angular_symmetry_functions(group, tables, env, values):
     """Add a group of G4 or G5 to one atom's features, taking each pair of neighbours once."""
     a, b, radial, third, first_term, last_term = tables.angular[group]
     kind = tables.radial_kinds[radial] if third else NO_FACTOR
-    c = _as_tuple(tables.radial_coefficients[radial])
+    c = as_tuple(tables.radial_coefficients[radial])
     terms, features = tables.terms, tables.term_features
     row, near, w = env.row, env.neighbors, env.w[radial]
     last = env.species_start[b + 1]
@@ -230,7 +236,7 @@ def _angular_derivatives(group, swap, tables, env, dE_dG, values, slots, gradien
     if swap:
         a, b = b, a
     kind = tables.radial_kinds[radial] if third else NO_FACTOR
-    c = _as_tuple(tables.radial_coefficients[radial])
+    c = as_tuple(tables.radial_coefficients[radial])
     terms, features = tables.terms, tables.term_features
     row, near = env.row, env.neighbors
     w, dw = env.w[radial], env.dw[radial]
@@ -293,6 +299,23 @@ def add_derivatives(s, tables, env, dE_dG, values, slots, gradient):
 
 
 @inner
+def fill_own_derivatives(i, own, pairs, pair, primes):
+    """Set the derivatives of atom i's features by its own position; return the next atom's pair.
+
+    Moving all atoms by the same vector changes nothing: it is minus the sum of the
+    others, and the atom's own images do not count.
+    """
+    primes[own] = 0.0
+    while pair < len(pairs) and pairs[pair, 1] == i:
+        if pair != own:
+            for d in range(3):
+                for f in range(primes.shape[2]):
+                    primes[own, d, f] -= primes[pair, d, f]
+        pair += 1
+    return pair
+
+
+@inner
 def make_environment(start, tables):
     """Return an environment with room for the neighbours of every centre."""
     most = LANES
@@ -333,11 +356,7 @@ def add_fingerprint_primes(
     primes,
     sources=SOURCES,
 ):
-    """Add the features of each atom to `values` and their derivatives to `primes`, both zero.
-
-    Moving all atoms by the same vector changes nothing: the derivative by the
-    centre's own position is minus the sum of the others, and its images do not count.
-    """
+    """Add the features of each atom to `values` and their derivatives to `primes`, both zero."""
     env = make_environment(start, tables)
     no_energy = np.empty(0)
     pair = 0
@@ -347,14 +366,7 @@ def add_fingerprint_primes(
         radial_symmetry_functions(s, tables, env, values[i])
         near = slots[start[i] : start[i + 1]]
         add_derivatives(s, tables, env, no_energy, values[i], near, primes)
-        own = slots[len(neighbor) + i]
-        primes[own] = 0.0
-        while pair < len(pairs) and pairs[pair, 1] == i:
-            if pair != own:
-                for d in range(3):
-                    for f in range(primes.shape[2]):
-                        primes[own, d, f] -= primes[pair, d, f]
-            pair += 1
+        pair = fill_own_derivatives(i, slots[len(neighbor) + i], pairs, pair, primes)
 
 
 @entry

@@ -44,7 +44,7 @@ class Settings:
     @classmethod
     def from_arguments(cls, cutoff: Any, Gs: Any, elements: Any) -> Settings:
         """Check the arguments of `Gaussian`; fill in the functions if the elements are known."""
-        symbols = None if elements is None else _symbols(elements)
+        symbols = None if elements is None else check_symbols(elements)
         functions: Any = None
         if isinstance(Gs, Mapping):
             if not Gs:
@@ -72,7 +72,7 @@ class Settings:
                     f"Gs has no functions for {', '.join(lacking)}: give a list for each element."
                 )
             return self
-        symbols = self.elements or _symbols(elements)
+        symbols = self.elements or check_symbols(elements)
         if self.functions is None:
             defaults = make_default_symmetry_functions(symbols)
             functions = {
@@ -125,7 +125,8 @@ def _copies(functions: list[SymmetryFunction]) -> list[SymmetryFunction]:
     ]
 
 
-def _symbols(elements: Any) -> tuple[str, ...]:
+def check_symbols(elements: Any) -> tuple[str, ...]:
+    """Return chemical symbols, sorted and each once, or raise `DescriptorError`."""
     if isinstance(elements, str) or not isinstance(elements, Iterable):
         raise DescriptorError(f"elements is {elements!r}: give a list such as ['Cu', 'Pt'].")
     symbols = tuple(sorted({check_element(symbol, "elements") for symbol in elements}))

@@ -36,12 +36,30 @@ from .cutoffs import Cutoff, as_cutoff, cutoff_from_arguments
 from .settings import Settings
 from .symmetry_functions import SymmetryFunction, check_element, make_symmetry_functions
 
-_KEYS = ("cutoff", "elements", "Gs", "make")
+_KEYS = ("descriptor", "cutoff", "elements", "Gs", "make")
 _MAKE_KEYS = ("type", "etas", "offsets", "zetas", "gammas")
 
 
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises
+    ------
+    DescriptorError
+        When the file cannot be read; the message starts with its name.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DescriptorError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DescriptorError(f"{path}: is not TOML ({error}).") from error
+    except (RecursionError, ValueError) as error:  # thousands of brackets, or of digits
+        raise DescriptorError(f"{path}: cannot be read as TOML ({error}).") from error
+
+
 def read_settings(path: str | Path) -> Settings:
-    """Read the settings of a descriptor from a TOML file.
+    """Read the settings of a `Gaussian` from a TOML file.
 
     Raises
     ------
@@ -49,14 +67,7 @@ def read_settings(path: str | Path) -> Settings:
         When the file cannot be read or anything in it is wrong; the message
         starts with the file's name.
     """
-    try:
-        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DescriptorError(f"{path}: cannot be read ({error.strerror}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DescriptorError(f"{path}: is not TOML ({error}).") from error
-    except (RecursionError, ValueError) as error:  # thousands of brackets, or of digits
-        raise DescriptorError(f"{path}: cannot be read as TOML ({error}).") from error
+    content = read_toml(path)
     try:
         return _settings(content)
     except DescriptorError as error:
@@ -75,37 +86,41 @@ def write_settings(settings: Settings, remarks: Iterable[str] = ()) -> str:
     """
     lines = [f"# {remark}".rstrip() for remark in remarks]
     cutoff = settings.cutoff.todict()
-    lines += ["[cutoff]", f"name = {_as_toml(cutoff['name'])}"]
-    lines += [f"{key} = {_as_toml(value)}" for key, value in cutoff["kwargs"].items()]
+    lines += ["[cutoff]", f"name = {as_toml(cutoff['name'])}"]
+    lines += [f"{key} = {as_toml(value)}" for key, value in cutoff["kwargs"].items()]
     lines += ["", "[Gs]"]
     for element, functions in settings.by_element.items():
         lines.append(f"{element} = [")
         for function in functions:
-            pairs = (f"{key} = {_as_toml(value)}" for key, value in function.items())
+            pairs = (f"{key} = {as_toml(value)}" for key, value in function.items())
             lines.append(f"    {{ {', '.join(pairs)} }},")
         lines.append("]")
     return "\n".join([*lines, ""])
 
 
-def _as_toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
+    """Return a text, a number or a list of them as TOML has it; numbers keep every bit."""
     if isinstance(value, list):
-        return f"[{', '.join(_as_toml(item) for item in value)}]"
+        return f"[{', '.join(as_toml(item) for item in value)}]"
     return f'"{value}"' if isinstance(value, str) else repr(float(value))
 
 
 def _settings(content: dict[str, Any]) -> Settings:
     if unknown := sorted(set(content) - set(_KEYS)):
         raise DescriptorError(f"there is no key {unknown[0]!r}: use {', '.join(_KEYS)}.")
+    if content.get("descriptor", "Gaussian") != "Gaussian":
+        raise DescriptorError(f"descriptor is {content['descriptor']!r}, and not Gaussian.")
     if "cutoff" not in content:
         raise DescriptorError("the cutoff is missing: add, for example, cutoff = 6.5.")
     if "Gs" in content and "make" in content:
         raise DescriptorError("Gs and make exclude each other: keep one of them.")
     elements = content.get("elements")
     Gs = _made(content["make"], elements) if "make" in content else content.get("Gs")
-    return Settings.from_arguments(_cutoff(content["cutoff"]), Gs, elements)
+    return Settings.from_arguments(cutoff_from_toml(content["cutoff"]), Gs, elements)
 
 
-def _cutoff(value: Any) -> Cutoff:
+def cutoff_from_toml(value: Any) -> Cutoff:
+    """Return the cutoff of a number, or of a table with its name and arguments."""
     if not isinstance(value, Mapping) or "kwargs" in value:
         return as_cutoff(value)
     arguments = {key: item for key, item in value.items() if key != "name"}

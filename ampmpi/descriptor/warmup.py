@@ -14,11 +14,13 @@ def warm_up() -> None:
     from ase import Atoms
 
     from .gaussian import Gaussian
+    from .zernike import Zernike
 
     atoms = Atoms("H2", positions=[[0.0, 0.0, 0.0], [0.0, 0.0, 0.75]])
-    descriptor = Gaussian(cutoff=2.0, elements=["H"])
-    descriptor.calculate(atoms)
-    descriptor.contract(atoms, descriptor.fingerprint(atoms).values)
+    for kind in (Gaussian, Zernike):
+        descriptor = kind(cutoff=2.0, elements=["H"])
+        descriptor.calculate(atoms)
+        descriptor.contract(atoms, descriptor.fingerprint(atoms).values)
 
 
 def compile_count() -> int:

@@ -9,6 +9,15 @@ from ampmpi.entries.arrays import (
     Fingerprint,
     FingerprintPrimes,
     Kind,
+    forces_of,
 )
 
-__all__ = ["AmpFingerprint", "AmpPrimes", "Entry", "Fingerprint", "FingerprintPrimes", "Kind"]
+__all__ = [
+    "AmpFingerprint",
+    "AmpPrimes",
+    "Entry",
+    "Fingerprint",
+    "FingerprintPrimes",
+    "Kind",
+    "forces_of",
+]

@@ -100,3 +100,11 @@ class FingerprintPrimes:
 
 
 Entry: TypeAlias = Fingerprint | FingerprintPrimes
+
+
+def forces_of(primes: FingerprintPrimes, dE_dG: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the forces F_m = -Σ_n dE/dG_n · dG_n/dR_m, (n_atoms, 3), eV/Å."""
+    moved, centres = primes.pairs.T
+    forces = np.zeros((len(primes.symbols), 3))
+    np.add.at(forces, moved, -np.einsum("pdf,pf->pd", primes.values, dE_dG[centres]))
+    return forces

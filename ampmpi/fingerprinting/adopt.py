@@ -4,45 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ampmpi.database import FingerprintDatabase
+from ampmpi.descriptor import Descriptor
 from ampmpi.entries.compare import disagreement
-from ampmpi.errors import CorruptEntryError, DatabaseError, DescriptorMismatchError, ImageError
+from ampmpi.errors import (
+    CorruptEntryError,
+    DatabaseError,
+    DescriptorMismatchError,
+    ImageError,
+    InputError,
+)
 from ampmpi.fingerprinting.changes import changes
 from ampmpi.fingerprinting.inventory import Inventory
-from ampmpi.fingerprinting.work import entries_of
+from ampmpi.fingerprinting.work import entries_of, make_ready
 from ampmpi.keys import member_of, to_hex
 from ampmpi.parallel.comm import Communicator
-from ampmpi.parallel.failure import agree
-from ampmpi.parallel.kernels import warm_up
-
-if TYPE_CHECKING:
-    from ampmpi.descriptor import Gaussian
+from ampmpi.parallel.failure import agree, on_all, share
 
 NEEDED = 10
 """So many entries have to agree, or all if there are fewer, and one with each element."""
 
 
 def resolve(
-    descriptor: Gaussian, symbols: Iterable[str], database: FingerprintDatabase
-) -> Gaussian:
-    """Fill in elements and functions that were left out.
+    descriptor: Descriptor,
+    symbols: Iterable[str],
+    database: FingerprintDatabase,
+    comm: Communicator,
+) -> Descriptor:
+    """Fill in elements and functions that were left out, alike on every rank.
 
     They are those of the images, or of the database, where it was made with the same
     settings for more elements.
 
     Parameters
     ----------
-    descriptor : Gaussian
-        The descriptor as it was given.
+    descriptor : Descriptor
+        The descriptor as it was given. It stays on its rank: not every one can be sent.
     symbols : iterable of str
         Elements of the images.
     database : FingerprintDatabase
         The fingerprints; it need not exist.
+    comm : Communicator
+        The ranks.
+
+    Raises
+    ------
+    InputError
+        The ranks were given different descriptors.
     """
+    elements = agree(comm, partial(_elements, descriptor, tuple(symbols), database))
+    resolved, digest = on_all(comm, partial(_resolved, descriptor, elements))
+    if len(set(comm.allgather(digest))) > 1:
+        raise share(InputError("the ranks were given different descriptors: give all the same"))
+    return resolved
+
+
+def _elements(
+    descriptor: Descriptor, symbols: tuple[str, ...], database: FingerprintDatabase
+) -> tuple[str, ...]:
+    """Return the elements to make a descriptor for."""
     resolved = descriptor.resolve(symbols)
     manifest = database.manifest()
     if resolved is not descriptor and manifest is not None:
@@ -50,14 +73,19 @@ def resolve(
         if set(symbols) < set(elements):
             other = descriptor.resolve(elements)
             if other.digest == manifest.digest:
-                return other
-    return resolved
+                return tuple(elements)
+    return symbols
+
+
+def _resolved(descriptor: Descriptor, elements: tuple[str, ...]) -> tuple[Descriptor, str]:
+    resolved = descriptor.resolve(elements)
+    return resolved, resolved.digest
 
 
 def settle_owner(
     databases: Mapping[int, FingerprintDatabase],
     inventory: Inventory,
-    descriptor: Gaussian,
+    descriptor: Descriptor,
     comm: Communicator,
     *,
     adopt: bool,
@@ -88,7 +116,7 @@ def settle_owner(
         return notes
     for kind, database in databases.items():
         if not agree(comm, partial(_claim, database, descriptor, adopt)):
-            warm_up(comm, "ampmpi.descriptor")
+            make_ready(descriptor, comm)
             agreeing = agree(comm, partial(_adopt, kind, database, inventory, descriptor))
             notes.append(
                 f"{database.path} does not say which descriptor made it: {agreeing} of its entries "
@@ -97,7 +125,7 @@ def settle_owner(
     return notes
 
 
-def require_owner(database: FingerprintDatabase, descriptor: Gaussian) -> None:
+def require_owner(database: FingerprintDatabase, descriptor: Descriptor) -> None:
     """Raise DescriptorMismatchError if a database says that it is of another descriptor."""
     found = database.manifest()
     if found is not None and found.digest != descriptor.digest:
@@ -109,7 +137,7 @@ def require_owner(database: FingerprintDatabase, descriptor: Gaussian) -> None:
         )
 
 
-def _claim(database: FingerprintDatabase, descriptor: Gaussian, adopt: bool) -> bool:
+def _claim(database: FingerprintDatabase, descriptor: Descriptor, adopt: bool) -> bool:
     """Claim a database; where it may only be read, its owner's jobs will do so."""
     try:
         return database.claim(descriptor.parameters, descriptor.digest, adopt=adopt)
@@ -122,7 +150,7 @@ def _claim(database: FingerprintDatabase, descriptor: Gaussian, adopt: bool) -> 
 
 
 def _adopt(
-    kind: int, database: FingerprintDatabase, inventory: Inventory, descriptor: Gaussian
+    kind: int, database: FingerprintDatabase, inventory: Inventory, descriptor: Descriptor
 ) -> int:
     """Claim a database after entries of it were computed again; return how many agree.
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.descriptor import EntriesByKey
+from ampmpi.descriptor import EntriesByKey, has_kernels
 from ampmpi.entries import Entry
 from ampmpi.errors import ImageError, InputError
 from ampmpi.fingerprinting.adopt import resolve
@@ -15,7 +15,7 @@ from ampmpi.fingerprinting.job import fingerprint, require_same
 from ampmpi.images import hash_image
 from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, as_communicator
-from ampmpi.parallel.failure import abort_on_error, agree, install_excepthook, on_all, share
+from ampmpi.parallel.failure import abort_on_error, install_excepthook, on_all, share
 from ampmpi.parallel.kernels import warm_up
 from ampmpi.parallel.wishes import note_parallel
 
@@ -98,9 +98,7 @@ def _in_databases(
 ) -> Mapping[str, Mapping[str, Entry]]:
     """Do the job, and return its databases."""
     databases = on_all(comm, partial(databases_of, prefix, comm.rank, derivatives=derivatives))
-    descriptor.complete_as(
-        agree(comm, partial(resolve, descriptor, symbols, databases[FINGERPRINTS]))
-    )
+    descriptor.complete_as(resolve(descriptor, symbols, databases[FINGERPRINTS], comm))
     summary = fingerprint(
         images, descriptor, label=prefix, derivatives=derivatives, compress=False, comm=comm
     )
@@ -125,7 +123,8 @@ def _in_memory(
         name: dict(getattr(getattr(descriptor, name, None), "entries", {})) for name in names
     }
     missing = [key for key in sorted(images) if not all(key in held[name] for name in names)]
-    warm_up(comm, "ampmpi.descriptor")
+    if has_kernels(descriptor):
+        warm_up(comm, "ampmpi.descriptor")
 
     def mine() -> dict[str, tuple[Entry, ...]]:
         return {

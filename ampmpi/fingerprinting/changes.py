@@ -19,13 +19,22 @@ def changes(database: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     found = [*_cutoff(database, asked), *_elements(database, asked), *_functions(database, asked)]
     told = ("cutoff", "elements", "Gs")
     for name in sorted({*database, *asked}.difference(told)):
-        found += _pair(name, database.get(name), asked.get(name))
+        found += _others(name, database.get(name), asked.get(name))
     return "; ".join(map(plain, found)) or "equal settings, other numbers"
 
 
 def _pair(what: str, there: Any, here: Any) -> Iterator[str]:
     if there != here:
         yield f"{what} is {there!r} in the database, {here!r} here"
+
+
+def _others(what: str, there: Any, here: Any) -> Iterator[str]:
+    """Compare what other descriptors have, settings in tables one by one."""
+    if not isinstance(there, Mapping) or not isinstance(here, Mapping):
+        yield from _pair(what, there, here)
+        return
+    for name in sorted({*there, *here}):
+        yield from _others(f"{what}.{name}", there.get(name), here.get(name))
 
 
 def _cutoff(database: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[str]:
@@ -46,6 +55,8 @@ def _functions(database: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterato
     there, here = (_mapping(each.get("Gs")) for each in (database, asked))
     for element in sorted({*there, *here}):
         old, new = there.get(element), here.get(element)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _others(f"Gs.{element}", old, new)  # weights of neighbours
         if old == new or not isinstance(old, list) or not isinstance(new, list):
             continue  # what only one of them has is seen from the elements
         gone = [function for function in old if function not in new]

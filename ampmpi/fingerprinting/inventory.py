@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.descriptor import check_numbers
+from ampmpi.descriptor import Descriptor, check_numbers
 from ampmpi.errors import ImageError, InputError
 from ampmpi.images import ImageList, Images, ImageSet, digest_image
 from ampmpi.images.files import Frames, ImageFile, find_files, survey
@@ -23,8 +23,6 @@ from ampmpi.parallel.stopping import Stopping
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from ampmpi.descriptor import Gaussian
-
 
 class Look(NamedTuple):
     """What is remembered of one image; `failure` says why it cannot be used, if so."""
@@ -35,7 +33,7 @@ class Look(NamedTuple):
     failure: str | None = None
 
     @classmethod
-    def at(cls, image: Atoms | ImageError, descriptor: Gaussian) -> Look:
+    def at(cls, image: Atoms | ImageError, descriptor: Descriptor) -> Look:
         """Hash an image and predict its cost."""
         try:
             if isinstance(image, ImageError):
@@ -119,7 +117,7 @@ class Inventory:
 
 
 def take_inventory(
-    images: Any, descriptor: Gaussian, comm: Communicator, stopping: Stopping
+    images: Any, descriptor: Descriptor, comm: Communicator, stopping: Stopping
 ) -> Inventory:
     """Read and hash all images, each rank its share.
 
@@ -143,7 +141,7 @@ def take_inventory(
 
 
 def _open(
-    images: Any, descriptor: Gaussian, comm: Communicator, seen: Seen
+    images: Any, descriptor: Descriptor, comm: Communicator, seen: Seen
 ) -> tuple[ImageSet | ImageList, NDArray[np.int64] | None]:
     """Open images; on rank 0 return also where each is in its file."""
     names = agree(comm, lambda: file_names(images))
@@ -156,7 +154,7 @@ def _open(
 
 
 def _survey(
-    files: list[ImageFile], descriptor: Gaussian, comm: Communicator, seen: Seen
+    files: list[ImageFile], descriptor: Descriptor, comm: Communicator, seen: Seen
 ) -> tuple[ImageSet, NDArray[np.int64] | None]:
     """Count frames, each rank in its share of the files.
 
@@ -201,7 +199,7 @@ def _hash(
     found: ImageSet | ImageList,
     kept: KeptImages,
     locators: NDArray[np.int64] | None,
-    descriptor: Gaussian,
+    descriptor: Descriptor,
     comm: Communicator,
     stopping: Stopping,
     seen: Seen,

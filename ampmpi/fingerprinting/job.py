@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from ampmpi.database.packs import (
     salvage,
     unfinished,
 )
+from ampmpi.descriptor import Descriptor, has_derivatives, in_words, require_descriptor
 from ampmpi.errors import InputError, UnusableImagesError
 from ampmpi.files.folder import Folder
 from ampmpi.fingerprinting.adopt import resolve, settle_owner
@@ -34,19 +35,23 @@ from ampmpi.fingerprinting.inventory import Inventory, take_inventory
 from ampmpi.fingerprinting.missing import deal_images, find_misses
 from ampmpi.fingerprinting.summary import FailedImage, Plan, Summary
 from ampmpi.fingerprinting.suspects import InFlight, forget, read_suspects
-from ampmpi.fingerprinting.work import FINGERPRINTS, PRIMES, Done, Share, compute, predict
+from ampmpi.fingerprinting.work import (
+    FINGERPRINTS,
+    PRIMES,
+    Done,
+    Share,
+    compute,
+    make_ready,
+    predict,
+)
 from ampmpi.heap import keep_freed_memory
 from ampmpi.keys import digests_of, member_of
 from ampmpi.parallel import launch
 from ampmpi.parallel.comm import Communicator, as_communicator
 from ampmpi.parallel.failure import abort_on_error, agree, install_excepthook, on_all, share
-from ampmpi.parallel.kernels import warm_up
 from ampmpi.parallel.log import Log, in_notebook
 from ampmpi.parallel.stopping import Stopping
 from ampmpi.text import amount
-
-if TYPE_CHECKING:
-    from ampmpi.descriptor import Gaussian
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Options:
 
 def fingerprint(
     images: Any,
-    descriptor: Gaussian | None = None,
+    descriptor: Descriptor | None = None,
     *,
     label: str | os.PathLike[str],
     dblabel: str | os.PathLike[str] | None = None,
@@ -91,7 +96,7 @@ def fingerprint(
     ----------
     images : file name, Atoms, mapping of hash to Atoms, or sequence of file names or of Atoms
         The images; file names may be patterns and may end in ``@frames``.
-    descriptor : Gaussian, optional
+    descriptor : Descriptor, optional
         Amp's default settings when left out.
     label : path
         Prefix of the databases: ``label-fingerprints.ampdb`` and
@@ -149,9 +154,13 @@ def fingerprint(
         from ampmpi.descriptor import Gaussian
 
         descriptor = Gaussian()
-    if not hasattr(descriptor, "predict_cost"):
-        raise share(InputError(f"the descriptor is {descriptor!r}; give a Gaussian(...)"))
     try:
+        require_descriptor(descriptor)
+        if derivatives and not has_derivatives(descriptor):
+            raise InputError(
+                f"the descriptor {in_words(descriptor)} has no derivatives: leave them out, or "
+                "give one that has"
+            )
         limits = PackLimits.of(pack_size, pack_seconds) if packs else None
     except InputError as error:
         raise share(error) from None
@@ -195,7 +204,7 @@ class _Job:
         self.databases: dict[int, FingerprintDatabase] = {}
         self.notes: list[str] = []
 
-    def run(self, images: Any, descriptor: Gaussian, started: float) -> Summary:
+    def run(self, images: Any, descriptor: Descriptor, started: float) -> Summary:
         """Do everything."""
         keep_freed_memory()
         self.open_databases()
@@ -204,9 +213,8 @@ class _Job:
             if not inventory.symbols and descriptor.elements is None:
                 agree(self.comm, partial(refuse_useless, inventory))
             self.log(f"{len(inventory.images)} images of {', '.join(inventory.symbols)} read")
-            resolved = agree(
-                self.comm,
-                partial(resolve, descriptor, inventory.symbols, self.databases[FINGERPRINTS]),
+            resolved = resolve(
+                descriptor, inventory.symbols, self.databases[FINGERPRINTS], self.comm
             )
             summary = self.work(inventory, resolved)
         finally:
@@ -237,7 +245,7 @@ class _Job:
             lambda: {kind: FingerprintDatabase(name, rank) for kind, name in names.items()},
         )
 
-    def work(self, inventory: Inventory, descriptor: Gaussian) -> Summary:
+    def work(self, inventory: Inventory, descriptor: Descriptor) -> Summary:
         """Do what is missing."""
         comm, options = self.comm, self.options
         if not options.dry_run:
@@ -358,10 +366,10 @@ class _Job:
             database.close()  # the archive's index takes memory
         forget(self.markers, keys)
 
-    def compute(self, shares: list[Share], inventory: Inventory, descriptor: Gaussian) -> Done:
+    def compute(self, shares: list[Share], inventory: Inventory, descriptor: Descriptor) -> Done:
         """Compute every rank's shares; return what this rank did."""
         comm = self.comm
-        warm_up(comm, "ampmpi.descriptor")
+        make_ready(descriptor, comm)
         comm.barrier()
         started = perf_counter()
         done = Done()

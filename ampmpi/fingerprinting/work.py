@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
+from ampmpi.descriptor import Descriptor, has_kernels
 from ampmpi.entries import Entry
 from ampmpi.entries.codec import encode
 from ampmpi.errors import ImageError
@@ -24,8 +25,6 @@ from ampmpi.parallel.stopping import Stopping
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-    from ampmpi.descriptor import Gaussian
 
 FINGERPRINTS, PRIMES = 1, 2
 
@@ -77,7 +76,13 @@ class Done:
     seconds: float = 0.0
 
 
-def entries_of(atoms: Atoms, descriptor: Gaussian, what: int) -> Sequence[tuple[int, Entry]]:
+def make_ready(descriptor: Descriptor, comm: Communicator) -> None:
+    """Compile what the descriptor runs, if it runs kernels of ours."""
+    if has_kernels(descriptor):
+        warm_up(comm, "ampmpi.descriptor")
+
+
+def entries_of(atoms: Atoms, descriptor: Descriptor, what: int) -> Sequence[tuple[int, Entry]]:
     """Compute what is wanted of one image."""
     if what == FINGERPRINTS:
         return ((FINGERPRINTS, descriptor.fingerprint(atoms)),)
@@ -90,7 +95,7 @@ def entries_of(atoms: Atoms, descriptor: Gaussian, what: int) -> Sequence[tuple[
 def compute(
     share: Share,
     images: Images,
-    descriptor: Gaussian,
+    descriptor: Descriptor,
     outputs: Mapping[int, Output],
     marker: InFlight,
     stopping: Stopping,
@@ -143,12 +148,12 @@ def compute(
 def predict(
     share: Share,
     images: Images,
-    descriptor: Gaussian,
+    descriptor: Descriptor,
     databases: Mapping[int, FingerprintDatabase],
     comm: Communicator,
 ) -> tuple[Plan, ...]:
     """Compute a few images of each rank's share, evenly spread, and predict the size of all."""
-    warm_up(comm, "ampmpi.descriptor")
+    make_ready(descriptor, comm)
     kinds = list(databases)
     missing = [sum(bool(what & kind) for what in share.what) for kind in kinds]
     sizes, counts = [0] * len(kinds), [0] * len(kinds)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ampmpi.entries import Fingerprint
+from ampmpi.entries import Fingerprint, forces_of
 from ampmpi.errors import InputError, ModelError, TrainingConvergenceError
 from ampmpi.model.by_hand import ImagesAtHand, fingerprint_of, primes_of
 from ampmpi.model.layers import Array
@@ -97,10 +97,7 @@ class AmpModel:
         fingerprint = fingerprint_of(fingerprints)
         primes = primes_of(fingerprintprimes, fingerprint)
         dE_dG = self.atomic_energies(fingerprint)[1]
-        moved, centres = primes.pairs.T
-        forces = np.zeros((len(fingerprint.symbols), 3))
-        np.add.at(forces, moved, -np.einsum("pdf,pf->pd", primes.values, dE_dG[centres]))
-        return forces
+        return forces_of(primes, dE_dG)
 
     def calculate_force(
         self,
@@ -229,7 +226,7 @@ class AmpModel:
                 descriptor,
                 self,  # type: ignore[arg-type]
                 label=getattr(self.parent, "label", None) or "amp",
-                dblabel=getattr(self.parent, "dblabel", descriptor.dblabel),
+                dblabel=getattr(self.parent or descriptor, "dblabel", None),
             )
         except TrainingConvergenceError:
             return False

@@ -15,13 +15,13 @@ from ampmpi.training.session import Session
 from ampmpi.training.settings import Settings
 
 if TYPE_CHECKING:
-    from ampmpi.descriptor import Gaussian
+    from ampmpi.descriptor import Descriptor
     from ampmpi.model import NeuralNetwork
 
 
 def train_one(
     images: Any,
-    descriptor: Gaussian,
+    descriptor: Descriptor,
     model: NeuralNetwork,
     *,
     label: str,

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ampmpi.descriptor import Gaussian
+from ampmpi.descriptor import Descriptor
 from ampmpi.errors import AmpmpiError, InputError, ModelError
 from ampmpi.members import Member, committee_files, prefix_of, targets
 from ampmpi.model import LossFunction, NeuralNetwork, amp_file
@@ -124,7 +124,7 @@ def look(
     label: str,
     members: Sequence[Member],
     dataset: Dataset,
-    descriptor: Gaussian,
+    descriptor: Descriptor,
     schedule: Schedule,
     *,
     overwrite: bool,
@@ -282,7 +282,7 @@ def drawn_images(dataset: Dataset, draw: int | None) -> Mapping[str, float] | No
 
 
 def settings_of(
-    dataset: Dataset, descriptor: Gaussian, member: Member, schedule: Schedule
+    dataset: Dataset, descriptor: Descriptor, member: Member, schedule: Schedule
 ) -> dict[str, Any]:
     """Collect what determines the way of a fit; a checkpoint belongs to one set of these."""
     model = member.model

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.descriptor import Gaussian
+from ampmpi.descriptor import Descriptor
 from ampmpi.model.batch import BATCH_ATOMS
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.schedule import block
@@ -55,12 +55,13 @@ def plan_memory(
     comm: Communicator,
     group_size: int,
     dataset: Dataset,
-    descriptor: Gaussian,
+    descriptor: Descriptor,
     source: Source | None,
     limit: float | None = None,
 ) -> MemoryPlan:
-    """Predict from a sample of images what a rank takes where `group_size` ranks share them.
+    """Predict what a rank takes where `group_size` ranks share the images.
 
+    Where forces are trained, some of the images are described to know how many pairs there are.
     Reading the entries of `source` is timed, if they are there already. `limit` is how many
     bytes a rank may take; what the node has left by default.
     """
@@ -69,7 +70,7 @@ def plan_memory(
     picked = np.unique(np.linspace(mine.start, mine.stop - 1, min(SAMPLE, len(mine))).astype(int))
     computing = reading = 0.0
     pairs: list[tuple[float, int]] = []
-    for key, _, atoms in dataset.read(indices[picked]):
+    for key, _, atoms in dataset.read(indices[picked] if dataset.forces else indices[:0]):
         start = time.perf_counter()
         _, primes = descriptor.calculate(atoms)
         computing += time.perf_counter() - start
@@ -79,7 +80,8 @@ def plan_memory(
             entries_of(FingerprintDatabase(source.primes), [key])
             reading += time.perf_counter() - start
     parts = comm.allgather((pairs, computing, reading))
-    expected, found = np.array([row for part in parts for row in part[0]]).sum(axis=0)
+    rows = [row for part in parts for row in part[0]]
+    expected, found = np.array(rows, dtype=float).reshape(-1, 2).sum(axis=0)
     computing, reading = np.array([part[1:] for part in parts]).sum(axis=0)
     ratio = found / max(expected, 1.0)
     width = max(descriptor.n_features.values())

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ampmpi.descriptor import Gaussian
+from ampmpi.descriptor import Descriptor
 from ampmpi.files.whole import write_whole
 from ampmpi.members import committee_file, committee_files, list_of
 from ampmpi.training.curve import Step
@@ -66,7 +66,7 @@ class TrainingResult:
         Errors at these parameters.
     steps : int
         Evaluations of the loss.
-    descriptor : Gaussian
+    descriptor : Descriptor
         The descriptor, with its elements.
     members : tuple of MemberResult
         How every fit ended.
@@ -76,7 +76,7 @@ class TrainingResult:
     file: str
     best: Step
     steps: int
-    descriptor: Gaussian
+    descriptor: Descriptor
     members: tuple[MemberResult, ...]
 
 

@@ -7,6 +7,7 @@ and compresses the databases. A lone training has one member and one group.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.descriptor import Gaussian
+from ampmpi.descriptor import Descriptor, has_derivatives, in_words, require_descriptor
 from ampmpi.errors import (
     ImageError,
     InputError,
@@ -34,11 +35,13 @@ from ampmpi.images import ImageRef
 from ampmpi.images.doubts import SHOWN, named
 from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
 from ampmpi.model import amp_file
+from ampmpi.model.loss import LossTerms
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
 from ampmpi.parallel.launch import batch_job, check_compiler
 from ampmpi.parallel.log import Log
 from ampmpi.text import amount
+from ampmpi.training.curve import Step
 from ampmpi.training.dataset import Dataset, survey
 from ampmpi.training.earlier import (
     STALLED,
@@ -66,7 +69,7 @@ class Session:
     ----------
     images : file names or list of ase.Atoms
         Images with energies and, where they are trained, forces.
-    descriptor : Gaussian
+    descriptor : Descriptor
         Turns images into fingerprints.
     members : sequence of Member
         The models, which get the parameters found. All have one loss function.
@@ -90,7 +93,7 @@ class Session:
     def __init__(
         self,
         images: Any,
-        descriptor: Gaussian,
+        descriptor: Descriptor,
         members: Sequence[Member],
         *,
         label: str,
@@ -115,10 +118,19 @@ class Session:
             on_all(comm, partial(settings.as_read, reusable(given)))
             for given in (images, settings.validation)
         )
-        self.descriptor, self.members = descriptor, members
+        self.descriptor = on_all(comm, partial(require_descriptor, descriptor))
+        self.members = members
         self.label, self.dblabel = label, dblabel
         self.model = members[0].model
         self.forces = self.model.forcetraining
+        if self.forces and not has_derivatives(descriptor):
+            raise share(
+                InputError(
+                    f"the descriptor {in_words(descriptor)} has no derivatives, and no forces can "
+                    "be trained: give --no-forces (LossFunction(force_coefficient=None) in a "
+                    "script), or a descriptor with derivatives"
+                )
+            )
         self.size = on_all(comm, lambda: group_size(comm.size, len(members), settings.groups))
         prefix = dblabel or label
         self.fingerprints = f"{prefix}-fingerprints.ampdb"
@@ -172,6 +184,8 @@ class Session:
                 raise share(
                     TrainingConvergenceError(f"no fit succeeded; the first: {results[0].outcome}")
                 )
+            if earlier.finished:
+                self.model.lossfunction.remember(_terms_of(best.best, dataset))
             file = agree(comm, lambda: save(label, results, best, self.voice.say))
             if self.settings.compress and self.dblabel is None:
                 self._compress()
@@ -227,7 +241,7 @@ class Session:
                 "on: they are trained on, and left out of the validation"
             )
         database = FingerprintDatabase(self.fingerprints)
-        self.descriptor = agree(comm, lambda: resolve(self.descriptor, dataset.elements, database))
+        self.descriptor = resolve(self.descriptor, dataset.elements, database, comm)
         agree(comm, lambda: require_owner(database, self.descriptor))
         if settings.skip_unusable:
             failed = self._fingerprint(dry_run=dry_run)
@@ -398,6 +412,19 @@ class Session:
                 self.voice.log(f"{report.path}: {report.added} entries archived.")
             for line in report.remarks():
                 self.voice.warn(line)
+
+
+def _terms_of(step: Step, dataset: Dataset) -> LossTerms:
+    """Return the loss of a step that was made earlier; its gradient is not known."""
+    force = 0.0 if math.isnan(step.force_rmse) else step.force_rmse
+    return LossTerms(
+        step.loss,
+        step.energy_rmse**2 * dataset.n_training,
+        force**2 * dataset.n_training_forces(),
+        step.energy_maxresid,
+        0.0 if math.isnan(step.force_maxresid) else step.force_maxresid,
+        None,
+    )
 
 
 def _complaint(result: TrainingResult) -> str:

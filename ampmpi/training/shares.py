@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.descriptor import Gaussian
+from ampmpi.descriptor import Descriptor
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
 from ampmpi.heap import keep_freed_memory
@@ -35,7 +35,7 @@ class Source:
 
     fingerprints: str  # path of the database of fingerprints
     primes: str | None  # that of the derivatives, where forces are trained
-    descriptor: Gaussian
+    descriptor: Descriptor
     recompute: bool = False  # compute the derivatives anew instead of reading them
 
     def samples(
@@ -157,7 +157,7 @@ class Prepared:
     """A group's images, ready to be trained on."""
 
     dataset: Dataset
-    descriptor: Gaussian  # with its elements
+    descriptor: Descriptor  # with its elements
     training: Share  # this rank's
     validation: Share
     fprange: Mapping[str, Array]  # (n_features, 2), over the training images of all ranks

@@ -16,7 +16,9 @@ from ase.io import write
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
-    r"(?P<skip><!-- not run: [^>]+ -->\n+)?^```(?P<kind>python|console)\n(?P<text>.*?)^```$",
+    r"(?P<skip><!-- not run: [^>]+ -->\n+)?"
+    r"^```(?P<kind>python|console|\{code-block\} python\n:caption: (?P<file>\S+)\n)\n"
+    r"(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -27,7 +29,9 @@ def script(page: str) -> str:
     for block in BLOCK.finditer(page):
         if block["skip"]:
             continue
-        if block["kind"] == "python":
+        if block["file"]:
+            parts.append(f"open({block['file']!r}, 'w').write({block['text']!r})")
+        elif block["kind"] == "python":
             parts.append(block["text"])
         else:
             lines = block["text"].replace("\\\n", " ").splitlines()
@@ -76,12 +80,14 @@ def test_blocks_are_found_and_marked_ones_left_out():
     page = (
         "```python\nx = 1\n```\n\n<!-- not run: needs SLURM -->\n```console\n$ sbatch a\n```\n"
         "```console\n$ echo a \\\n  b\nb\n```\n```sh\nnever\n```\n"
+        "```{code-block} python\n:caption: own.py\n\ny = 2\n```\n"
     )
     assert script(page).splitlines() == [
         "import subprocess",
         "x = 1",
         "",
         "subprocess.run('echo a    b', shell=True, check=True, stdin=subprocess.DEVNULL)",
+        r"open('own.py', 'w').write('y = 2\n')",
     ]
 
 

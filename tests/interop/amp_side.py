@@ -14,6 +14,7 @@ import sys
 import numpy as np
 from amp import Amp
 from amp.descriptor.gaussian import Gaussian
+from amp.descriptor.zernike import Zernike
 from amp.model import LossFunction
 from amp.model.neuralnetwork import NeuralNetwork
 from amp.regression import Regressor
@@ -52,7 +53,8 @@ def hashes(request):
 
 def write(request):
     """Let Amp compute and keep entries at the label; return them all."""
-    descriptor = Gaussian(dblabel=request["dblabel"], **request["descriptor"])
+    kind = {"Gaussian": Gaussian, "Zernike": Zernike}[request.get("kind", "Gaussian")]
+    descriptor = kind(dblabel=request["dblabel"], **request["descriptor"])
     images = hash_images(make_images(request["images"]))
     descriptor.calculate_fingerprints(images, calculate_derivatives=request["derivatives"])
     kinds = ["fingerprints"] + ["fingerprint-primes"] * request["derivatives"]

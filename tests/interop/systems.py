@@ -143,3 +143,18 @@ def descriptors() -> dict[str, dict[str, Any]]:
         },
         "unequal": {"cutoff": cosine, "Gs": unequal, "elements": elements},
     }
+
+
+def zernike_descriptors() -> dict[str, dict[str, Any]]:
+    """Return the keyword arguments of Zernike, the same for this package and Amp."""
+    elements = ["Cu", "Pt"]
+    weights = {"Cu": {"Cu": 3.0, "Pt": -2.0}, "Pt": {"Cu": 5.5, "Pt": 0.7}}
+    degrees: dict[str, dict[str, Any]] = {
+        f"nmax {nmax}": {"cutoff": 4.0, "nmax": nmax, "elements": elements} for nmax in (1, 2, 3)
+    }
+    return {
+        **degrees,
+        "own weights": {"cutoff": 3.6, "nmax": 4, "Gs": weights, "elements": elements},
+        "default": {"cutoff": 3.0, "elements": elements},
+        "nmax 8": {"cutoff": 4.0, "nmax": 8, "Gs": weights, "elements": elements},
+    }

@@ -7,6 +7,7 @@ import amp_side
 import numpy as np
 from amp import Amp
 from amp.descriptor.gaussian import Gaussian
+from amp.descriptor.zernike import Zernike
 from amp.model import LossFunction
 from amp.model.neuralnetwork import NeuralNetwork
 from amp.utilities import Logger, get_hash, hash_images, make_filename
@@ -45,8 +46,9 @@ def losses(request):
         raise_ConvergenceOccurred=False,
         log_losses=False,
     )
+    kind = {"Gaussian": Gaussian, "Zernike": Zernike}[request.get("kind", "Gaussian")]
     calculator = Amp(
-        descriptor=Gaussian(**request["descriptor"]),
+        descriptor=kind(**request["descriptor"]),
         model=NeuralNetwork(
             hiddenlayers=request["hiddenlayers"],
             activation=request["activation"],

@@ -234,7 +234,7 @@ def test_a_models_wrong_keywords_are_named(keywords, reason):
         (lambda: Amp(NeuralNetwork(), Gaussian()), "descriptor is .*; give an object"),
         (lambda: Amp(Gaussian(), NeuralNetwork), "model is .*; give an object"),
         (lambda: Gaussian(cutoff=Cosine), "cutoff is the class Cosine"),
-        (lambda: fingerprint([alloy()], 6.5, label="x"), "descriptor is 6.5; give a Gaussian"),
+        (lambda: fingerprint([alloy()], 6.5, label="x"), "descriptor is 6.5; give an object"),
         (lambda: Amp(Gaussian(), NeuralNetwork()).get_potential_energy(), "there are no atoms"),
     ],
 )

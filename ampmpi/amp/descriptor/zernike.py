@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ampmpi.descriptor
 from ampmpi.amp._left_out import refuser
-
-if not hasattr(ampmpi.descriptor, "Zernike"):
-    raise ImportError("this version of ampmpi has no Zernike descriptor; use Gaussian")
-Zernike = ampmpi.descriptor.Zernike
+from ampmpi.descriptor import Zernike
 
 __all__ = ["Zernike"]
 
