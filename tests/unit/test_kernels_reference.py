@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ampmpi.descriptor import Cosine, Gaussian, Polynomial, make_symmetry_functions
 from ampmpi.descriptor.radial import TOLERANCE, exponential, fit_cosine_gaussian
+from ampmpi.errors import ImageError
 
 STEP = 1e-30
 SMALL = 1e-3  # below this the rounding of the cutoff function, some 1e-16, shows
@@ -261,3 +262,44 @@ def test_the_polynomial_is_as_exact_as_it_is_said_to_be():
         values = (t * np.polynomial.polynomial.polyval(t, coefficients)) ** 2
         assert (error < TOLERANCE) == good
         assert np.abs(values - expected).max() < max(3 * error, 5e-16)
+
+
+def test_broken_exponents_below_one_and_gammas_above_it_where_they_have_values():
+    """Values and derivatives for 0 < ζ < 1, and for |γ| > 1 while 1 + γ cos θ is above zero."""
+    rng = np.random.default_rng(4)
+    atoms = Atoms("Cu4Pt2", rng.normal(scale=1.6, size=(6, 3)))
+    angles = {"etas": [0.005, 1.0], "zetas": [0.3, 0.5, 0.8], "gammas": [0.6, -1.0, 1.0]}
+    functions = make_symmetry_functions(["Cu", "Pt"], "G4", **angles)
+    functions += make_symmetry_functions(["Cu", "Pt"], "G5", **angles)
+    gaussian = Gaussian(Cosine(5.0), {"Cu": functions, "Pt": functions})
+    assert_as_reference(gaussian, atoms, [(0, 0), (2, 1), (5, 2)])
+    sharp = Atoms("Cu3", [[0.0, 0, 0], [2.0, 0.0, 0.1], [0.5, 2.2, 0]])  # all below 100°
+    wide = make_symmetry_functions(["Cu"], "G5", [0.1], zetas=[0.5, 1.5], gammas=[1.7])
+    assert_as_reference(Gaussian(Cosine(5.0), {"Cu": wide}), sharp, [(0, 0), (1, 1)])
+
+
+@pytest.mark.parametrize("zeta", [0.3, 0.5, 0.9])
+def test_opposite_neighbours_give_finite_numbers_below_zeta_one(zeta):
+    """At the angle itself the value is 0, and so is the derivative."""
+    line = Atoms("Cu3", [[0.0, 0, 0], [2.0, 0, 0], [-2.0, 0, 0]])
+    functions = make_symmetry_functions(["Cu"], "G5", [0.1], zetas=[zeta], gammas=[1.0, -1.0])
+    fingerprint, primes = Gaussian(Cosine(5.0), {"Cu": functions}).calculate(line)
+    assert np.isfinite(fingerprint.values).all()
+    assert np.isfinite(primes.values).all()
+    assert fingerprint.values[0, 0] == 0.0
+    assert fingerprint.values[0, 1] > 0.0
+    centre = {tuple(pair): row for pair, row in zip(primes.pairs, primes.values, strict=True)}
+    assert not centre[1, 0][1:].any()
+
+
+def test_an_angle_without_a_value_is_refused():
+    functions = make_symmetry_functions(["Cu", "Pt"], "G5", [0.1], zetas=[1.5], gammas=[2.0])
+    gaussian = Gaussian(Cosine(5.0), {"Cu": functions, "Pt": functions})
+    wide = Atoms("PtCu2", [[0.0, 0, 0], [2.0, 0, 0], [-1.5, 1.0, 0]])
+    for call in (gaussian.fingerprint, gaussian.calculate, gaussian.check):
+        with pytest.raises(ImageError, match=r"function of Pt.*gamma 2 .*atom 0"):
+            call(wide)
+    whole = make_symmetry_functions(["Cu", "Pt"], "G5", [0.1], zetas=[2.0], gammas=[2.0])
+    assert np.isfinite(
+        Gaussian(Cosine(5.0), {"Cu": whole, "Pt": whole}).fingerprint(wide).values
+    ).all()
