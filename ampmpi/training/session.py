@@ -58,6 +58,7 @@ from ampmpi.training.progress import FitProgress
 from ampmpi.training.results import MemberResult, TrainingResult, best_of, save
 from ampmpi.training.settings import Settings
 from ampmpi.training.shares import Prepared, Source, load
+from ampmpi.training.unusable import SKIP_ADVICE
 
 
 class DescriptorMaker(Protocol):
@@ -273,6 +274,7 @@ class Session:
         """See that the database has all fingerprints, and return images that can have none."""
         started, settings = time.monotonic(), self.settings
         failed: list[ImageRef] = []
+        done = 0
         absent = not_there(self.comm, self.label) if self.dblabel is None else []
         for images in (self.images, self.validation):
             if images is None:
@@ -296,14 +298,15 @@ class Session:
             for line in summary.lines():
                 (self.voice.say if dry_run or summary.computed else self.voice.log)(line)
             failed += [one.image for one in summary.failed]
-            nothing = not (summary.found or summary.computed or dry_run)
+            done += summary.found + summary.computed
+            nothing = not (done or dry_run)
             if summary.failed and nothing:
                 remove_unused(self.comm, absent)
             if summary.failed and not settings.skip_unusable:
                 raise share(
                     (UnusableImagesError if nothing else ImageError)(
-                        f"{len(summary.failed)} images cannot be fingerprinted, the first: "
-                        f"{str(summary.failed[0]).rstrip('.')}; take them out of the set"
+                        f"{amount(len(summary.failed), 'image')} cannot be fingerprinted, the "
+                        f"first: {str(summary.failed[0]).rstrip('.')}; or {SKIP_ADVICE}"
                     )
                 )
         self.voice.log(f"Fingerprints are there after {time.monotonic() - started:.1f} s.")
