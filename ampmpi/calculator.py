@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
-from ampmpi.descriptor import Gaussian
+from ampmpi.descriptor import Gaussian, fingerprint_once
 from ampmpi.errors import InputError, ModelError, Unfinished
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.parallel.failure import abort_on_error, install_excepthook, share
@@ -22,6 +22,7 @@ from ampmpi.parallel.failure import abort_on_error, install_excepthook, share
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from ampmpi.entries import Fingerprint
     from ampmpi.training import Settings, TrainingResult
 
 DESCRIPTOR_NAME = ".descriptor.gaussian.Gaussian"
@@ -177,8 +178,12 @@ class Amp(Calculator):
         atoms: Atoms | None = None,
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
+        described: dict[str, Fingerprint] | None = None,
     ) -> None:
         """Calculate energies and, where one of them is asked for, forces and stress.
+
+        Calculators that are given the same `described` share the fingerprints of these atoms,
+        by the digest of their descriptors.
 
         Raises
         ------
@@ -200,7 +205,7 @@ class Amp(Calculator):
         if "stress" in wanted and not periodic_cell:
             raise PropertyNotImplementedError("stress needs a cell with three vectors")
         descriptor = self.descriptor.resolve(self.model.network.elements)
-        energies, dE_dG = self.model.atomic_energies(descriptor.fingerprint(atoms))
+        energies, dE_dG = self.model.atomic_energies(fingerprint_once(descriptor, atoms, described))
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies}
         if wanted & {"forces", "stress"}:

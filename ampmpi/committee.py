@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ from ase.calculators.calculator import Calculator, all_changes
 
 from ampmpi.calculator import Amp
 from ampmpi.errors import InputError
-from ampmpi.evaluation import atom_spreads
+from ampmpi.evaluation import atom_spreads, spread_of
 from ampmpi.members import calculator_files
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from ampmpi.entries import Fingerprint
 
 
 class Committee(Calculator):
@@ -25,7 +28,7 @@ class Committee(Calculator):
     Beside ASE's properties, `results` holds ``energy_spread`` (float, eV), the standard
     deviation of the members' energies, and with the forces ``forces_spread`` ((n_atoms,)
     float array, eV/Å): for each atom the root mean square deviation of a force component
-    from the mean, over members and components.
+    from the mean, over members and components. A lone member has no spread: both are nan.
 
     Parameters
     ----------
@@ -47,6 +50,10 @@ class Committee(Calculator):
             raise InputError("Committee: give a list of Amp, or use Committee.load(files)")
         Calculator.__init__(self, atoms=atoms)  # type: ignore[no-untyped-call]
         self.members = tuple(members)
+
+    def __repr__(self) -> str:
+        alike = Counter(map(repr, self.members))
+        return f"Committee({', '.join(f'{count} x {one}' for one, count in alike.items())})"
 
     @classmethod
     def load(
@@ -97,13 +104,14 @@ class Committee(Calculator):
             self, atoms, properties, system_changes
         )
         parts: list[dict[str, Any]] = []
+        described: dict[str, Fingerprint] = {}
         for member in self.members:
-            member.calculate(self.atoms, properties, system_changes)
+            member.calculate(self.atoms, properties, system_changes, described)
             parts.append(member.results)
         gathered = {name: np.array([part[name] for part in parts]) for name in parts[0]}
         self.results = {name: values.mean(axis=0) for name, values in gathered.items()}
         for name in ("energy", "free_energy"):
             self.results[name] = float(self.results[name])
-        self.results["energy_spread"] = float(gathered["energy"].std())
+        self.results["energy_spread"] = spread_of(gathered["energy"])
         if "forces" in gathered:
             self.results["forces_spread"] = atom_spreads(gathered["forces"])

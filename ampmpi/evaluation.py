@@ -11,23 +11,30 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ampmpi.descriptor import fingerprint_once
 from ampmpi.errors import ImageError, InputError, ModelError, UnusableImagesError
 from ampmpi.images import ImageRef, open_images
-from ampmpi.images.doubts import named
+from ampmpi.images.checks import Problem, problem, unreadable
+from ampmpi.images.doubts import SHOWN, named
 from ampmpi.images.glance import choose_labels
 from ampmpi.images.imageset import ImageList, ImageSet
 from ampmpi.images.labels import NO_ENERGY, NO_FORCES, LabelError, LabelKeys, energy_of, forces_of
 from ampmpi.model.layers import Array
-from ampmpi.text import amount, figures
+from ampmpi.text import amount, figures, plain
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+    from ampmpi.entries import Fingerprint
 
 T = TypeVar("T")
 
 
 # Width below which a range is a single value.
 NARROW = 1e-8
+
+SKIP = "--skip-unusable (skip_unusable=True in a script)"
+SKIP_IMAGE = f"take it out of the set, or leave such images out with {SKIP}"
 
 
 @dataclass(frozen=True)
@@ -146,18 +153,45 @@ class Evaluation:
 
     @property
     def energy_spread(self) -> float:
-        """Standard deviation of the energies, eV per atom."""
-        return float(self.energies.std()) / len(self.atoms)
+        """Standard deviation of the energies, eV per atom; nan of one calculator."""
+        return spread_of(self.energies) / len(self.atoms)
 
     @property
     def force_spreads(self) -> Array:
-        """Standard deviation of each atom's force, (n_atoms,), eV/Å; see `atom_spreads`."""
+        """Spread of each atom's force, (n_atoms,), eV/Å, nan of one calculator; `atom_spreads`."""
         return atom_spreads(self.predicted)
 
     @property
     def force_spread(self) -> float:
-        """The largest of `force_spreads`, eV/Å."""
+        """The largest of `force_spreads`, eV/Å; nan of one calculator."""
         return float(self.force_spreads.max(initial=0.0))
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An image that was left out, or a reference of it.
+
+    Attributes
+    ----------
+    ref : ImageRef
+        The image.
+    kind : str
+        What is true of all images with the same fault: "has no atoms".
+    predicted : bool
+        Whether the image was predicted, and only not compared.
+    """
+
+    ref: ImageRef
+    kind: str
+    predicted: bool = False
+
+
+def spread_of(energies: Array) -> float:
+    """Return the standard deviation of calculators' energies; nan of one calculator.
+
+    It is that of these calculators, with their number in the denominator.
+    """
+    return float(energies.std()) if len(energies) > 1 else float("nan")
 
 
 def atom_spreads(forces: Array) -> Array:
@@ -173,8 +207,10 @@ def atom_spreads(forces: Array) -> Array:
     (n_atoms,) float array
         Root mean square deviation of a component: the mean is over calculators and the three
         components, so that the number does not change when an image is turned, and compares
-        with the rmse of the forces.
+        with the rmse of the forces. nan of one calculator.
     """
+    if len(forces) < 2:
+        return np.full(forces.shape[1], np.nan)
     spreads: Array = np.sqrt(forces.var(axis=0).mean(axis=-1))
     return spreads
 
@@ -204,7 +240,8 @@ def evaluate(
     keys : LabelKeys, optional
         Names of energies and forces; found out by default, where there is no doubt.
     skip_unusable : bool
-        Compare with nothing where an energy or forces are wrong.
+        Leave out images that cannot be read or described, and do not compare with an energy
+        or forces that are wrong.
 
     Returns
     -------
@@ -215,40 +252,86 @@ def evaluate(
     ------
     InputError
         There is no calculator, or the images carry several sets of labels.
-    ImageError, ModelError
-        An image cannot be read or described, its energy or forces are wrong, or a calculator
-        is not made for it.
+    UnusableImagesError
+        An image cannot be read or described, or its energy or forces are wrong.
+    ModelError
+        A calculator is not trained.
     """
+    return compare(calculators, images, outside, indices, keys, skip_unusable=skip_unusable)[0]
+
+
+def compare(
+    calculators: Any,
+    images: Any,
+    outside: float = 0.05,
+    indices: Sequence[int] | None = None,
+    keys: LabelKeys | None = None,
+    *,
+    skip_unusable: bool = False,
+) -> tuple[list[Evaluation], list[LeftOut]]:
+    """Do what `evaluate` does; return also what was left out."""
     members = members_of(calculators)
     opened = images if isinstance(images, ImageSet | ImageList) else open_images(images)
     if keys is None:
         keys = choose_labels(opened, LabelKeys()).keys
-    found = []
+    found: list[Evaluation] = []
+    left: list[LeftOut] = []
     ranges = _distinct_ranges(members)
     wanted = range(len(opened)) if indices is None else indices
     with closing(opened):
         for index, image in opened.read_many(wanted, results=True):
             ref = opened.ref(index)
             if isinstance(image, ImageError):
-                raise UnusableImagesError(f"{ref}: {image}")
-            energy = _reference(energy_of, image, keys, ref, skip_unusable)
-            forces = _reference(forces_of, image, keys, ref, skip_unusable)
+                wrong: Problem | None = Problem(unreadable(image), f"cannot be read: {image}")
+            else:
+                wrong = problem(image)
+            if wrong is not None:
+                if not skip_unusable:
+                    raise UnusableImagesError(f"{ref} {wrong.sentence}; {SKIP_IMAGE}")
+                left.append(LeftOut(ref, wrong.kind))
+                continue
+            assert not isinstance(image, ImageError)
             atoms = bare(image)
             energies, predicted = [], []
-            for calculator in members:
-                try:
-                    calculator.calculate(atoms, ["energy", "forces"])
-                except ImageError as error:
+            described: dict[str, Fingerprint] = {}
+            try:
+                for calculator in members:
+                    calculator.calculate(atoms, ["energy", "forces"], described=described)
+                    energies.append(calculator.results["energy"])
+                    predicted.append(calculator.results["forces"])
+            except ImageError as error:
+                if not skip_unusable:
                     raise UnusableImagesError(f"{ref}: {error}") from error
-                except ModelError as error:
-                    raise ModelError(f"{ref}: {error}") from error
-                energies.append(calculator.results["energy"])
-                predicted.append(calculator.results["forces"])
-            far = tuple(one for part in ranges for one in _outside(part, atoms, outside))
+                reason = plain(str(error).rstrip("."), 120)
+                left.append(LeftOut(ref, f"cannot be described ({reason})"))
+                continue
+            except ModelError as error:
+                raise ModelError(f"{ref}: {error}") from error
+            energy = _reference(energy_of, image, keys, ref, left if skip_unusable else None)
+            forces = _reference(forces_of, image, keys, ref, left if skip_unusable else None)
+            far = tuple(one for part in ranges for one in _outside(part, atoms, outside, described))
             found.append(
                 Evaluation(ref, atoms, energy, forces, np.array(energies), np.array(predicted), far)
             )
-    return found
+    return found, left
+
+
+def remarks(left: Sequence[LeftOut], n_images: int) -> list[str]:
+    """Say what was left out of a set, and why: a line for images, and one for references."""
+    lines = []
+    for predicted in (False, True):
+        some = [one for one in left if one.predicted is predicted]
+        kinds = {one.kind: [each.ref for each in some if each.kind == one.kind] for one in some}
+        why = []
+        for kind, refs in kinds.items():
+            predicate = kind if len(refs) == 1 else kind.replace("has ", "have ", 1)
+            why.append(f"{len(refs)} {predicate}: {named(refs, SHOWN)}")
+        if some and not predicted:
+            why.insert(0, f"{len(some)} of {amount(n_images, 'image')} left out")
+        elif some:
+            why.insert(0, f"{amount(len(some), 'reference')} left out, the images are predicted")
+        lines += [f"{why[0]}: {'; '.join(why[1:])}"] if why else []
+    return lines
 
 
 def members_of(calculators: Any) -> list[Any]:
@@ -274,16 +357,26 @@ def bare(image: Atoms) -> Atoms:
 
 
 def _reference(
-    take: Callable[[Any, LabelKeys], T], atoms: Any, keys: LabelKeys, ref: ImageRef, skip: bool
+    take: Callable[[Any, LabelKeys], T],
+    atoms: Any,
+    keys: LabelKeys,
+    ref: ImageRef,
+    left: list[LeftOut] | None,
 ) -> T | None:
-    """Return an image's energy or forces, or None where it has none."""
+    """Return an image's energy or forces, or None where it has none.
+
+    One that is wrong is noted in `left`, or refused if that is None.
+    """
     try:
         return take(atoms, keys)
     except LabelError as error:
-        if skip or error.kind in (NO_ENERGY, NO_FORCES):
+        if error.kind in (NO_ENERGY, NO_FORCES):
+            return None
+        if left is not None:
+            left.append(LeftOut(ref, error.kind, predicted=True))
             return None
         raise UnusableImagesError(
-            f"{ref} {error}; take it out of the set, or leave that out with --skip-unusable"
+            f"{ref} {error}; take it out of the set, or do not compare with it by {SKIP}"
         ) from error
 
 
@@ -296,11 +389,13 @@ def _distinct_ranges(calculators: Sequence[Any]) -> list[Any]:
     return list(distinct.values())
 
 
-def _outside(calculator: Any, atoms: Any, part: float) -> Iterator[Excess]:
+def _outside(
+    calculator: Any, atoms: Any, part: float, described: dict[str, Fingerprint]
+) -> Iterator[Excess]:
     """Find atoms and features that the training did not reach, the farthest first."""
     ranges = calculator.model.fprange or {}
     descriptor = calculator.descriptor.resolve(ranges)
-    fingerprint = descriptor.fingerprint(atoms)
+    fingerprint = fingerprint_once(descriptor, atoms, described)
     functions = descriptor.parameters["Gs"]
     far = []
     for atom, symbol in enumerate(fingerprint.symbols):
@@ -425,14 +520,15 @@ def _errors(values: Array) -> str:
 def rows(found: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
     """Yield each image's numbers, plain."""
     for item in found:
+        alone = len(item.energies) == 1
         yield {
             "image": item.name,
             "n_atoms": len(item.atoms),
             "energy": item.mean_energy,
             "energy_reference": item.energy,
-            "energy_spread": item.energy_spread * len(item.atoms),
+            "energy_spread": None if alone else item.energy_spread * len(item.atoms),
             "force_rmse": None if item.forces is None else item.force_rmse,
-            "force_spread": item.force_spread,
+            "force_spread": None if alone else item.force_spread,
             "outside": list(item.warnings),
         }
 

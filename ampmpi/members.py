@@ -158,12 +158,13 @@ def calculator_files(name: str) -> list[str]:
     if name.endswith(".amp"):
         if Path(name).exists():
             return [name]
-        return sorted(glob.glob(name), key=_by_numbers)
+        return sorted(glob.glob(name), key=by_numbers)
     alone = f"{name}.amp"
     return committee_files(name) or ([alone] if Path(alone).is_file() else [])
 
 
-def _by_numbers(name: str) -> list[tuple[int, str]]:
+def by_numbers(name: str) -> list[tuple[int, str]]:
+    """Return by what names are sorted so that number 2 comes before number 10."""
     return [
         (int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)
     ]

@@ -25,8 +25,11 @@ ELEMENTS = (
     "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#b0a800",
 )  # fmt: skip
 
+# Dots of which there are more are drawn as pixels, so that a PDF stays small.
+PIXELS = 2000
+
 Sets = Mapping[str, Sequence[Evaluation]]
-"""Evaluated images by what they are called in pictures: training, held out."""
+"""Evaluated images by what they are called in pictures; the first lies above the others."""
 
 
 def curve_figure(paths: Sequence[str]) -> Any:
@@ -87,7 +90,7 @@ def _plain_ticks(axis: Any) -> None:
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low)
     every = [1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
-    choices = [(0.7, every), (1.8, [1.0, 2.0, 5.0]), (2.8, [1.0, 3.0])]
+    choices = [(0.7, every), (1.3, [1.0, 2.0, 3.0, 5.0]), (1.8, [1.0, 2.0, 5.0]), (2.8, [1.0, 3.0])]
     steps = next((listed for limit, listed in choices if decades < limit), [1.0])
     axis.set_major_locator(LogLocator(subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -201,13 +204,11 @@ def _force_row(row: Any, sets: Sets) -> None:
     ends = _ends(points.values(), 1.0)
     colors = element_colors(symbol for names in elements.values() for symbol in names.tolist())
     for axes, (name, (reference, errors)) in zip(row[:-1], points.items(), strict=True):
-        for symbol, color in colors.items():
-            chosen = elements[name] == symbol
-            _dots(axes, reference[chosen].ravel(), (reference + errors)[chosen].ravel(), color,
-                  symbol)  # fmt: skip
-        if len(colors) > 1:
-            _legend(axes, "lower right")
+        x, y = reference.ravel(), (reference + errors).ravel()
+        _dots_by_element(axes, x, y, np.repeat(elements[name], 3), colors)
         _finish_parity(axes, ends, errors, name, "force", "eV/Å", "meV/Å")
+        if len(colors) > 1:
+            _legend(axes, colors, "lower right")
     _histogram(
         row[-1], {name: errors.ravel() for name, (_, errors) in points.items()}, "force, meV/Å"
     )
@@ -219,18 +220,38 @@ def element_colors(symbols: Iterable[str]) -> dict[str, str]:
     return {symbol: ELEMENTS[i % len(ELEMENTS)] for i, symbol in enumerate(found)}
 
 
-def _dots(axes: Any, x: Array, y: Array, color: str, label: str | None = None) -> None:
-    """Draw points, small and as pixels where they are many, so that a PDF stays small."""
-    size = 5 if len(x) < 500 else 3 if len(x) < 5000 else 2
-    axes.plot(x, y, ".", color=color, label=label, markersize=size, alpha=0.7,
-              markeredgewidth=0, rasterized=len(x) > 2000)  # fmt: skip
+def _dots(axes: Any, x: Array, y: Array, color: str | Array) -> None:
+    """Draw dots of one colour, or each of its own, smaller ones where they are many.
+
+    They are drawn in an order that is mixed up, the same each time, so that no element's hide
+    those of another.
+    """
+    order = np.random.default_rng(0).permutation(len(x))
+    size = float(np.clip(150.0 / (len(x) + 1) ** 0.4, 2.5, 24.0))  # area, in points of print
+    axes.scatter(x[order], y[order], s=size, c=color if isinstance(color, str) else color[order],
+                 alpha=0.7, linewidths=0, rasterized=len(x) > PIXELS)  # fmt: skip
 
 
-def _legend(axes: Any, where: str) -> None:
-    """Tell dots apart, by dots of one size."""
-    legend = axes.legend(loc=where, fontsize="small", frameon=False, handletextpad=0.1)
-    for handle in legend.legend_handles:
-        handle.set_markersize(7)
+def _dots_by_element(
+    axes: Any, x: Array, y: Array, symbols: NDArray[np.str_], colors: Mapping[str, str]
+) -> None:
+    """Draw points in the colours of their elements."""
+    from matplotlib.colors import to_rgba_array
+
+    names = list(colors)  # in alphabetical order
+    palette: Array = to_rgba_array([colors[name] for name in names])
+    _dots(axes, x, y, palette[np.searchsorted(names, symbols)])
+
+
+def _legend(axes: Any, colors: Mapping[str, str], where: str) -> None:
+    """Tell colours apart."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=color, label=name, marker="o", markersize=5, linestyle="")
+        for name, color in colors.items()
+    ]
+    axes.legend(handles=handles, loc=where, fontsize="small", frameon=False, handletextpad=0.1)
 
 
 def _ends(points: Iterable[tuple[Array, Array]], factor: float) -> tuple[float, float]:
@@ -260,8 +281,8 @@ def _finish_parity(
     axes.set_ylabel(f"predicted {what}, {unit}", fontsize=9)
     if errors.size:
         text = (
-            f"rmse {figures(1e3 * np.sqrt(np.mean(errors**2)), 3)}\n"
-            f"mean abs. {figures(1e3 * np.abs(errors).mean(), 3)}\n{error_unit or unit}"
+            f"rmse {figures(1e3 * np.sqrt(np.mean(errors**2)), 3)} {error_unit or unit}\n"
+            f"mean abs. {figures(1e3 * np.abs(errors).mean(), 3)} {error_unit or unit}"
         )
         axes.text(0.04, 0.96, text, transform=axes.transAxes, va="top", fontsize="small")
 
@@ -270,8 +291,9 @@ def _histogram(axes: Any, errors: Mapping[str, Array], what: str) -> None:
     """Draw how errors are distributed in each set; outliers are counted at the ends."""
     everything = 1e3 * np.concatenate(list(errors.values()))
     limit = float(np.quantile(np.abs(everything), 0.995)) * 1.15 or 1.0
-    bins = np.linspace(-limit, limit, 41)
-    for (name, values), color in zip(errors.items(), SETS, strict=False):
+    fewest = min(values.size for values in errors.values() if values.size)
+    bins = np.linspace(-limit, limit, 2 * int(np.clip(1.2 * np.sqrt(fewest), 5, 20)) + 2)
+    for (name, values), color in reversed(list(zip(errors.items(), SETS, strict=False))):
         if not values.size:
             continue
         inside = np.clip(1e3 * values, -limit, limit)
@@ -284,7 +306,8 @@ def _histogram(axes: Any, errors: Mapping[str, Array], what: str) -> None:
     axes.set_xlabel(f"error of the {what}")
     axes.set_ylabel("% of the images" if what.startswith("energy") else "% of the components")
     if len(errors) > 1:
-        axes.legend(fontsize="small", frameon=False, loc="upper right")
+        axes.set_ylim(top=1.2 * axes.get_ylim()[1])  # room for the legend
+        axes.legend(fontsize="small", frameon=False, loc="upper right", reverse=True)
 
 
 def spread_figure(sets: Sets) -> Any:
@@ -311,19 +334,19 @@ def spread_figure(sets: Sets) -> Any:
     grid = iter(figure.subplots(1, max(panels, 1), squeeze=False)[0])
     if with_energy:
         axes = next(grid)
-        for (name, (spreads, errors)), color in zip(energies.items(), SETS, strict=False):
-            _dots(axes, 1e3 * spreads, 1e3 * errors, color, name)
-        _finish_spread(axes, energies.values(), "energy", "meV/atom", legend=len(sets) > 1)
+        drawn = dict(zip(energies, SETS, strict=False))
+        for name, color in reversed(drawn.items()):
+            spreads, errors = energies[name]
+            _dots(axes, 1e3 * spreads, 1e3 * errors, color)
+        _finish_spread(axes, energies.values(), energies.values(), drawn, "energy", "meV/atom")
     atoms = {name: _by_atom(found) for name, found in known.items()}
     both = [(spreads, errors) for spreads, errors, _ in atoms.values()]
     colors = element_colors(symbol for part in atoms.values() for symbol in part[2].tolist())
     for name, (spreads, errors, symbols) in atoms.items():
         axes = next(grid)
-        for symbol, color in colors.items():
-            chosen = symbols == symbol
-            _dots(axes, 1e3 * spreads[chosen], 1e3 * errors[chosen], color, symbol)
+        _dots_by_element(axes, 1e3 * spreads, 1e3 * errors, symbols, colors)
         title = "force on an atom" + (f", {name}" if len(sets) > 1 else "")
-        _finish_spread(axes, both, title, "meV/Å", legend=len(colors) > 1)
+        _finish_spread(axes, both, [(spreads, errors)], colors, title, "meV/Å")
     return figure
 
 
@@ -335,9 +358,15 @@ def _by_atom(found: Sequence[Evaluation]) -> tuple[Array, Array, NDArray[np.str_
 
 
 def _finish_spread(
-    axes: Any, pairs: Iterable[tuple[Array, Array]], what: str, unit: str, *, legend: bool
+    axes: Any,
+    everything: Iterable[tuple[Array, Array]],
+    here: Iterable[tuple[Array, Array]],
+    colors: Mapping[str, str],
+    what: str,
+    unit: str,
 ) -> None:
-    values = 1e3 * np.concatenate([part for pair in pairs for part in pair])
+    """Give axes the ends that hold all spreads and errors, and a legend beside those here."""
+    values = 1e3 * np.concatenate([part for pair in everything for part in pair])
     positive = values[values > 0]
     high = float(positive.max(initial=0.0)) or 1.0
     low = max(float(positive.min(initial=high)), high / 1e4)
@@ -353,5 +382,11 @@ def _finish_spread(
     axes.set_title(what, fontsize="medium")
     axes.set_xlabel(f"spread of the committee, {unit}")
     axes.set_ylabel(f"error, {unit}")
-    if legend:
-        _legend(axes, "lower right")
+    if len(colors) > 1:
+        # In the corner off the diagonal where there are fewer dots.
+        spreads, errors = (1e3 * np.concatenate(parts) for parts in zip(*here, strict=True))
+        below = np.sum((spreads > ends[1] ** 0.7 * ends[0] ** 0.3)
+                       & (errors < ends[1] ** 0.3 * ends[0] ** 0.7))  # fmt: skip
+        above = np.sum((spreads < ends[1] ** 0.3 * ends[0] ** 0.7)
+                       & (errors > ends[1] ** 0.7 * ends[0] ** 0.3))  # fmt: skip
+        _legend(axes, colors, "lower right" if below <= above else "upper left")

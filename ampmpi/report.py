@@ -43,6 +43,8 @@ th, td { text-align: left; vertical-align: top; padding: 0.15rem 1rem 0.15rem 0;
 table.facts th { font-weight: normal; color: #555; white-space: nowrap; }
 table.wide { font-size: 0.8rem; }
 table.wide th, table.wide td { padding-right: 0.6rem; }
+h2 { break-after: avoid; }
+tr, img { break-inside: avoid; }
 @page { margin: 1.2cm; }
 @media print {
   body { margin: 0; padding: 0; max-width: none; }
@@ -129,7 +131,10 @@ def training_section(
     ]
     if known:
         facts += _about(known[0].state.get("about"))
-    facts += [("calculator", describe(name, one)) for name, one in calculators.items()]
+    alike: dict[str, list[str]] = {}
+    for name, one in calculators.items():
+        alike.setdefault(describe("", one), []).append(name)
+    facts += [("calculator", ", ".join(names) + text) for text, names in alike.items()]
     for text in dict.fromkeys(map(_functions_in_short, calculators.values())):
         facts.append(("descriptor", text))
     if known:
@@ -230,6 +235,14 @@ def _rows(element: str, listed: Sequence[Mapping[str, Any]]) -> list[Row]:
     return rows
 
 
+def _rounded(cell: str) -> str:
+    """Return a number with four digits; anything else as it is."""
+    try:
+        return cell if cell.isdecimal() else f"{float(cell):.4g}"
+    except ValueError:
+        return cell
+
+
 def _number(value: Any) -> str:
     return "" if value is None else f"{value:.6g}"
 
@@ -244,6 +257,6 @@ def members_section(path: Path) -> Section | None:
         "errors in eV per atom (energies) and eV/Å (forces)",
         table=(
             *(tuple(cell.replace("_", " ") for cell in line.split()) for line in lines[:1]),
-            *(tuple(line.split()) for line in lines[1:]),
+            *(tuple(map(_rounded, line.split())) for line in lines[1:]),
         ),
     )

@@ -20,11 +20,11 @@ run python ../examples/make_images.py
 run ampmpi images bulk.traj clusters.traj
 
 say "Symmetry functions that fit them (what runs first compiles its kernels)"
-run mpirun -n 2 ampmpi functions bulk.traj clusters.traj -o functions.toml
+run mpirun -n 2 ampmpi functions bulk.traj clusters.traj -o cupt-functions.toml
 
 say "Fingerprints and their derivatives, on two ranks"
 run mpirun -n 2 ampmpi fingerprint bulk.traj clusters.traj --label cupt --derivatives \
-    --descriptor functions.toml --no-compress
+    --descriptor cupt-functions.toml --no-compress
 
 say "What lies on disk"
 run ampmpi info cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
@@ -32,7 +32,7 @@ run du -sh cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
 
 say "The same again: everything is found, nothing is computed"
 run mpirun -n 2 ampmpi fingerprint bulk.traj clusters.traj --label cupt --derivatives \
-    --descriptor functions.toml --no-compress
+    --descriptor cupt-functions.toml --no-compress
 
 say "Many small files become one archive that stays readable"
 run amp-compress cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
@@ -42,9 +42,9 @@ run du -sh cupt-fingerprints.ampdb cupt-fingerprint-primes.ampdb
 say "Read back"
 run python ../examples/read_back.py
 
-say "A committee of four potentials (train --functions auto does all of this in one step)"
-run mpirun -n 2 ampmpi train bulk.traj clusters.traj --label cupt --descriptor functions.toml \
-    --hidden 10,10 --force-coefficient 0.3 --overfit 0.0003 --committee 4 --max-steps 400
+say "A committee of four potentials (--functions auto would make the functions, were they not there)"
+run mpirun -n 2 ampmpi train bulk.traj clusters.traj --label cupt --functions auto \
+    --hidden 10,10 --force-coefficient 0.3 --overfit 0.0003 --committee 4 --max-steps 1000
 
 say "How good it is, on images that it has not seen, and a report with pictures"
 run ampmpi evaluate cupt held-out.traj

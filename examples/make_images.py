@@ -19,7 +19,7 @@ from ase.io import Trajectory
 N_BULK = 60
 N_CLUSTERS = 100
 N_REPEATED = 8
-N_HELD_OUT = 20  # of each kind
+N_HELD_OUT = 50  # of each kind
 
 
 def mixed(atoms: Atoms, fraction: float, rng: np.random.Generator) -> Atoms:

@@ -11,7 +11,7 @@ def main() -> None:
     """Compare what the databases hold with what is computed here."""
     atoms = read("bulk.traj", index=0)
     key = hash_image(atoms)
-    gaussian = Gaussian.from_toml("functions.toml")
+    gaussian = Gaussian.from_toml("cupt-functions.toml")
 
     fingerprints = FingerprintDatabase("cupt-fingerprints.ampdb")
     primes = FingerprintDatabase("cupt-fingerprint-primes.ampdb")

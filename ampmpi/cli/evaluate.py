@@ -13,7 +13,7 @@ import click
 from ampmpi.cli.kinds import complete_files
 from ampmpi.cli.labels import label_options, reading_of
 from ampmpi.cli.text import complain
-from ampmpi.errors import InputError
+from ampmpi.errors import InputError, UnusableImagesError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 @click.command("evaluate")
 @click.argument("files", nargs=-1, required=True, metavar="CALC... IMAGES...",
                 shell_complete=complete_files)  # fmt: skip
-@click.option("--predictions", metavar="FILE",
+@click.option("--predictions", metavar="FILE", shell_complete=complete_files,
               help="Write references and predictions as extended XYZ.")  # fmt: skip
-@click.option("--output", metavar="FILE", help="Write every image's numbers as JSON lines.")
+@click.option("--output", metavar="FILE", shell_complete=complete_files,
+              help="Write every image's numbers as JSON lines.")  # fmt: skip
 @click.option("--outside", default=0.05, show_default=True, metavar="PART",
               type=click.FloatRange(min=0.0),
               help="Warn of features so far outside the trained range.")  # fmt: skip
 @label_options
-@click.option("--skip-unusable", is_flag=True, help="Leave out energies and forces that are wrong.")
+@click.option("--skip-unusable", is_flag=True,
+              help="Leave out images, energies and forces that are wrong.")  # fmt: skip
 def command(
     files: tuple[str, ...],
     predictions: str | None,
@@ -66,12 +68,13 @@ def command(
             name: _evaluate(comm, loaded, name, outside, reading, skip_unusable=skip_unusable)
             for name in images
         }
+        agree(comm, lambda: refuse_nothing(found_in))
     if comm.rank:
         return
     results: list[Evaluation] = []
     for name, found in found_in.items():
         results += found
-        for line in evaluation.summary(name, found):
+        for line in evaluation.summary(name, found) if found else ():
             click.echo(line)
         warning = evaluation.range_warning(found)
         if warning is not None:
@@ -172,7 +175,7 @@ def _evaluate(
     skip_unusable: bool,
 ) -> list[Evaluation]:
     """Evaluate a file's images, each rank a part of them; rank 0 gets all."""
-    from ampmpi.evaluation import evaluate
+    from ampmpi.evaluation import compare, remarks
     from ampmpi.images.glance import unit_doubts
     from ampmpi.images.reading import named
     from ampmpi.parallel.failure import agree, on_all
@@ -186,6 +189,17 @@ def _evaluate(
     share = block(len(images), comm.rank, comm.size)
     mine = on_all(
         comm,
-        lambda: evaluate(calculators, images, outside, share, keys, skip_unusable=skip_unusable),
+        lambda: compare(calculators, images, outside, share, keys, skip_unusable=skip_unusable),
     )
-    return [item for part in comm.gather(mine) or [] for item in part]
+    parts = comm.gather(mine) or []
+    for line in remarks([one for _, left in parts for one in left], len(images)):
+        complain(line)
+    return [item for found, _ in parts for item in found]
+
+
+def refuse_nothing(found_in: Mapping[str, Sequence[Evaluation]]) -> None:
+    """Raise `UnusableImagesError` where all images were left out."""
+    if not any(found_in.values()):
+        raise UnusableImagesError(
+            f"{', '.join(found_in)}: none of the images can be used, for the reasons above"
+        )

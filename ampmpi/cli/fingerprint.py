@@ -72,7 +72,6 @@ def command(
     agree(comm, check_compiler)
     descriptor = agree(comm, lambda: _descriptor(settings, cutoff))
     from ampmpi.fingerprinting import fingerprint
-    from ampmpi.fingerprinting.litter import not_there, remove_unused
     from ampmpi.images.glance import unit_doubts
     from ampmpi.images.reading import named
 
@@ -81,7 +80,6 @@ def command(
     for doubt in agree(comm, lambda: unit_doubts(files)):
         if comm.rank == 0:
             complain(doubt)
-    absent = not_there(comm, label) if dblabel is None else []
     summary = fingerprint(
         files,
         descriptor,
@@ -106,8 +104,6 @@ def command(
             complain(line)
     if summary.failed:
         nothing = not (summary.found or summary.computed)
-        if nothing:
-            remove_unused(comm, absent)
         raise share((UnusableImagesError if nothing else ImageError)(_complaint(summary)))
 
 

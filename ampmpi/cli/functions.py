@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     "images", nargs=-1, required=True, metavar="IMAGES...", shell_complete=complete_files
 )
 @click.option("-o", "--output", default="functions.toml", show_default=True, metavar="FILE",
-              help="The descriptor file to write.")  # fmt: skip
+              shell_complete=complete_files, help="The descriptor file to write.")  # fmt: skip
 @click.option("--per-element", type=click.IntRange(min=1), metavar="N",
               help="Functions of each element; by default as many as the set needs.")  # fmt: skip
 @click.option("--cutoff", default=6.5, show_default=True, metavar="Å",

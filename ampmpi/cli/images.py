@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     "files", nargs=-1, required=True, metavar="IMAGES...", shell_complete=complete_files
 )
 @label_options
-@click.option("--plot", metavar="FILE", help="Draw energies, forces and distances, too.")
+@click.option("--plot", metavar="FILE", shell_complete=complete_files,
+              help="Draw energies, forces and distances, too.")  # fmt: skip
 def command(files: tuple[str, ...], plot: str | None, **given: Any) -> None:
     """Say what is in IMAGES: labels, compositions, cells, distances, and what is suspicious.
 
@@ -99,6 +100,7 @@ def figure(seen: Overview) -> Any:
     """Draw energies, after reference energies of the elements, largest forces, and distances."""
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     facts = seen.facts()
     panels = []
@@ -127,6 +129,8 @@ def figure(seen: Overview) -> Any:
         left.plot(where, values, ".", markersize=5 if len(where) < 300 else 2)
         left.set_ylabel(label, fontsize="small")
         left.set_xlabel("image")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.hist(values, bins=30, orientation="horizontal")
         right.set_xlabel("images")
+        right.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     return drawn

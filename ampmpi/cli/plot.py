@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ampmpi.cli.evaluate import labels_in, open_some
+from ampmpi.cli.evaluate import labels_in, open_some, refuse_nothing
 from ampmpi.cli.kinds import PREFIX, OneProcess, complete_files
 from ampmpi.cli.labels import images_format_option, key_options, reading_of, units_option
 from ampmpi.cli.text import complain
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.command("plot", cls=OneProcess)
 @click.argument("label", type=PREFIX)
 @click.argument("images", nargs=-1, shell_complete=complete_files)
-@click.option("--training", multiple=True, metavar="FILE",
+@click.option("--training", multiple=True, metavar="FILE", shell_complete=complete_files,
               help="Images that were trained on, to be shown beside IMAGES.")  # fmt: skip
 @click.option("--calculator", "calculators", multiple=True, metavar="FILE",
               shell_complete=complete_files,
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 @key_options
 @units_option
 @images_format_option
-@click.option("--skip-unusable", is_flag=True, help="Leave out energies and forces that are wrong.")
+@click.option("--skip-unusable", is_flag=True,
+              help="Leave out images, energies and forces that are wrong.")  # fmt: skip
 def command(
     label: str,
     images: tuple[str, ...],
@@ -93,7 +94,8 @@ def command(
         figures["parity"] = plots.parity_figure(sets)
         sections.append(
             report.Section(
-                "Errors of " + ", ".join(names), _errors(sets, images, training),
+                f"Errors of {names[0] if len(names) == 1 else f'the mean of {len(names)}'}",
+                _errors(sets, images, training),
                 report.embedded(figures["parity"]),
             )
         )  # fmt: skip
@@ -134,26 +136,28 @@ def _files(names: Sequence[str]) -> list[str]:
 def _evaluated(
     calculators: Sequence[Amp], files: Sequence[str], reading: Reading, *, skip_unusable: bool
 ) -> list[Evaluation]:
-    from ampmpi.evaluation import evaluate, range_warning
+    from ampmpi.evaluation import compare, remarks
 
     opened = open_some(list(files), reading)
     keys = labels_in(opened, reading)
-    found = evaluate(calculators, opened, keys=keys, skip_unusable=skip_unusable)
-    warning = range_warning(found)
-    if warning is not None:
-        complain(warning)
+    found, left = compare(calculators, opened, keys=keys, skip_unusable=skip_unusable)
+    for line in remarks(left, len(opened)):
+        complain(line)
+    refuse_nothing({", ".join(files): found})
     return found
 
 
 def _errors(
     sets: dict[str, list[Evaluation]], images: Sequence[str], training: Sequence[str]
 ) -> str:
-    from ampmpi.evaluation import summary
+    from ampmpi.evaluation import range_warning, summary
 
     lines = []
     for name, found in sets.items():
         files = ", ".join(training if name == "training" else images)
         lines += summary(files if name == files else f"{name}, {files}", found)
+        outside = range_warning(found)
+        lines += [f"  {outside}"] if outside else []
     return "\n".join(lines)
 
 
@@ -164,8 +168,10 @@ def _write(name: str, data: bytes) -> None:
 
 def _curves(label: str) -> list[str]:
     """Return the learning curves of a label: those of its last training, as far as it ended."""
+    from ampmpi.members import by_numbers
+
     table, own = Path(f"{label}-members.txt"), Path(f"{label}-curve.txt")
-    members = sorted(glob.glob(f"{glob.escape(label)}-members/*-curve.txt"))
+    members = sorted(glob.glob(f"{glob.escape(label)}-members/*-curve.txt"), key=by_numbers)
     if not table.exists():
         return [str(own)] if own.exists() else members
     rows = table.read_text(encoding="utf-8", errors="replace").splitlines()

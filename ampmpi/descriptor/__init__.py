@@ -10,6 +10,7 @@ from __future__ import annotations
 from .checks import check_numbers
 from .cutoffs import Cosine, Polynomial
 from .gaussian import Gaussian
+from .once import fingerprint_once
 from .symmetry_functions import make_default_symmetry_functions, make_symmetry_functions
 from .warmup import compile_count, warm_up
 
@@ -19,6 +20,7 @@ __all__ = [
     "Polynomial",
     "check_numbers",
     "compile_count",
+    "fingerprint_once",
     "make_default_symmetry_functions",
     "make_symmetry_functions",
     "warm_up",

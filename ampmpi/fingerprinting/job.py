@@ -253,7 +253,7 @@ class _Job:
             self.salvage(self.unclaimed())  # to have something to compare
         self.notes += settle_owner(
             self.databases, inventory, descriptor, comm,
-            adopt=options.adopt, dry_run=options.dry_run,
+            adopt=options.adopt, dry_run=options.dry_run or not inventory.symbols,
         )  # fmt: skip
         what, damaged = find_misses(inventory.digests, self.databases, comm, options.verify)
         is_lacking = comm.bcast(bool(what.any()))

@@ -30,7 +30,6 @@ from ampmpi.errors import (
 from ampmpi.fingerprinting import fingerprint
 from ampmpi.fingerprinting.adopt import require_owner, resolve
 from ampmpi.fingerprinting.finalize import compress_all
-from ampmpi.fingerprinting.litter import not_there, remove_unused
 from ampmpi.images import ImageRef
 from ampmpi.images.doubts import SHOWN, named
 from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
@@ -275,7 +274,6 @@ class Session:
         started, settings = time.monotonic(), self.settings
         failed: list[ImageRef] = []
         done = 0
-        absent = not_there(self.comm, self.label) if self.dblabel is None else []
         for images in (self.images, self.validation):
             if images is None:
                 continue
@@ -300,8 +298,6 @@ class Session:
             failed += [one.image for one in summary.failed]
             done += summary.found + summary.computed
             nothing = not (done or dry_run)
-            if summary.failed and nothing:
-                remove_unused(self.comm, absent)
             if summary.failed and not settings.skip_unusable:
                 raise share(
                     (UnusableImagesError if nothing else ImageError)(

@@ -69,15 +69,14 @@ def complaint(
             + (f", or {SKIP_ADVICE}" if n_images > 1 else "")
         )
     lines = by_kind(unusable, ref, NAMED)
-    if n < n_images:
-        advice.insert(0, SKIP_ADVICE)
+    advice.insert(0, SKIP_ADVICE if n < n_images else KEY_ADVICE)
     return UnusableImagesError(
         "\n".join(
             [
                 f"{n} of {n_images} images cannot be trained on:",
                 *(f"  {line}" for line in lines[:SHOWN]),
                 *([f"  and {len(lines) - SHOWN} more kinds"] if len(lines) > SHOWN else []),
-                ", or ".join(advice or ["take them out of the set"]),
+                ", or ".join(advice),
             ]
         )
     )

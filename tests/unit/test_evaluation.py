@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 from pathlib import Path
@@ -12,10 +14,11 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read, write
 from click.testing import CliRunner
+from matplotlib.colors import to_rgba
 from training_images import emt_images
 
 import ampmpi
-from ampmpi import Amp, Committee, evaluate, plots
+from ampmpi import Amp, Committee, NeuralNetwork, evaluate, plots
 from ampmpi.cli.evaluate import command as evaluate_command
 from ampmpi.cli.evaluate import split
 from ampmpi.cli.fingerprint import command as fingerprint_command
@@ -23,7 +26,7 @@ from ampmpi.cli.info import command as info_command
 from ampmpi.cli.plot import command as plot_command
 from ampmpi.cli.plot import of_file
 from ampmpi.cli.train import command as train_command
-from ampmpi.errors import ImageError, InputError
+from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.evaluation import Evaluation, atom_spreads, range_warning, rmse_by_image, summary
 from ampmpi.images import ImageRef
 from ampmpi.members import calculator_files
@@ -87,6 +90,52 @@ def test_a_committee_is_the_mean_of_its_members_and_their_spread():
     assert read("with-committee.extxyz").get_potential_energy() == pytest.approx(
         np.mean(energies), abs=1e-7
     )
+
+
+def test_a_lone_member_has_no_spread_and_a_committee_says_what_it_is():
+    alone, image = Committee.load(FILES[0]), emt_images(1, seed=3)[0]
+    image.calc = alone
+    image.get_forces()
+    assert np.isnan(alone.results["energy_spread"])
+    assert alone.results["forces_spread"].shape == (len(image),)
+    assert np.isnan(alone.results["forces_spread"]).all()
+    [found] = evaluate(alone, image)
+    assert np.isnan([found.energy_spread, found.force_spread]).all()
+    done = run(evaluate_command, FILES[0], "set.traj@0", "--output", "alone.jsonl")
+    assert done.exit_code == 0, done.output
+    [row] = [json.loads(line) for line in Path("alone.jsonl").read_text().splitlines()]
+    assert row["energy_spread"] is row["force_spread"] is None
+    assert repr(alone) == f"Committee(1 x {Amp.load(FILES[0])!r})"
+    both = Committee([*Committee.load("c").members, Amp(ampmpi.Gaussian(), NeuralNetwork((3,)))])
+    assert repr(both).startswith("Committee(3 x Amp(<Gaussian: ")
+    assert repr(both).count(", 1 x Amp(") == 1
+
+
+def test_members_with_equal_descriptors_share_fingerprints(monkeypatch):
+    real, calls = ampmpi.Gaussian.fingerprint, []
+
+    def fingerprint(self, atoms):
+        calls.append(self.digest)
+        return real(self, atoms)
+
+    monkeypatch.setattr(ampmpi.Gaussian, "fingerprint", fingerprint)
+    images, committee = emt_images(2, seed=3), Committee.load("c")
+    evaluate(committee, images)
+    assert len(calls) == 2
+    image = images[0].copy()
+    image.calc = committee
+    energy = image.get_potential_energy()
+    assert len(calls) == 3
+    # Another descriptor in between makes no difference to the others, nor do moved atoms.
+    other = Amp.load(FILES[1])
+    other.descriptor = ampmpi.Gaussian(cutoff=4.5).resolve(["Cu", "Pt"])
+    image.calc = Committee([committee.members[0], other, committee.members[1]])
+    image.get_potential_energy()
+    assert len(set(calls)) == 2
+    assert len(calls) == 5
+    image.calc = committee
+    image.rattle(0.1)
+    assert image.get_potential_energy() != energy
 
 
 def test_the_spread_of_a_force_does_not_change_when_the_image_is_turned():
@@ -175,6 +224,23 @@ def test_predictions_are_written_with_references():
         np.testing.assert_allclose(written.arrays["member2_forces"], image.get_forces(), atol=1e-7)
 
 
+def test_what_was_predicted_is_not_taken_for_labels():
+    image = emt_images(1, seed=4)[0]
+    known = image.calc.results
+    for own, lacking in (({}, "energy"), ({"energy": known["energy"]}, "forces")):
+        image.calc = SinglePointCalculator(image, **own) if own else None
+        write("some.traj", image)
+        done = run(evaluate_command, "c", "some.traj", "--predictions", "again.extxyz")
+        assert done.exit_code == 0, done.output
+        written = read("again.extxyz")
+        assert {"predicted_forces", "forces_spread", "member1_forces"} <= set(written.arrays)
+        [found] = evaluate(Amp.load("c.amp"), "again.extxyz")
+        assert found.energy == (pytest.approx(known["energy"]) if own else None)
+        assert found.forces is None
+        refused = run(train_command, "again.extxyz", "--label", "again", "--cutoff", "4")
+        assert f"image 0 has no {lacking}" in str(refused.exception)
+
+
 def test_images_without_references_are_predicted():
     done = run(evaluate_command, FILES[0], "bare.extxyz", "--predictions", "b.extxyz")
     assert done.exit_code == 0, done.output
@@ -190,6 +256,45 @@ def test_images_without_references_are_predicted():
             image.get_potential_energy(), abs=1e-4
         )
         assert "energy_spread" not in written.info
+
+
+def test_what_is_wrong_is_named_or_left_out(tmp_path):
+    images = emt_images(6)
+    images[1].calc.results["energy"] = np.nan
+    images[2].calc.results["forces"][0, 1] = np.inf
+    kept = [image.copy() for image in images]
+    for place, image in enumerate(images):
+        kept[place].calc = SinglePointCalculator(kept[place], **image.calc.results)
+    kept[3].positions[1] = kept[3].positions[0]  # its energies are those of other positions
+    kept[3].calc = None
+    kept[4].positions[0] = np.nan
+    write("wrong.traj", kept)
+    for frames, sentence in (
+        ("@1", "wrong.traj, image 1 has the energy nan; take it out of the set, or do not "),
+        ("@2", "wrong.traj, image 2 has forces that are not finite; take it out"),
+        ("@3", "wrong.traj, image 3: atoms 0 ("),
+        ("@4", "wrong.traj, image 4 has positions that are not finite, such as that of atom 0; "),
+    ):
+        done = run(evaluate_command, "c", f"wrong.traj{frames}")
+        assert done.exception.exit_code == 2
+        assert str(done.exception).startswith(sentence)
+    done = run(evaluate_command, "c", "wrong.traj", "--skip-unusable", "--output", "w.jsonl")
+    assert done.exit_code == 0, done.output
+    assert "2 of 6 images left out: 1 cannot be described (atoms 0 (" in done.stderr
+    assert "1 has positions that are not finite: wrong.traj, image 4" in done.stderr
+    assert (
+        "2 references left out, the images are predicted: 1 has an energy that is not finite: "
+        "wrong.traj, image 1; 1 has forces that are not finite: wrong.traj, image 2"
+    ) in done.stderr
+    rows = [json.loads(line) for line in Path("w.jsonl").read_text().splitlines()]
+    assert [row["image"][-1] for row in rows] == list("0125")
+    assert [row["energy_reference"] is None for row in rows] == [False, True, False, False]
+    assert [row["force_rmse"] is None for row in rows] == [False, False, True, False]
+    assert len(evaluate(Committee.load("c"), "wrong.traj", skip_unusable=True)) == 4
+    for command, *more in ((evaluate_command,), (plot_command, "--format", "svg")):
+        done = run(command, "c", "wrong.traj@4", "--skip-unusable", *more)
+        assert isinstance(done.exception, UnusableImagesError)
+        assert "wrong.traj@4: none of the images can be used" in str(done.exception)
 
 
 def test_files_that_cannot_be_written_are_refused_before_anything_is_computed():
@@ -302,14 +407,12 @@ def test_parity_is_square_and_says_its_errors():
             assert axes.get_box_aspect() == 1
     assert panels[0].get_xlim() == panels[1].get_xlim()
     errors = 1e3 * np.array([one.energy_error for one in sets["held out"]])
-    assert f"rmse {np.sqrt(np.mean(errors**2)):.3g}\n" in panels[0].texts[0].get_text()
+    assert f"rmse {np.sqrt(np.mean(errors**2)):.3g} meV/atom\n" in panels[0].texts[0].get_text()
     assert [axes.get_title() for axes in panels[:3]] == ["held out", "training", "errors"]
     legend = [text.get_text() for text in panels[3].get_legend().get_texts()]
     assert legend == ["Cu", "Pt"]
-    colors = {line.get_label(): line.get_color() for line in panels[3].lines}
-    assert colors["Cu"] != colors["Pt"]
     # what is drawn is less than the energies, by those of the elements
-    drawn = np.concatenate([axes.lines[0].get_xdata() for axes in panels[:2]])
+    drawn = np.concatenate([axes.collections[0].get_offsets()[:, 0] for axes in panels[:2]])
     assert abs(drawn.mean()) < 1e3 * abs(np.mean([one.energy for one in sets["training"]]))
     spread = plots.spread_figure(sets)
     assert len(spread.axes) == 3
@@ -317,6 +420,35 @@ def test_parity_is_square_and_says_its_errors():
         assert axes.get_xlim() == axes.get_ylim()
         ends = axes.lines[-1]
         np.testing.assert_array_equal(ends.get_xdata(), ends.get_ydata())
+
+
+def test_dots_keep_their_colours_and_hide_no_element_or_held_out_image():
+    held_out, committee = emt_images(8, seed=9), Committee.load("c")
+    found = evaluate(committee, held_out)
+    sets = {"held out": found, "training": evaluate(committee, emt_images(6))}
+    [dots] = plots.parity_figure(sets).axes[3].collections
+    known = {
+        reference: (symbol, predicted)
+        for one in found
+        for symbol, row, other in zip(one.symbols, one.forces, one.mean_forces, strict=True)
+        for reference, predicted in zip(row.tolist(), other.tolist(), strict=True)
+    }
+    colors = {
+        name: to_rgba(color, 0.7) for name, color in plots.element_colors(["Cu", "Pt"]).items()
+    }
+    x, y = dots.get_offsets().T.tolist()
+    drawn = [known[one][0] for one in x]
+    assert y == pytest.approx([known[one][1] for one in x])
+    assert len(drawn) == 3 * sum(map(len, held_out))
+    for symbol, color in zip(drawn, dots.get_facecolors().tolist(), strict=True):
+        assert color == pytest.approx(colors[symbol])
+    # Runs of one element are as short as they are by chance.
+    changes = sum(a != b for a, b in itertools.pairwise(drawn))
+    share = drawn.count("Cu") / len(drawn)
+    assert changes > 1.6 * share * (1 - share) * len(drawn)
+    below, above = plots.spread_figure(sets).axes[0].collections
+    assert [len(below.get_offsets()), len(above.get_offsets())] == [6, 8]
+    np.testing.assert_allclose(above.get_facecolors()[0], to_rgba(plots.SETS[0], 0.7))
 
 
 def test_the_report_says_what_was_trained_and_how():
