@@ -299,10 +299,11 @@ class Session:
             done += summary.found + summary.computed
             nothing = not (done or dry_run)
             if summary.failed and not settings.skip_unusable:
+                advice = f"or {SKIP_ADVICE}" if done else "take them out of the set"
                 raise share(
                     (UnusableImagesError if nothing else ImageError)(
                         f"{amount(len(summary.failed), 'image')} cannot be fingerprinted, the "
-                        f"first: {str(summary.failed[0]).rstrip('.')}; or {SKIP_ADVICE}"
+                        f"first: {str(summary.failed[0]).rstrip('.')}; {advice}"
                     )
                 )
         self.voice.log(f"Fingerprints are there after {time.monotonic() - started:.1f} s.")
