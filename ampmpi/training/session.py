@@ -60,6 +60,7 @@ from ampmpi.training.progress import FitProgress
 from ampmpi.training.results import MemberResult, TrainingResult, best_of, save
 from ampmpi.training.settings import Settings
 from ampmpi.training.shares import Prepared, Source, load
+from ampmpi.training.unusable import SKIP_ADVICE
 
 
 @runtime_checkable
@@ -293,6 +294,7 @@ class Session:
         """See that the database has all fingerprints, and return images that can have none."""
         started, settings = time.monotonic(), self.settings
         failed: list[ImageRef] = []
+        done = 0
         for images in (self.images, self.validation):
             if images is None:
                 continue
@@ -315,12 +317,14 @@ class Session:
             for line in summary.lines():
                 (self.voice.say if dry_run or summary.computed else self.voice.log)(line)
             failed += [one.image for one in summary.failed]
-            nothing = not (summary.found or summary.computed or dry_run)
+            done += summary.found + summary.computed
+            nothing = not (done or dry_run)
             if summary.failed and not settings.skip_unusable:
+                advice = f"or {SKIP_ADVICE}" if done else "take them out of the set"
                 raise share(
                     (UnusableImagesError if nothing else ImageError)(
-                        f"{len(summary.failed)} images cannot be fingerprinted, the first: "
-                        f"{str(summary.failed[0]).rstrip('.')}; take them out of the set"
+                        f"{amount(len(summary.failed), 'image')} cannot be fingerprinted, the "
+                        f"first: {str(summary.failed[0]).rstrip('.')}; {advice}"
                     )
                 )
         self.voice.log(f"Fingerprints are there after {time.monotonic() - started:.1f} s.")

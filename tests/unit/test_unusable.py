@@ -18,6 +18,7 @@ from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
 from ampmpi.cli.evaluate import command as evaluate_command
 from ampmpi.cli.images import command as images_command
 from ampmpi.cli.train import command as train_command
+from ampmpi.database import FingerprintDatabase
 from ampmpi.errors import ImageError, InputError
 from ampmpi.images import ImageRef, digest_image
 from ampmpi.images.distances import ratio, shortest
@@ -512,3 +513,20 @@ def test_what_a_report_says_of_the_images():
     }
     about = survey(alone, open_pool(alone, images), forces=False).about
     assert about["images"] == "9 to train on, 0 to validate on, from memory"
+
+
+def test_images_to_validate_on_that_cannot_be_fingerprinted_do_not_undo_the_others():
+    validation = emt_images(2, seed=3)
+    for image in validation:
+        forces = image.get_forces()
+        image.positions[1] = image.positions[0]
+        image.calc = SinglePointCalculator(image, energy=0.0, forces=forces)
+    with pytest.raises(ImageError, match=r"2 images cannot be fingerprinted.*--skip-un") as caught:
+        calculator().train(emt_images(4), validation=validation)
+    assert caught.value.exit_code == 3
+    assert FingerprintDatabase("t-fingerprints.ampdb").info().entries == 4
+    assert "4 computed" in Path("t-log.txt").read_text()
+    with pytest.raises(ImageError, match="1 image cannot be fingerprinted") as caught:
+        calculator("b").train(validation[:1])
+    assert caught.value.exit_code == 2
+    assert not Path("b-log.txt").exists()
