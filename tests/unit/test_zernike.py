@@ -15,7 +15,15 @@ from test_kernels_derivatives import dense, images
 from test_kernels_reference import cutoff_values, length, reference_neighbors
 from training_images import emt_images
 
-from ampmpi import Amp, FingerprintDatabase, Gaussian, NeuralNetwork, Zernike, fingerprint
+from ampmpi import (
+    Amp,
+    FingerprintDatabase,
+    Gaussian,
+    NeuralNetwork,
+    Zernike,
+    fingerprint,
+    hash_images,
+)
 from ampmpi.cli.group import group
 from ampmpi.descriptor import Polynomial, from_parameters, from_toml
 from ampmpi.errors import DescriptorError, DescriptorMismatchError, ImageError
@@ -321,6 +329,18 @@ def test_settings_are_needed_in_parameters():
     del parameters["nmax"]
     with pytest.raises(DescriptorError, match="lack nmax"):
         Zernike.from_parameters(parameters)
+
+
+@pytest.mark.parametrize("dblabel", [None, "shared"])
+def test_fingerprints_by_key_as_amps_scripts_ask_for_them(folder, dblabel):
+    images = hash_images(emt_images(3))
+    zernike = Zernike(4.0, nmax=3, dblabel=dblabel)
+    zernike.calculate_fingerprints(images, calculate_derivatives=True)
+    assert zernike.n_features["Cu"] == 6
+    for key, atoms in images.items():
+        values, primes = Zernike(4.0, nmax=3, elements=zernike.elements).calculate(atoms)
+        assert zernike.fingerprints[key] == values.to_amp()
+        assert zernike.fingerprintprimes[key] == primes.to_amp()
 
 
 @pytest.fixture
