@@ -38,7 +38,7 @@ def test_a_job_that_can_use_no_image_takes_no_database_from_another(
     write("bad.traj", overlapping)
     arguments = ["--label", "x", "--cutoff", "4"] + ["--derivatives"] * derivatives
     # As if the first job had been a little quicker than the other one: its database is there.
-    monkeypatch.setattr("ampmpi.fingerprinting.job.warm_up", lambda *_: start())
+    monkeypatch.setattr("ampmpi.fingerprinting.work.warm_up", lambda *_: start())
     jobs = []
 
     def start():
