@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Zernike(AtomCentered):
     """Rotational invariants of the 3D Zernike moments of each atom's neighbours.
 
-    Feature (n, l), n = 0 … nmax, l ≤ n with n − l even, is Σ_m |c_nlm|², m = −l … l, of the
-    moments c_nlm = Σ_j η_j Z*_nlm(R_ij/Rc) fc(R_ij). Constants and order are Amp's.
+    Feature (n, l), n = 0 … nmax, l ≤ n with n − l even, is the sum of ``|c_nlm|²`` over
+    m = −l … l, of the moments c_nlm = Σ_j η_j Z*_nlm(R_ij/Rc) fc(R_ij). Constants and order are
+    Amp's.
 
     Parameters
     ----------

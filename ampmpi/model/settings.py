@@ -73,7 +73,7 @@ class LossFunction:
     default_parameters : dict
         The criteria that hold unless others are given.
     loss, energy_loss, force_loss : float or None
-        The loss, Σ ((E - E_ref) / N)² in eV² and Σ |F - F_ref|² / (3 N) in (eV/Å)², after a
+        The loss, Σ ((E - E_ref) / N)² in eV² and ``Σ |F - F_ref|² / (3 N)`` in (eV/Å)², after a
         training or `get_loss`; None before.
     energy_maxresid, force_maxresid : float or None
         Largest energy error per atom, eV, and largest error of a force component, eV/Å.
