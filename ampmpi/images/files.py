@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
 import glob
-import gzip
-import lzma
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,14 +18,11 @@ from ampmpi.images.foreign import foreign
 from ampmpi.images.labels import kinds_of, places
 from ampmpi.images.reading import ImageName, Reading
 from ampmpi.images.units import ENERGIES, NATIVE, SYSTEMS, Units, convert, unit_named
+from ampmpi.images.unpacked import CHUNK, OPENERS, open_unpacked
 from ampmpi.text import plain
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-CHUNK = 1 << 24
-
-OPENERS: dict[str, Callable[[str], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 XSF_ENERGY = re.compile(rb"^#\s*total energy\s*=\s*(\S+)[ \t]*(\S*)", re.MULTILINE | re.IGNORECASE)
 """Where aenet keeps the energy in an XSF file."""
@@ -103,20 +95,36 @@ class Frames:
     changed: int
 
 
-def find_files(names: Iterable[str | os.PathLike[str]]) -> list[ImageFile]:
+def find_files(names: Iterable[str | os.PathLike[str]], most: int | None = None) -> list[ImageFile]:
     """Return the files that names, patterns and ``name@frames`` stand for.
+
+    Parameters
+    ----------
+    names : iterable of str or path
+        The names.
+    most : int, optional
+        So many of the files, evenly spread; only these are opened to learn their format.
 
     Raises
     ------
     ImageFileError
         A file is missing, cannot be read, or is in no format that ASE knows.
     """
-    return [
-        ImageFile(path, *_format(path, frames, reading.format), reading)
+    found = [
+        (path, frames, name.reading if isinstance(name, ImageName) else Reading())
         for name in names
-        for reading in [name.reading if isinstance(name, ImageName) else Reading()]
         for path, frames in _expand(os.fspath(name))
     ]
+    chosen = range(len(found)) if most is None else spread(len(found), most)
+    return [
+        ImageFile(path, *_format(path, frames, reading.format), reading)
+        for path, frames, reading in (found[i] for i in chosen)
+    ]
+
+
+def spread(n: int, most: int) -> list[int]:
+    """Return at most so many of n numbers, evenly spread."""
+    return sorted({n * i // most for i in range(most)} if n > most else range(n))
 
 
 def _expand(name: str) -> Iterator[tuple[str, str]]:
@@ -325,25 +333,21 @@ def _xsf_energy(path: str, value: bytes, unit: bytes) -> tuple[float, str]:
 
 
 def open_trajectory(path: str) -> tuple[Any, Any]:
-    """Open a .traj; a compressed one is unpacked to a temporary file without a name.
+    """Open a .traj, which may be compressed.
 
     Returns
     -------
     trajectory : TrajectoryReader
         ASE's reader.
     file : file or None
-        The temporary file, to be closed with it.
+        The unpacked file, to be closed with it.
     """
     from ase.io.trajectory import TrajectoryReader
 
-    opener = OPENERS.get(Path(path).suffix)
-    if opener is None:
+    if Path(path).suffix not in OPENERS:
         return TrajectoryReader(path), None  # type: ignore[no-untyped-call]
-    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file = open_unpacked(path)
     try:
-        with opener(path) as packed:
-            shutil.copyfileobj(packed, file, CHUNK)
-        file.seek(0)
         return TrajectoryReader(file), file  # type: ignore[no-untyped-call]
     except BaseException:
         file.close()

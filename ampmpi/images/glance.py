@@ -34,7 +34,7 @@ def choose_labels(images: Images, keys: LabelKeys, *, forces: bool = True) -> Ch
 
 
 def unit_doubts(names: Sequence[Any]) -> list[str]:
-    """Return what is suspicious about the distances in the first images of some files.
+    """Return what is suspicious about the distances in the first images of some of the files.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def unit_doubts(names: Sequence[Any]) -> list[str]:
     """
     refs: list[ImageRef] = []
     ratios: list[Ratio] = []
-    for file in find_files(names)[:SAMPLED_FILES]:
+    for file in find_files(names, SAMPLED_FILES):
         for number, image in enumerate(_first(file)):
             smallest = ratio(shortest(image))
             if smallest is not None:
