@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import ImageFileError
-from ampmpi.images.foreign import foreign
+from ampmpi.images.foreign import foreign, foreign_folder, is_runner
 from ampmpi.images.labels import kinds_of, places
 from ampmpi.images.reading import ImageName, Reading
 from ampmpi.images.units import ENERGIES, NATIVE, SYSTEMS, Units, convert, unit_named
@@ -151,7 +151,8 @@ def _format(path: str, frames: str, given: str | None) -> tuple[str, slice | str
     try:
         if Path(path).is_dir():
             if not path.rstrip("/").endswith(".bundle"):
-                raise ImageFileError(f"{path} is a directory: name the files in it")
+                what = foreign_folder(path) or "a directory: name the files in it"
+                raise ImageFileError(f"{path} is {what}")
         elif not Path(path).is_file() and Path(path).exists():
             raise ImageFileError(f"{path} is not a regular file: copy the images into one")
         else:
@@ -177,8 +178,9 @@ def _recognised(path: str) -> str:
         get_ioformat(format)
     except UnknownFileTypeError:
         format = ""
-    # ASE goes by the ending of some names, which other programs use as well.
-    what = foreign(path) if format in ("", "cfg", "json") else None
+    if not format and is_runner(path):
+        format = "runnerdata"  # ASE knows it only if no space comes first
+    what = foreign(path, format)
     if what is not None:
         raise ImageFileError(f"{path} is {what}")
     if not format:

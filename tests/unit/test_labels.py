@@ -441,7 +441,26 @@ FOREIGN = {
     "a.json": (b'[{"@module": "pymatgen.core.structure"}]', "JSON of pymatgen"),
     "b.json": (b'{"atoms": 3}', "JSON, but no database of ASE"),
     "a.h5": (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-    "a.npz": (b"PK\x03\x04rest", "a zip file"),
+    "a.npz": (b"PK\x03\x04...E.npy...", "a zip file of numpy arrays"),
+    "a.zip": (b"PK\x03\x04...a.xyz...", "a zip archive: unpack it"),
+    "a.xyz.zst": (b"(\xb5/\xfdrest", "compressed with zstd.* unzstd"),
+    "a.pickle": (pickle.dumps([1], protocol=5), "a Python pickle"),
+    "a.p": (pickle.dumps([1], protocol=2), "a Python pickle"),
+    "a.pckl.gzip": (gzip.compress(pickle.dumps([1])), r"a compressed Python pickle.*pacemaker"),
+    "a.tgz": (gzip.compress(bytes(257) + b"ustar" + bytes(250)), "a compressed tar archive"),
+    "images.gzip": (gzip.compress(b"1 2 3"), r"a gzip file.*\.xyz\.gz"),
+    "a.tar": (bytes(257) + b"ustar" + bytes(250), "a tar archive"),
+    "a.lmdb": (bytes(16) + b"\xde\xc0\xef\xbe" + bytes(99), "an LMDB database.*fairchem"),
+    "a.parquet": (b"PAR1rest", r"a Parquet file.*pandas\.read_parquet"),
+    "coord.raw": (b"1 2 3\n", "a file of a DeePMD system.*deepmd/raw"),
+    "lfs.xyz": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    "page.extxyz": (b"\n<!DOCTYPE html>\n<html>", "a web page"),
+    "qm9.xyz": (b"1\ngdb 1\t157.7\nC 1e-3 2.*^-6 3. -0.5\n", r"a file of QM9.*Hartree"),
+    "a.lammpstrj": (
+        b"ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1\nITEM: BOX BOUNDS pp pp pp\n"
+        b"0 1\n0 1\n0 1\nITEM: ATOMS id type x y z\n1 1 0 0 0\n",
+        "a LAMMPS dump without elements.*specorder",
+    ),
     "coord.npy": (b"\x93NUMPY\x01", "dpdata converts"),
     "ML_AB": (b" 1.0 Version\n***\n     The number of configurations\n", "ML_AB file of VASP"),
 }
@@ -455,6 +474,34 @@ def test_files_of_other_programs_are_named_with_what_converts_them(tmp_path, nam
         open_images(str(tmp_path / name))
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_dump_with_elements_is_no_foreign_file(tmp_path):
+    (tmp_path / "a.lammpstrj").write_text(
+        "ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1\nITEM: BOX BOUNDS pp pp pp\n0 4\n0 4\n0 4\n"
+        "ITEM: ATOMS id type element x y z fx fy fz\n1 1 Cu 1 2 3 .1 .2 .3\n"
+    )
+    [image] = read_all(tmp_path / "a.lammpstrj")
+    assert image.get_chemical_formula() == "Cu"
+    assert forces_of(image, ASES_OWN).tolist() == [[0.1, 0.2, 0.3]]
+
+
+def test_the_folder_of_a_deepmd_system_is_named(tmp_path):
+    (tmp_path / "type.raw").write_text("0 1\n")
+    with pytest.raises(ImageFileError, match=r"folder of a DeePMD system.*deepmd/raw"):
+        open_images(str(tmp_path))
+    (tmp_path / "set.000").mkdir()
+    with pytest.raises(ImageFileError, match=r"folder of a DeePMD system.*deepmd/npy"):
+        open_images(str(tmp_path))
+
+
+def test_runners_format_is_known_with_a_space_before_it(tmp_path):
+    (tmp_path / "input.data.water").write_text(
+        " begin\natom 0 0 1.0 H 0 0 0.1 0.2 0.3\nenergy -0.5\ncharge 0\nend\n"
+    )
+    [image] = read_all(tmp_path / "input.data.water")
+    assert image.positions[0, 2] == pytest.approx(units.Bohr)
+    assert energy_of(image, ASES_OWN) == pytest.approx(-0.5 * units.Hartree)
 
 
 def test_ases_own_json_is_read(tmp_path):
