@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -401,6 +402,9 @@ def frame_offsets(path: str | Path) -> NDArray[np.int64]:
     base = line = ahead = 0  # of the chunk: offset, number of its first line, lines to pass over
     rest = b""
     with open(path, "rb") as file:
+        if file.read(len(BOM_UTF8)) == BOM_UTF8:  # as editors on Windows write it
+            base = len(BOM_UTF8)
+        file.seek(base)
         while True:
             data = file.read(CHUNK)
             text = rest + data

@@ -293,9 +293,11 @@ class Overview:
             return []
         lines = ["", "Cannot be used"]
         for kind in sorted({kind for _, kind, _ in self.wrong}):
-            some = sorted(index for index, one, _ in self.wrong if one == kind)
+            some = sorted((index, text) for index, one, text in self.wrong if one == kind)
             predicate = kind if len(some) == 1 else kind.replace("has ", "have ", 1)
-            lines.append(f"  {len(some)} {predicate}: {named(map(ref, some), 20)}")
+            which = named((ref(index) for index, _ in some), 20)
+            first = f"; in the first, {some[0][1]}" if "…" in kind else ""
+            lines.append(f"  {len(some)} {predicate}: {which}{first}")
         return lines
 
 

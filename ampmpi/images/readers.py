@@ -69,8 +69,15 @@ class XYZReader:
             if not line.lstrip().startswith(b"VEC"):
                 break
             lines.append(line)
-        text = io.StringIO(b"".join(lines).decode())
-        atoms: Any = read(text, 0, format="extxyz", parallel=False)
+        # A name in another encoding, in the comment, is no reason to refuse the image.
+        text = io.StringIO(b"".join(lines).decode(errors="replace"))
+        try:
+            atoms: Any = read(text, 0, format="extxyz", parallel=False)
+        except KeyError as error:
+            symbol = [str(error.args[0]).encode()]
+            if not any(line.split()[:1] == symbol for line in lines[2:]):
+                raise
+            raise ValueError(f"{error} is no chemical symbol") from None
         return atoms  # type: ignore[no-any-return]
 
     def close(self) -> None:

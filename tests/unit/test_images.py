@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import pickle
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from ase.io.trajectory import Trajectory
 from ampmpi.errors import ImageError, ImageFileError, InputError
 from ampmpi.images import ImageRef, ImageSet, hash_image, hash_images, open_images, unpacked
 from ampmpi.images import files as image_files
+from ampmpi.images.checks import unreadable
 from ampmpi.images.files import Frames, find_files, frame_offsets, open_trajectory, survey
 from ampmpi.images.glance import choose_labels, unit_doubts
 from ampmpi.images.labels import LabelKeys
@@ -367,3 +369,33 @@ def test_doubts_about_units_open_a_few_of_many_files(tmp_path, monkeypatch):
     assert len(opened) == 16
     assert opened[0].endswith("000.xyz")
     assert opened[-1].endswith("093.xyz")
+
+
+def test_xyz_of_other_encodings_is_read(tmp_path):
+    path = tmp_path / "a.xyz"
+    text = "1\nauthor=Müller energy=-1.5\nCu 0 0 1\n"
+    for content in (text.encode("latin-1"), text.encode("utf-8-sig"), text.encode()):
+        path.write_bytes(content)
+        with closing(open_images(str(path))) as images:
+            [(_, image)] = images.read_many([0], results=True)
+        assert image.get_potential_energy() == -1.5
+        assert image.positions.tolist() == [[0, 0, 1]]
+
+
+def test_what_is_no_symbol_is_quoted(tmp_path):
+    (tmp_path / "a.xyz").write_text("2\n\nCu 0 0 1\n78 0 0 2\n")
+    with closing(open_images(str(tmp_path / "a.xyz"))) as images:
+        [(_, error)] = images.read_many([0])
+    assert str(error) == "it cannot be read: '78' is no chemical symbol"
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("could not convert string to float: '1.2*^-6'", "could not convert string to float: …"),
+        ("the file ends after 3 of 17 atoms", "the file ends after … of … atoms"),
+        ("no utf-8 here", "no utf-8 here"),
+    ],
+)
+def test_one_reason_for_many_images_is_one_kind(reason, kind):
+    assert unreadable(ImageError(f"it cannot be read: {reason}")) == f"cannot be read ({kind})"
