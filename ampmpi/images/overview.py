@@ -17,6 +17,7 @@ from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts, na
 from ampmpi.images.hashing import digest_image
 from ampmpi.images.imageset import ImageRef, Images
 from ampmpi.images.labels import (
+    FLAGS,
     NO_ENERGY,
     NO_FORCES,
     Choice,
@@ -117,7 +118,7 @@ class Overview:
             if error.kind != NO_FORCES:
                 self.wrong.append((index, error.kind, str(error)))
         self.stresses += lookup(image, choice.keys.get("stress")) is not None
-        self.carried.update({name for _, name in offers(image)})
+        self.carried.update({name for place, name in offers(image) if place != FLAGS})
         self.indices.append(index)
         self.keys.append(digest_image(image))
         self.energies.append(energy)

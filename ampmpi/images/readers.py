@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ampmpi.images.files import ImageFile, open_trajectory
+from ampmpi.images.labels import UNNAMED
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -78,6 +79,8 @@ class XYZReader:
             if not any(line.split()[:1] == symbol for line in lines[2:]):
                 raise
             raise ValueError(f"{error} is no chemical symbol") from None
+        if results and n_atoms and len(lines[2].split()) >= 7 and b"Properties" not in lines[1]:
+            atoms.info[UNNAMED] = len(lines[2].split()) - 4
         return atoms  # type: ignore[no-any-return]
 
     def close(self) -> None:

@@ -424,6 +424,40 @@ O 1.9 0.0 0.0 -0.1 -0.2 -0.3
 """
 
 
+@pytest.mark.parametrize(
+    "comment",
+    ["-76.4", "Coordinates from ORCA-job water E -76.4", "energy: -76.4 gnorm: 0.0004 xtb: 6.4.0"],
+)
+def test_numbers_without_a_name_in_comment_lines_are_spoken_of(tmp_path, comment):
+    (tmp_path / "a.xyz").write_text(f"2\n{comment}\nO 0 0 0 1 2 3\nH 0 0 1 4 5 6\n")
+    with closing(open_images(str(tmp_path / "a.xyz"))) as images:
+        choice = choose_labels(images, ASES_OWN)
+    assert "-76.4" not in choice.found
+    assert "hold numbers without a name: write energy=NUMBER" in choice.found
+    assert "have columns without a name: add Properties=species:S:1:pos:R:3:for" in choice.found
+
+
+def test_columns_that_a_comment_names_are_no_matter(tmp_path):
+    (tmp_path / "a.xyz").write_text("1\nenergy=1 frame 5\nO 0 0 0 -0.5\n")
+    with closing(open_images(str(tmp_path / "a.xyz"))) as images:
+        assert choose_labels(images, ASES_OWN).hint == ""
+
+
+def test_gradients_are_not_taken_for_forces():
+    offered = [frozenset({("info", "energy"), ("arrays", "gradient")})]
+    assert choose(offered, ASES_OWN).keys == ASES_OWN
+    with pytest.raises(InputError, match=r"'gradient' are gradients .* opposite sign"):
+        choose(offered, LabelKeys(forces="gradient"))
+
+
+def test_names_with_brackets_are_names():
+    said = meaning("ccsd(t)_cbs.energy")
+    assert said is not None
+    assert (said.kind, said.family) == ("energy", "ccsd(t) cbs")
+    assert meaning('"energy": -1, "forces": [[1]]') is None
+    assert meaning("old_energies") is meaning("energy_sigma") is None
+
+
 def test_xsf_files_of_aenet(tmp_path):
     (tmp_path / "a.xsf").write_text(XSF)
     [image] = read_all(tmp_path / "a.xsf")
