@@ -7,7 +7,7 @@ import os
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ampmpi.errors import ImageFileError
 from ampmpi.images.foreign import foreign, foreign_folder, is_runner
 from ampmpi.images.labels import kinds_of, places
 from ampmpi.images.reading import ImageName, Reading
+from ampmpi.images.stored_units import stored_units
 from ampmpi.images.units import ENERGIES, NATIVE, SYSTEMS, Units, convert, unit_named
 from ampmpi.images.unpacked import CHUNK, OPENERS, open_unpacked
 from ampmpi.text import plain
@@ -118,7 +119,7 @@ def find_files(names: Iterable[str | os.PathLike[str]], most: int | None = None)
     ]
     chosen = range(len(found)) if most is None else spread(len(found), most)
     return [
-        ImageFile(path, *_format(path, frames, reading.format), reading)
+        ImageFile(path, *_format(path, frames, reading))
         for path, frames, reading in (found[i] for i in chosen)
     ]
 
@@ -148,7 +149,8 @@ def _expand(name: str) -> Iterator[tuple[str, str]]:
     raise ImageFileError(f"there is no file {candidates[-1][0]!r}")
 
 
-def _format(path: str, frames: str, given: str | None) -> tuple[str, slice | str]:
+def _format(path: str, frames: str, reading: Reading) -> tuple[str, slice | str, Reading]:
+    """Return a file's format, the frames that are meant, and how it is to be read."""
     try:
         if Path(path).is_dir():
             if not path.rstrip("/").endswith(".bundle"):
@@ -160,14 +162,16 @@ def _format(path: str, frames: str, given: str | None) -> tuple[str, slice | str
             with open(path, "rb") as file:
                 if not file.read(1):
                     raise ImageFileError(f"{path} is empty")
-        format = given or _recognised(path)
+        format = reading.format or _recognised(path)
+        if format in ("db", "json") and reading.units is None:
+            reading = replace(reading, units=stored_units(path))
     except ImageFileError:
         raise
     except OSError as error:
         raise ImageFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # ASE and the modules that decompress raise anything
         raise ImageFileError(f"{path} cannot be read: {describe(error)}") from error
-    return format, _selection(path, frames, is_database=format == "db")
+    return format, _selection(path, frames, is_database=format == "db"), reading
 
 
 def _recognised(path: str) -> str:

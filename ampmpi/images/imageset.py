@@ -327,9 +327,13 @@ def as_read(
     InputError
         These are not known, or the images are not files.
     """
-    if images is None or (units is None and format is None):
+    if images is None:
         return images
     names = file_names(images)
+    if units is None and format is None:
+        if names is not None:
+            Reading.of(keys=keys)
+        return images
     if names is None:
         raise InputError(
             "units and format are for files of images; these are Atoms, which are in Å and eV"

@@ -23,6 +23,7 @@ from ampmpi.errors import ImageFileError, InputError
 from ampmpi.images import hash_image, open_images
 from ampmpi.images.files import ImageFile, iterate
 from ampmpi.images.glance import choose_labels, unit_doubts
+from ampmpi.images.imageset import as_read
 from ampmpi.images.labels import (
     LabelError,
     LabelKeys,
@@ -667,3 +668,70 @@ def test_labels_that_are_no_arrays_stay_as_they_are_in_other_units():
     found = ImageFile("a", "traj", reading=Reading.of(units="meV")).finished(image)
     with pytest.raises(LabelError, match="has an energy of a wrong shape"):
         energy_of(found, ASES_OWN)
+
+
+def a_database(path, unit, forces_unit=None, length="Ang"):
+    image, energy, forces = bare(emt_images(1)[0])
+    with connect(path) as database:
+        stated = {"energy": unit, "dipole": "D"}
+        if forces_unit is not None:
+            stated["forces"] = forces_unit
+        database.metadata = {"_property_unit_dict": stated, "_distance_unit": length}
+        database.write(image, data={"energy": [energy], "forces": forces})
+    return image, energy, forces
+
+
+def test_units_that_a_database_states_are_used(tmp_path):
+    path = tmp_path / "a.db"
+    image, energy, forces = a_database(path, "kcal/mol", "kcal/mol/Ang")
+    [found] = read_all(path)
+    kcal = units.kcal / units.mol
+    np.testing.assert_array_equal(found.positions, image.positions)
+    assert energy_of(found, ASES_OWN) == pytest.approx(energy * kcal)
+    np.testing.assert_allclose(forces_of(found, ASES_OWN), forces * kcal)
+    [found] = read_all(path, Reading.of(units="eV,A"))  # the user knows better
+    assert energy_of(found, ASES_OWN) == pytest.approx(energy)
+
+
+def test_lengths_that_a_database_states_are_used(tmp_path):
+    image, _, forces = a_database(tmp_path / "a.db", "Hartree", "Hartree/Bohr", "Bohr")
+    [found] = read_all(tmp_path / "a.db")
+    np.testing.assert_allclose(found.positions, image.positions * units.Bohr)
+    np.testing.assert_allclose(forces_of(found, ASES_OWN), forces * units.Hartree / units.Bohr)
+
+
+@pytest.mark.parametrize(
+    ("stated", "sentence"),
+    [
+        (("furlong",), r"the unit 'furlong' for 'energy', which is none of eV"),
+        (("eV", None, "ell"), r"the unit 'ell' for lengths, which is none of Å"),
+        (("eV", "Ha/Bohr"), r"'Ha/Bohr' for 'forces' and eV,Å for energies and lengths"),
+    ],
+)
+def test_units_of_a_database_that_cannot_be_used_are_refused(tmp_path, stated, sentence):
+    a_database(tmp_path / "a.db", *stated)
+    with pytest.raises(ImageFileError, match=sentence):
+        open_images(str(tmp_path / "a.db"))
+
+
+def test_a_name_that_speaks_of_units_needs_units(tmp_path):
+    keys = LabelKeys("energy_Ha", "forces_kcal_per_mol")
+    with pytest.raises(InputError, match=r"energy: the name 'energy_Ha' speaks of Hartree.*units"):
+        Reading.of(keys=keys)
+    with pytest.raises(InputError, match=r"forces: .*kcal/mol"):
+        as_read("a.xyz", None, None, LabelKeys(forces="forces_kcal_per_mol"))
+    assert Reading.of(units="Hartree", keys=keys).units == Units("Å", "Hartree")
+    assert Reading.of(keys=LabelKeys("U_harmonic", "hamilton_forces")).units is None
+
+
+def test_energies_of_cp2ks_trajectories_are_in_hartree(tmp_path):
+    path = str(tmp_path / "a.xyz")
+    frame = " i = 1, time = 0.5, E = -17.2\nO 0 0 0\nH 0 0 1\n"
+    (tmp_path / "a.xyz").write_text(f"2\n{frame}")
+    with closing(open_images(path)) as images:
+        assert "--units Hartree,A reads them so" in choose_labels(images, ASES_OWN).warning
+    with closing(open_images(named([path], Reading.of(units="Hartree,A")))) as images:
+        choice = choose_labels(images, ASES_OWN)
+        [(_, image)] = images.read_many([0], results=True)
+    assert choice.warning == ""
+    assert energy_of(image, choice.keys) == pytest.approx(-17.2 * units.Hartree)
