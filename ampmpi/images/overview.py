@@ -168,6 +168,7 @@ class Overview:
             np.array(self.energies, dtype=float),
             np.array(self.largest, dtype=float),
             composition.reshape(len(self.formulas), len(elements)),
+            tuple(elements),
         )
 
     def duplicates(self) -> list[int]:
