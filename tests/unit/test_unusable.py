@@ -512,3 +512,19 @@ def test_what_a_report_says_of_the_images():
     }
     about = survey(alone, open_pool(alone, images), forces=False).about
     assert about["images"] == "9 to train on, 0 to validate on, from memory"
+
+
+def test_of_many_images_that_cannot_be_read_the_first_is_quoted(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text("".join(f"1\nenergy=1\nCu 0 0 {i}.5*^2\n" for i in range(5)))
+    alone = SerialCommunicator()
+    with pytest.raises(InputError) as caught:
+        survey(alone, open_pool(alone, str(path)), forces=False)
+    lines = str(caught.value).splitlines()
+    assert lines[1] == (
+        f"  5 cannot be read (could not convert string to float: …): {path}, images 0 to 4; the "
+        f"first is {path}, image 0: it cannot be read: could not convert string to float: '0.5*^2'"
+    )
+    shown = CliRunner().invoke(images_command, [str(path)]).output
+    assert shown.count("cannot be read (") == 1
+    assert "float: '0.5*^2'" in shown
