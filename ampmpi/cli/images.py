@@ -52,7 +52,8 @@ def command(files: tuple[str, ...], plot: str | None, **given: Any) -> None:
     seen = Overview.joined(parts)
     for line in seen.lines(images.ref, choice):
         click.echo(line)
-    suspicious = [text for text in (doubt, choice.warning) if text] + seen.suspicious(images.ref)
+    said = [text for text in (doubt, choice.warning, choice.hint) if text]
+    suspicious = said + seen.suspicious(images.ref)
     if suspicious:
         click.echo("\nSuspicious")
         for text in suspicious:

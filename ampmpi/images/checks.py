@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +17,10 @@ FARTHEST = 1.0e8
 
 SINGULAR = 1.0e-10
 """Volume of a singular cell, as part of that of a box with the same lengths."""
+
+
+VARYING = re.compile(r"""'[^']*'|"[^"]*"|(?<![\w-])[-+]?\d[\w.+-]*""")
+"""What differs between the reasons of images that are of one kind."""
 
 
 class Problem(NamedTuple):
@@ -63,5 +68,9 @@ def problem(atoms: Atoms) -> Problem | None:
 
 
 def unreadable(error: Exception) -> str:
-    """Return what is true of all images that cannot be read for the same reason."""
-    return f"cannot be read ({plain(str(error), 120)})"
+    """Return what is true of all images that cannot be read for the same reason.
+
+    Numbers and what is quoted from the file differ from image to image and are left out.
+    """
+    reason = plain(str(error), 500).removeprefix("it cannot be read: ")
+    return f"cannot be read ({VARYING.sub('…', reason)[:120]})"

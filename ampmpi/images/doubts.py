@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ampmpi.images.all_electron import likely_energy_unit
 from ampmpi.images.distances import LONG, SHORT, likely_unit
 from ampmpi.images.imageset import ImageRef
 from ampmpi.text import amount
@@ -57,6 +58,8 @@ class Facts:
         The largest force on an atom; nan where there are no forces.
     composition : (n, n_elements) float array
         Number of atoms of each element.
+    elements : tuple of str
+        The elements.
     """
 
     indices: NDArray[np.int64]
@@ -64,6 +67,7 @@ class Facts:
     energies: Array
     largest_forces: Array
     composition: Array
+    elements: tuple[str, ...] = ()
 
     @property
     def n_atoms(self) -> Array:
@@ -130,6 +134,7 @@ def label_doubts(facts: Facts, ref: Callable[[int], ImageRef]) -> list[str]:
     per_atom = list(_per_atom(facts))
     return [
         *_zeros(facts),
+        *_other_unit(facts),
         *_two_energies(facts, ref),
         *(per_atom or _energy_outliers(facts, ref)),
         *_force_outliers(facts, ref),
@@ -148,6 +153,17 @@ def _zeros(facts: Facts) -> Iterator[str]:
         yield (
             f"all forces of all {int(given.sum())} images are exactly zero: they were probably not "
             "computed; train energies alone with --no-forces"
+        )
+
+
+def _other_unit(facts: Facts) -> Iterator[str]:
+    if not facts.elements:
+        return
+    unit = likely_energy_unit(facts.energies, facts.composition, facts.elements)
+    if unit is not None:
+        yield (
+            f"the energies taken for eV are what those of all electrons are in {unit}: "
+            f"--units {unit},A reads them so, or {unit},Bohr if lengths are in Bohr"
         )
 
 
@@ -295,6 +311,7 @@ def distance_doubts(ratios: Sequence[Ratio], ref: Callable[[int], ImageRef]) -> 
             f"{files}{more}: the shortest distances are {found[0][1]:.2g} times the sum of the "
             f"covalent radii, too {'short' if short else 'long'} for lengths in {read_as}"
             + (f"; are they in {unit}? --units eV,{unit} reads them so" if unit else "")
+            + (", and the energies as eV" if unit and read_as == "Bohr" else "")
             + ("" if unit else "; check their unit, and give it with --units")
         )
     if close:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
 import glob
-import gzip
-import lzma
 import os
 import re
-import shutil
-import tempfile
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import ImageFileError
-from ampmpi.images.foreign import foreign
+from ampmpi.images.foreign import foreign, foreign_folder, is_runner
 from ampmpi.images.labels import kinds_of, places
 from ampmpi.images.reading import ImageName, Reading
+from ampmpi.images.stored_units import stored_units
 from ampmpi.images.units import ENERGIES, NATIVE, SYSTEMS, Units, convert, unit_named
+from ampmpi.images.unpacked import CHUNK, OPENERS, open_unpacked
 from ampmpi.text import plain
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-CHUNK = 1 << 24
-
-OPENERS: dict[str, Callable[[str], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
 XSF_ENERGY = re.compile(rb"^#\s*total energy\s*=\s*(\S+)[ \t]*(\S*)", re.MULTILINE | re.IGNORECASE)
 """Where aenet keeps the energy in an XSF file."""
@@ -103,20 +97,36 @@ class Frames:
     changed: int
 
 
-def find_files(names: Iterable[str | os.PathLike[str]]) -> list[ImageFile]:
+def find_files(names: Iterable[str | os.PathLike[str]], most: int | None = None) -> list[ImageFile]:
     """Return the files that names, patterns and ``name@frames`` stand for.
+
+    Parameters
+    ----------
+    names : iterable of str or path
+        The names.
+    most : int, optional
+        So many of the files, evenly spread; only these are opened to learn their format.
 
     Raises
     ------
     ImageFileError
         A file is missing, cannot be read, or is in no format that ASE knows.
     """
-    return [
-        ImageFile(path, *_format(path, frames, reading.format), reading)
+    found = [
+        (path, frames, name.reading if isinstance(name, ImageName) else Reading())
         for name in names
-        for reading in [name.reading if isinstance(name, ImageName) else Reading()]
         for path, frames in _expand(os.fspath(name))
     ]
+    chosen = range(len(found)) if most is None else spread(len(found), most)
+    return [
+        ImageFile(path, *_format(path, frames, reading))
+        for path, frames, reading in (found[i] for i in chosen)
+    ]
+
+
+def spread(n: int, most: int) -> list[int]:
+    """Return at most so many of n numbers, evenly spread."""
+    return sorted({n * i // most for i in range(most)} if n > most else range(n))
 
 
 def _expand(name: str) -> Iterator[tuple[str, str]]:
@@ -139,25 +149,29 @@ def _expand(name: str) -> Iterator[tuple[str, str]]:
     raise ImageFileError(f"there is no file {candidates[-1][0]!r}")
 
 
-def _format(path: str, frames: str, given: str | None) -> tuple[str, slice | str]:
+def _format(path: str, frames: str, reading: Reading) -> tuple[str, slice | str, Reading]:
+    """Return a file's format, the frames that are meant, and how it is to be read."""
     try:
         if Path(path).is_dir():
             if not path.rstrip("/").endswith(".bundle"):
-                raise ImageFileError(f"{path} is a directory: name the files in it")
+                what = foreign_folder(path) or "a directory: name the files in it"
+                raise ImageFileError(f"{path} is {what}")
         elif not Path(path).is_file() and Path(path).exists():
             raise ImageFileError(f"{path} is not a regular file: copy the images into one")
         else:
             with open(path, "rb") as file:
                 if not file.read(1):
                     raise ImageFileError(f"{path} is empty")
-        format = given or _recognised(path)
+        format = reading.format or _recognised(path)
+        if format in ("db", "json") and reading.units is None:
+            reading = replace(reading, units=stored_units(path))
     except ImageFileError:
         raise
     except OSError as error:
         raise ImageFileError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # ASE and the modules that decompress raise anything
         raise ImageFileError(f"{path} cannot be read: {describe(error)}") from error
-    return format, _selection(path, frames, is_database=format == "db")
+    return format, _selection(path, frames, is_database=format == "db"), reading
 
 
 def _recognised(path: str) -> str:
@@ -169,8 +183,9 @@ def _recognised(path: str) -> str:
         get_ioformat(format)
     except UnknownFileTypeError:
         format = ""
-    # ASE goes by the ending of some names, which other programs use as well.
-    what = foreign(path) if format in ("", "cfg", "json") else None
+    if not format and is_runner(path):
+        format = "runnerdata"  # ASE knows it only if no space comes first
+    what = foreign(path, format)
     if what is not None:
         raise ImageFileError(f"{path} is {what}")
     if not format:
@@ -325,25 +340,21 @@ def _xsf_energy(path: str, value: bytes, unit: bytes) -> tuple[float, str]:
 
 
 def open_trajectory(path: str) -> tuple[Any, Any]:
-    """Open a .traj; a compressed one is unpacked to a temporary file without a name.
+    """Open a .traj, which may be compressed.
 
     Returns
     -------
     trajectory : TrajectoryReader
         ASE's reader.
     file : file or None
-        The temporary file, to be closed with it.
+        The unpacked file, to be closed with it.
     """
     from ase.io.trajectory import TrajectoryReader
 
-    opener = OPENERS.get(Path(path).suffix)
-    if opener is None:
+    if Path(path).suffix not in OPENERS:
         return TrajectoryReader(path), None  # type: ignore[no-untyped-call]
-    file = tempfile.TemporaryFile()  # noqa: SIM115
+    file = open_unpacked(path)
     try:
-        with opener(path) as packed:
-            shutil.copyfileobj(packed, file, CHUNK)
-        file.seek(0)
         return TrajectoryReader(file), file  # type: ignore[no-untyped-call]
     except BaseException:
         file.close()
@@ -395,6 +406,9 @@ def frame_offsets(path: str | Path) -> NDArray[np.int64]:
     base = line = ahead = 0  # of the chunk: offset, number of its first line, lines to pass over
     rest = b""
     with open(path, "rb") as file:
+        if file.read(len(BOM_UTF8)) == BOM_UTF8:  # as editors on Windows write it
+            base = len(BOM_UTF8)
+        file.seek(base)
         while True:
             data = file.read(CHUNK)
             text = rest + data

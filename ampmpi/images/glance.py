@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from ampmpi.images.labels import Choice, LabelKeys, choose, offers
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+CP2K = frozenset({("info", "i"), ("info", "time"), ("info", "E")})
+"""What CP2K's trajectories carry."""
 
 SAMPLE = 64
 """Images that are looked at to find out under which names the labels are."""
@@ -29,12 +33,20 @@ def choose_labels(images: Images, keys: LabelKeys, *, forces: bool = True) -> Ch
         found = [image for _, image in images.read_many(images.sample(SAMPLE), results=True)]
     finally:
         images.close()
-    offered = (offers(image) for image in found if not isinstance(image, ImageError))
-    return choose(offered, keys, forces=forces)
+    offered = [offers(image) for image in found if not isinstance(image, ImageError)]
+    choice = choose(offered, keys, forces=forces)
+    units_given = any(file.reading.units is not None for file in getattr(images, "files", ()))
+    if choice.keys.energy == "E" and CP2K.issubset(*offered[:1]) and not units_given:
+        doubt = (
+            "the energies 'E' stand behind 'i' and 'time', as CP2K writes them, in Hartree: "
+            "--units Hartree,A reads them so, --units eV,A as they are"
+        )
+        choice = replace(choice, warning="; ".join(filter(None, (choice.warning, doubt))))
+    return choice
 
 
 def unit_doubts(names: Sequence[Any]) -> list[str]:
-    """Return what is suspicious about the distances in the first images of some files.
+    """Return what is suspicious about the distances in the first images of some of the files.
 
     Raises
     ------
@@ -43,7 +55,7 @@ def unit_doubts(names: Sequence[Any]) -> list[str]:
     """
     refs: list[ImageRef] = []
     ratios: list[Ratio] = []
-    for file in find_files(names)[:SAMPLED_FILES]:
+    for file in find_files(names, SAMPLED_FILES):
         for number, image in enumerate(_first(file)):
             smallest = ratio(shortest(image))
             if smallest is not None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import ImageError, ImageFileError, InputError
-from ampmpi.images.files import Frames, ImageFile, describe, find_files, iterate, survey
+from ampmpi.images.files import Frames, ImageFile, describe, find_files, iterate, spread, survey
 from ampmpi.images.labels import LabelKeys
 from ampmpi.images.readers import Reader, open_reader
 from ampmpi.images.reading import ImageName, Reading, named
@@ -117,12 +117,13 @@ class ImageSet:
 
     def sample(self, most: int) -> list[int]:
         """Return images of some files: from all over a file, or from its beginning."""
-        files = _spread(len(self.files), min(most, SAMPLED_FILES))
+        files = spread(len(self.files), min(most, SAMPLED_FILES))
         chosen: list[int] = []
         for file in files:
             span, n = self.span(file), max(1, most // len(files))
-            spread = self.files[file].is_random_access
-            chosen += [span[i] for i in (_spread(len(span), n) if spread else range(len(span))[:n])]
+            anywhere = self.files[file].is_random_access
+            which = spread(len(span), n) if anywhere else range(len(span))[:n]
+            chosen += [span[i] for i in which]
         return chosen
 
     def read_many(
@@ -230,11 +231,6 @@ class ImageSet:
         return self._open[1]
 
 
-def _spread(n: int, most: int) -> list[int]:
-    """Return at most so many of n numbers, evenly spread."""
-    return sorted({n * i // most for i in range(most)} if n > most else range(n))
-
-
 class ImageList:
     """Images in memory, the same on every rank."""
 
@@ -254,7 +250,7 @@ class ImageList:
 
     def sample(self, most: int) -> list[int]:
         """Return images from all over the set."""
-        return _spread(len(self), most)
+        return spread(len(self), most)
 
     def read_many(
         self, indices: Sequence[int], locators: Sequence[int] | None = None, results: bool = False
@@ -331,9 +327,13 @@ def as_read(
     InputError
         These are not known, or the images are not files.
     """
-    if images is None or (units is None and format is None):
+    if images is None:
         return images
     names = file_names(images)
+    if units is None and format is None:
+        if names is not None:
+            Reading.of(keys=keys)
+        return images
     if names is None:
         raise InputError(
             "units and format are for files of images; these are Atoms, which are in Å and eV"

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 KINDS = ("energy", "forces", "stress")
 
 NAMES = re.compile(
-    r"""^(?P<before>(?:[^\W_]+[_\-.\ ])*?)
+    r"""^(?P<before>(?:[^\s_\-.]+[_\-.\ ])*?)
     (?:(?P<energy>(?:total|tot|potential|pot|free)?[_\-\ ]?energ(?:y|ies)|etot|toten|E)
       |(?P<forces>forces?|F)
       |(?P<stress>stress))
-    (?P<after>(?:[_\-.\ ][^\W_]+)*)$""",
+    (?P<after>(?:[_\-.\ ][^\s_\-.]+)*)$""",
     re.VERBOSE | re.IGNORECASE,
 )
 
@@ -41,8 +41,8 @@ OTHERWISE = {
     "correlation", "cut", "cutoff", "d2", "d3", "d4", "delta", "diff", "dispersion", "err",
     "error", "exchange", "fermi", "form", "formation", "gap", "ha", "hartree", "homo", "hull",
     "initial", "interaction", "kcal", "kin", "kinetic", "kj", "local", "lumo", "mask", "max",
-    "mean", "mev", "min", "pred", "predicted", "prediction", "reaction", "rel", "relative",
-    "relaxed", "rms", "ry", "rydberg", "self", "shift", "site", "spread", "std", "strain",
+    "mean", "mev", "min", "old", "pred", "predicted", "prediction", "reaction", "rel", "relative",
+    "relaxed", "rms", "ry", "rydberg", "self", "shift", "sigma", "site", "spread", "std", "strain",
     "surface", "thermal", "threshold", "tolerance", "uncertainty", "unit", "units", "var", "vdw",
     "weight", "zero", "zpe",
 }  # fmt: skip
@@ -52,6 +52,12 @@ MEMBER = re.compile(r"member\d*")
 """The word in names of what the members of a committee predict."""
 
 USUAL = {"numbers", "positions", "initial_magmoms", "initial_charges", "masses", "tags", "momenta"}
+
+
+FLAGS = "flags"
+
+UNNAMED = "unnamed columns"
+"""Where `readers` say that atoms have columns that the file does not name."""
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,12 @@ def lookup(atoms: Atoms, name: str) -> Any:
 
 
 def offers(atoms: Atoms) -> frozenset[tuple[str, str]]:
-    """Return the place and name of everything that an image carries beside atoms and cell."""
+    """Return the place and name of everything that an image carries beside atoms and cell.
+
+    What ASE found in a comment line without a value has `FLAGS` for its place.
+    """
     found = {
-        (where, name)
+        (FLAGS if place[name] is True else where, name)
         for where, place in places(atoms)
         for name in place
         if name not in USUAL and name not in ("key_value_pairs", "data", "unique_id")
@@ -175,17 +184,21 @@ class Choice:
         A line where there are other labels, too; else empty.
     carried : tuple of str
         Names of all that the images carry.
+    hint : str
+        Where labels are not found: what in the files may be meant for them.
     """
 
     keys: LabelKeys
     note: str = ""
     warning: str = ""
     carried: tuple[str, ...] = ()
+    hint: str = ""
 
     @property
     def found(self) -> str:
         """What the images carry, in words."""
-        return f"they carry {', '.join(self.carried)}" if self.carried else "they carry nothing"
+        carried = f"they carry {', '.join(self.carried) or 'nothing'}"
+        return f"{carried}; {self.hint}" if self.hint else carried
 
 
 def choose(
@@ -206,11 +219,19 @@ def choose(
     ------
     InputError
         There are several sets of labels, and none under ASE's own names; or the only forces
-        belong with other energies than those that are chosen.
+        belong with other energies than those that are chosen, or are gradients by their name.
     """
-    found = sorted(frozenset[tuple[str, str]]().union(*offered))
+    if keys.forces is not None and "grad" in keys.forces.lower():
+        raise InputError(
+            f"{_quoted(keys.forces)} are gradients by their name, which are forces with the "
+            "opposite sign: write the forces into the file under a name of their own"
+        )
+    union = frozenset[tuple[str, str]]().union(*offered)
+    found = sorted(one for one in union if one[0] != FLAGS and one[1] != UNNAMED)
     names = sorted({name for _, name in found})
-    carried = tuple(plain(name, 60) for name in names[:30])
+    flags = {name for place, name in union if place == FLAGS}
+    words = sorted({*names, *(name for name in flags if not _is_number(name))})
+    carried = tuple(plain(name, 60) for name in words[:30])
     by_kind: dict[str, list[str]] = {kind: [] for kind in KINDS}
     for name in names:
         said = meaning(name)
@@ -249,7 +270,23 @@ def choose(
             f"{' and '.join(map(_quoted, others))}, too: --energy-key and --forces-key choose "
             "(energy_key and forces_key in a script)"
         )
-    return Choice(chosen, "; ".join(note), warning, carried)
+    hints = []
+    if chosen.get("energy") not in names and any(map(_is_number, flags)):
+        hints.append("their comment lines hold numbers without a name: write energy=NUMBER there")
+    if forces and chosen.get("forces") not in names and any(name == UNNAMED for _, name in union):
+        hints.append(
+            "their atoms have columns without a name: add "
+            "Properties=species:S:1:pos:R:3:forces:R:3 to the comment lines if these are forces"
+        )
+    return Choice(chosen, "; ".join(note), warning, carried, "; ".join(hints))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _how(name: str, where: Sequence[str]) -> str:

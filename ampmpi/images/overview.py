@@ -17,6 +17,7 @@ from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts, na
 from ampmpi.images.hashing import digest_image
 from ampmpi.images.imageset import ImageRef, Images
 from ampmpi.images.labels import (
+    FLAGS,
     NO_ENERGY,
     NO_FORCES,
     Choice,
@@ -117,7 +118,7 @@ class Overview:
             if error.kind != NO_FORCES:
                 self.wrong.append((index, error.kind, str(error)))
         self.stresses += lookup(image, choice.keys.get("stress")) is not None
-        self.carried.update({name for _, name in offers(image)})
+        self.carried.update({name for place, name in offers(image) if place != FLAGS})
         self.indices.append(index)
         self.keys.append(digest_image(image))
         self.energies.append(energy)
@@ -167,6 +168,7 @@ class Overview:
             np.array(self.energies, dtype=float),
             np.array(self.largest, dtype=float),
             composition.reshape(len(self.formulas), len(elements)),
+            tuple(elements),
         )
 
     def duplicates(self) -> list[int]:
@@ -293,9 +295,11 @@ class Overview:
             return []
         lines = ["", "Cannot be used"]
         for kind in sorted({kind for _, kind, _ in self.wrong}):
-            some = sorted(index for index, one, _ in self.wrong if one == kind)
+            some = sorted((index, text) for index, one, text in self.wrong if one == kind)
             predicate = kind if len(some) == 1 else kind.replace("has ", "have ", 1)
-            lines.append(f"  {len(some)} {predicate}: {named(map(ref, some), 20)}")
+            which = named((ref(index) for index, _ in some), 20)
+            first = f"; in the first, {some[0][1]}" if "…" in kind else ""
+            lines.append(f"  {len(some)} {predicate}: {which}{first}")
         return lines
 
 

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ampmpi.images.files import ImageFile, open_trajectory
+from ampmpi.images.labels import UNNAMED
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -69,8 +70,17 @@ class XYZReader:
             if not line.lstrip().startswith(b"VEC"):
                 break
             lines.append(line)
-        text = io.StringIO(b"".join(lines).decode())
-        atoms: Any = read(text, 0, format="extxyz", parallel=False)
+        # A name in another encoding, in the comment, is no reason to refuse the image.
+        text = io.StringIO(b"".join(lines).decode(errors="replace"))
+        try:
+            atoms: Any = read(text, 0, format="extxyz", parallel=False)
+        except KeyError as error:
+            symbol = [str(error.args[0]).encode()]
+            if not any(line.split()[:1] == symbol for line in lines[2:]):
+                raise
+            raise ValueError(f"{error} is no chemical symbol") from None
+        if results and n_atoms and len(lines[2].split()) >= 7 and b"Properties" not in lines[1]:
+            atoms.info[UNNAMED] = len(lines[2].split()) - 4
         return atoms  # type: ignore[no-any-return]
 
     def close(self) -> None:

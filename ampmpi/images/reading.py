@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from ampmpi.errors import InputError
 from ampmpi.images.labels import LabelKeys
-from ampmpi.images.units import Units, parse_units
+from ampmpi.images.units import Units, parse_units, unit_in
+from ampmpi.text import plain
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Reading:
         Raises
         ------
         InputError
-            The units or the format are not known.
+            The units or the format are not known, or a name speaks of units and none are given.
         """
         from ase.io.formats import ioformats
 
@@ -49,11 +50,16 @@ class Reading:
             raise InputError(
                 f"format {format!r} is none that ASE reads; 'ase info --formats' lists them"
             )
-        return cls(
-            format,
-            None if units is None else parse_units(units),
-            LabelKeys() if keys is None else keys,
-        )
+        keys = LabelKeys() if keys is None else keys
+        for kind, name in {kind: name for name, kind in keys.kinds().items()}.items():
+            unit = unit_in(name)
+            if units is None and unit is not None:
+                raise InputError(
+                    f"{kind}: the name {plain(name, 60)!r} speaks of {unit}, and without units it "
+                    f"would be taken for eV and Å: give --units, such as {unit},A or {unit},Bohr, "
+                    "or eV,A if that is right (units in a script)"
+                )
+        return cls(format, None if units is None else parse_units(units), keys)
 
     @property
     def is_default(self) -> bool:

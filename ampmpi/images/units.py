@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,13 @@ OTHER_NAMES = {
     "rydberg": "Ry", "electronvolt": "eV", "kcal": "kcal/mol", "kj": "kJ/mol",
 }  # fmt: skip
 
+SPOKEN = {
+    "ha": "Hartree", "hartree": "Hartree", "hartrees": "Hartree", "au": "Hartree", "ry": "Ry",
+    "rydberg": "Ry", "kcal": "kcal/mol", "kcalmol": "kcal/mol", "kj": "kJ/mol", "kjmol": "kJ/mol",
+    "mev": "meV",
+}  # fmt: skip
+"""Words in names of labels that speak of their unit."""
+
 NATIVE = {"runnerdata": SYSTEMS["atomic"]}
 """What ASE takes a format's numbers for, where that is not Å and eV."""
 
@@ -85,6 +93,12 @@ def unit_named(name: str) -> str | None:
     name = name.strip().lower()
     known = {one.lower(): one for one in (*LENGTHS, *ENERGIES)} | OTHER_NAMES
     return known.get(name)
+
+
+def unit_in(name: str) -> str | None:
+    """Return the unit of energy, other than eV, that the name of a label speaks of, or None."""
+    words = re.split(r"[\W_]+", name.lower())
+    return next((SPOKEN[word] for word in words if word in SPOKEN), None)
 
 
 def parse_units(text: str) -> Units:

@@ -292,7 +292,7 @@ def survey(
     first, last = here[first], here[last]
 
     def suspicious() -> list[str]:
-        facts = Facts(indices, hashes, energies, columns[5], composition)
+        facts = Facts(indices, hashes, energies, columns[5], composition, elements)
         doubts = distance_doubts(ratios, pool.ref) + label_doubts(facts, pool.ref)
         alone = indices[last[~has_forces[last]]].tolist()
         return left_out(unusable, alone, given, pool.ref) + doubts

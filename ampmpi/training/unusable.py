@@ -100,9 +100,11 @@ def by_kind(
     """Return a line for each kind of what is wrong, with how many images and which."""
     lines = []
     for kind in sorted({one.kind for one in unusable}):
-        some = sorted(one.index for one in unusable if one.kind == kind)
+        some = sorted((one for one in unusable if one.kind == kind), key=lambda one: one.index)
         predicate = kind if len(some) == 1 else kind.replace("has ", "have ", 1)
-        lines.append(f"{len(some)} {predicate}: {named(map(ref, some), most)}")
+        which = named((ref(one.index) for one in some), most)
+        first = f"; the first is {some[0].sentence}" if "…" in kind else ""
+        lines.append(f"{len(some)} {predicate}: {which}{first}")
     return lines
 
 

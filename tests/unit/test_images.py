@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import pickle
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +18,12 @@ from ase.io import read, write
 from ase.io.trajectory import Trajectory
 
 from ampmpi.errors import ImageError, ImageFileError, InputError
-from ampmpi.images import ImageRef, ImageSet, hash_image, hash_images, open_images
+from ampmpi.images import ImageRef, ImageSet, hash_image, hash_images, open_images, unpacked
 from ampmpi.images import files as image_files
-from ampmpi.images.files import Frames, find_files, frame_offsets, survey
+from ampmpi.images.checks import unreadable
+from ampmpi.images.files import Frames, find_files, frame_offsets, open_trajectory, survey
+from ampmpi.images.glance import choose_labels, unit_doubts
+from ampmpi.images.labels import LabelKeys
 
 
 def plain_hash(atoms: Atoms) -> str:
@@ -288,3 +294,108 @@ def test_survey_shows_what_it_reads_on_the_way(tmp_path):
     frames = survey(file, lambda number, image: seen.append((number, hash_image(image))))
     assert len(frames.numbers) == 3
     assert seen == [(number, hash_image(image)) for number, image in enumerate(read(path, ":"))]
+
+
+@pytest.fixture
+def unpackings(monkeypatch):
+    """The compressed files that are opened."""
+    opened = []
+
+    def opening(path):
+        opened.append(path)
+        return gzip.open(path)
+
+    monkeypatch.setattr(unpacked, "_kept", {})
+    monkeypatch.setitem(unpacked.OPENERS, ".gz", opening)
+    return opened
+
+
+def packed(tmp_path, name, images):
+    path = Path(written(tmp_path, name.removesuffix(".gz"), images))
+    target = path.with_name(name)
+    target.write_bytes(gzip.compress(path.read_bytes()))
+    return str(target)
+
+
+def test_a_compressed_trajectory_is_unpacked_once_for_all_readers(tmp_path, unpackings):
+    images = some_images(3)
+    for image in images:
+        image.calc = EMT()
+        image.get_forces()
+    path = packed(tmp_path, "a.traj.gz", images)
+    assert unit_doubts([path]) == []
+    first, second = open_images(path), open_images(f"{path}@2")
+    choose_labels(first, LabelKeys())
+    for (_, one), (_, last) in zip(
+        first.read_many([2], results=True), second.read_many([0], results=True), strict=True
+    ):
+        assert hash_image(one) == hash_image(last) == hash_image(images[2])
+        assert one.get_potential_energy() == images[2].get_potential_energy()
+        np.testing.assert_array_equal(last.get_forces(), images[2].get_forces())
+    assert unpackings == [path]
+    packed(tmp_path, "a.traj.gz", images[:2])
+    assert len(open_images(path)) == 2
+    assert unpackings == [path, path]
+
+
+def test_of_unpacked_files_only_some_are_kept(tmp_path, unpackings, monkeypatch):
+    monkeypatch.setattr(unpacked, "ROOM", 1)
+    paths = [packed(tmp_path, f"{name}.traj.gz", some_images(1)) for name in "abc"]
+    (trajectory, file), *others = [open_trajectory(path) for path in paths]
+    assert len(unpacked._kept) == 1
+    assert hash_image(trajectory[0]) == hash_image(some_images(1)[0])  # still open here
+    for one in (file, *(other for _, other in others)):
+        one.close()
+    open_images(paths[2])
+    assert unpackings == paths
+
+
+def test_a_damaged_compressed_trajectory_leaves_nothing_open(tmp_path, unpackings):
+    path = packed(tmp_path, "a.traj.gz", some_images(2))
+    Path(path).write_bytes(Path(path).read_bytes()[:-40])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(ImageFileError, match=r"cannot be read.*ended"):
+        open_images(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_doubts_about_units_open_a_few_of_many_files(tmp_path, monkeypatch):
+    for number in range(100):
+        written(tmp_path, f"{number:03}.xyz", some_images(1))
+    opened = []
+    real = image_files._recognised
+    monkeypatch.setattr(image_files, "_recognised", lambda path: opened.append(path) or real(path))
+    unit_doubts([tmp_path / "*.xyz"])
+    assert len(opened) == 16
+    assert opened[0].endswith("000.xyz")
+    assert opened[-1].endswith("093.xyz")
+
+
+def test_xyz_of_other_encodings_is_read(tmp_path):
+    path = tmp_path / "a.xyz"
+    text = "1\nauthor=Müller energy=-1.5\nCu 0 0 1\n"
+    for content in (text.encode("latin-1"), text.encode("utf-8-sig"), text.encode()):
+        path.write_bytes(content)
+        with closing(open_images(str(path))) as images:
+            [(_, image)] = images.read_many([0], results=True)
+        assert image.get_potential_energy() == -1.5
+        assert image.positions.tolist() == [[0, 0, 1]]
+
+
+def test_what_is_no_symbol_is_quoted(tmp_path):
+    (tmp_path / "a.xyz").write_text("2\n\nCu 0 0 1\n78 0 0 2\n")
+    with closing(open_images(str(tmp_path / "a.xyz"))) as images:
+        [(_, error)] = images.read_many([0])
+    assert str(error) == "it cannot be read: '78' is no chemical symbol"
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("could not convert string to float: '1.2*^-6'", "could not convert string to float: …"),
+        ("the file ends after 3 of 17 atoms", "the file ends after … of … atoms"),
+        ("no utf-8 here", "no utf-8 here"),
+    ],
+)
+def test_one_reason_for_many_images_is_one_kind(reason, kind):
+    assert unreadable(ImageError(f"it cannot be read: {reason}")) == f"cannot be read ({kind})"

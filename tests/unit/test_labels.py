@@ -23,6 +23,7 @@ from ampmpi.errors import ImageFileError, InputError
 from ampmpi.images import hash_image, open_images
 from ampmpi.images.files import ImageFile, iterate
 from ampmpi.images.glance import choose_labels, unit_doubts
+from ampmpi.images.imageset import as_read
 from ampmpi.images.labels import (
     LabelError,
     LabelKeys,
@@ -424,6 +425,40 @@ O 1.9 0.0 0.0 -0.1 -0.2 -0.3
 """
 
 
+@pytest.mark.parametrize(
+    "comment",
+    ["-76.4", "Coordinates from ORCA-job water E -76.4", "energy: -76.4 gnorm: 0.0004 xtb: 6.4.0"],
+)
+def test_numbers_without_a_name_in_comment_lines_are_spoken_of(tmp_path, comment):
+    (tmp_path / "a.xyz").write_text(f"2\n{comment}\nO 0 0 0 1 2 3\nH 0 0 1 4 5 6\n")
+    with closing(open_images(str(tmp_path / "a.xyz"))) as images:
+        choice = choose_labels(images, ASES_OWN)
+    assert "-76.4" not in choice.found
+    assert "hold numbers without a name: write energy=NUMBER" in choice.found
+    assert "have columns without a name: add Properties=species:S:1:pos:R:3:for" in choice.found
+
+
+def test_columns_that_a_comment_names_are_no_matter(tmp_path):
+    (tmp_path / "a.xyz").write_text("1\nenergy=1 frame 5\nO 0 0 0 -0.5\n")
+    with closing(open_images(str(tmp_path / "a.xyz"))) as images:
+        assert choose_labels(images, ASES_OWN).hint == ""
+
+
+def test_gradients_are_not_taken_for_forces():
+    offered = [frozenset({("info", "energy"), ("arrays", "gradient")})]
+    assert choose(offered, ASES_OWN).keys == ASES_OWN
+    with pytest.raises(InputError, match=r"'gradient' are gradients .* opposite sign"):
+        choose(offered, LabelKeys(forces="gradient"))
+
+
+def test_names_with_brackets_are_names():
+    said = meaning("ccsd(t)_cbs.energy")
+    assert said is not None
+    assert (said.kind, said.family) == ("energy", "ccsd(t) cbs")
+    assert meaning('"energy": -1, "forces": [[1]]') is None
+    assert meaning("old_energies") is meaning("energy_sigma") is None
+
+
 def test_xsf_files_of_aenet(tmp_path):
     (tmp_path / "a.xsf").write_text(XSF)
     [image] = read_all(tmp_path / "a.xsf")
@@ -441,7 +476,26 @@ FOREIGN = {
     "a.json": (b'[{"@module": "pymatgen.core.structure"}]', "JSON of pymatgen"),
     "b.json": (b'{"atoms": 3}', "JSON, but no database of ASE"),
     "a.h5": (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-    "a.npz": (b"PK\x03\x04rest", "a zip file"),
+    "a.npz": (b"PK\x03\x04...E.npy...", "a zip file of numpy arrays"),
+    "a.zip": (b"PK\x03\x04...a.xyz...", "a zip archive: unpack it"),
+    "a.xyz.zst": (b"(\xb5/\xfdrest", "compressed with zstd.* unzstd"),
+    "a.pickle": (pickle.dumps([1], protocol=5), "a Python pickle"),
+    "a.p": (pickle.dumps([1], protocol=2), "a Python pickle"),
+    "a.pckl.gzip": (gzip.compress(pickle.dumps([1])), r"a compressed Python pickle.*pacemaker"),
+    "a.tgz": (gzip.compress(bytes(257) + b"ustar" + bytes(250)), "a compressed tar archive"),
+    "images.gzip": (gzip.compress(b"1 2 3"), r"a gzip file.*\.xyz\.gz"),
+    "a.tar": (bytes(257) + b"ustar" + bytes(250), "a tar archive"),
+    "a.lmdb": (bytes(16) + b"\xde\xc0\xef\xbe" + bytes(99), "an LMDB database.*fairchem"),
+    "a.parquet": (b"PAR1rest", r"a Parquet file.*pandas\.read_parquet"),
+    "coord.raw": (b"1 2 3\n", "a file of a DeePMD system.*deepmd/raw"),
+    "lfs.xyz": (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    "page.extxyz": (b"\n<!DOCTYPE html>\n<html>", "a web page"),
+    "qm9.xyz": (b"1\ngdb 1\t157.7\nC 1e-3 2.*^-6 3. -0.5\n", r"a file of QM9.*Hartree"),
+    "a.lammpstrj": (
+        b"ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1\nITEM: BOX BOUNDS pp pp pp\n"
+        b"0 1\n0 1\n0 1\nITEM: ATOMS id type x y z\n1 1 0 0 0\n",
+        "a LAMMPS dump without elements.*specorder",
+    ),
     "coord.npy": (b"\x93NUMPY\x01", "dpdata converts"),
     "ML_AB": (b" 1.0 Version\n***\n     The number of configurations\n", "ML_AB file of VASP"),
 }
@@ -455,6 +509,34 @@ def test_files_of_other_programs_are_named_with_what_converts_them(tmp_path, nam
         open_images(str(tmp_path / name))
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_dump_with_elements_is_no_foreign_file(tmp_path):
+    (tmp_path / "a.lammpstrj").write_text(
+        "ITEM: TIMESTEP\n0\nITEM: NUMBER OF ATOMS\n1\nITEM: BOX BOUNDS pp pp pp\n0 4\n0 4\n0 4\n"
+        "ITEM: ATOMS id type element x y z fx fy fz\n1 1 Cu 1 2 3 .1 .2 .3\n"
+    )
+    [image] = read_all(tmp_path / "a.lammpstrj")
+    assert image.get_chemical_formula() == "Cu"
+    assert forces_of(image, ASES_OWN).tolist() == [[0.1, 0.2, 0.3]]
+
+
+def test_the_folder_of_a_deepmd_system_is_named(tmp_path):
+    (tmp_path / "type.raw").write_text("0 1\n")
+    with pytest.raises(ImageFileError, match=r"folder of a DeePMD system.*deepmd/raw"):
+        open_images(str(tmp_path))
+    (tmp_path / "set.000").mkdir()
+    with pytest.raises(ImageFileError, match=r"folder of a DeePMD system.*deepmd/npy"):
+        open_images(str(tmp_path))
+
+
+def test_runners_format_is_known_with_a_space_before_it(tmp_path):
+    (tmp_path / "input.data.water").write_text(
+        " begin\natom 0 0 1.0 H 0 0 0.1 0.2 0.3\nenergy -0.5\ncharge 0\nend\n"
+    )
+    [image] = read_all(tmp_path / "input.data.water")
+    assert image.positions[0, 2] == pytest.approx(units.Bohr)
+    assert energy_of(image, ASES_OWN) == pytest.approx(-0.5 * units.Hartree)
 
 
 def test_ases_own_json_is_read(tmp_path):
@@ -586,3 +668,70 @@ def test_labels_that_are_no_arrays_stay_as_they_are_in_other_units():
     found = ImageFile("a", "traj", reading=Reading.of(units="meV")).finished(image)
     with pytest.raises(LabelError, match="has an energy of a wrong shape"):
         energy_of(found, ASES_OWN)
+
+
+def a_database(path, unit, forces_unit=None, length="Ang"):
+    image, energy, forces = bare(emt_images(1)[0])
+    with connect(path) as database:
+        stated = {"energy": unit, "dipole": "D"}
+        if forces_unit is not None:
+            stated["forces"] = forces_unit
+        database.metadata = {"_property_unit_dict": stated, "_distance_unit": length}
+        database.write(image, data={"energy": [energy], "forces": forces})
+    return image, energy, forces
+
+
+def test_units_that_a_database_states_are_used(tmp_path):
+    path = tmp_path / "a.db"
+    image, energy, forces = a_database(path, "kcal/mol", "kcal/mol/Ang")
+    [found] = read_all(path)
+    kcal = units.kcal / units.mol
+    np.testing.assert_array_equal(found.positions, image.positions)
+    assert energy_of(found, ASES_OWN) == pytest.approx(energy * kcal)
+    np.testing.assert_allclose(forces_of(found, ASES_OWN), forces * kcal)
+    [found] = read_all(path, Reading.of(units="eV,A"))  # the user knows better
+    assert energy_of(found, ASES_OWN) == pytest.approx(energy)
+
+
+def test_lengths_that_a_database_states_are_used(tmp_path):
+    image, _, forces = a_database(tmp_path / "a.db", "Hartree", "Hartree/Bohr", "Bohr")
+    [found] = read_all(tmp_path / "a.db")
+    np.testing.assert_allclose(found.positions, image.positions * units.Bohr)
+    np.testing.assert_allclose(forces_of(found, ASES_OWN), forces * units.Hartree / units.Bohr)
+
+
+@pytest.mark.parametrize(
+    ("stated", "sentence"),
+    [
+        (("furlong",), r"the unit 'furlong' for 'energy', which is none of eV"),
+        (("eV", None, "ell"), r"the unit 'ell' for lengths, which is none of Å"),
+        (("eV", "Ha/Bohr"), r"'Ha/Bohr' for 'forces' and eV,Å for energies and lengths"),
+    ],
+)
+def test_units_of_a_database_that_cannot_be_used_are_refused(tmp_path, stated, sentence):
+    a_database(tmp_path / "a.db", *stated)
+    with pytest.raises(ImageFileError, match=sentence):
+        open_images(str(tmp_path / "a.db"))
+
+
+def test_a_name_that_speaks_of_units_needs_units(tmp_path):
+    keys = LabelKeys("energy_Ha", "forces_kcal_per_mol")
+    with pytest.raises(InputError, match=r"energy: the name 'energy_Ha' speaks of Hartree.*units"):
+        Reading.of(keys=keys)
+    with pytest.raises(InputError, match=r"forces: .*kcal/mol"):
+        as_read("a.xyz", None, None, LabelKeys(forces="forces_kcal_per_mol"))
+    assert Reading.of(units="Hartree", keys=keys).units == Units("Å", "Hartree")
+    assert Reading.of(keys=LabelKeys("U_harmonic", "hamilton_forces")).units is None
+
+
+def test_energies_of_cp2ks_trajectories_are_in_hartree(tmp_path):
+    path = str(tmp_path / "a.xyz")
+    frame = " i = 1, time = 0.5, E = -17.2\nO 0 0 0\nH 0 0 1\n"
+    (tmp_path / "a.xyz").write_text(f"2\n{frame}")
+    with closing(open_images(path)) as images:
+        assert "--units Hartree,A reads them so" in choose_labels(images, ASES_OWN).warning
+    with closing(open_images(named([path], Reading.of(units="Hartree,A")))) as images:
+        choice = choose_labels(images, ASES_OWN)
+        [(_, image)] = images.read_many([0], results=True)
+    assert choice.warning == ""
+    assert energy_of(image, choice.keys) == pytest.approx(-17.2 * units.Hartree)

@@ -530,3 +530,19 @@ def test_images_to_validate_on_that_cannot_be_fingerprinted_do_not_undo_the_othe
         calculator("b").train(validation[:1])
     assert caught.value.exit_code == 2
     assert not Path("b-log.txt").exists()
+
+
+def test_of_many_images_that_cannot_be_read_the_first_is_quoted(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text("".join(f"1\nenergy=1\nCu 0 0 {i}.5*^2\n" for i in range(5)))
+    alone = SerialCommunicator()
+    with pytest.raises(InputError) as caught:
+        survey(alone, open_pool(alone, str(path)), forces=False)
+    lines = str(caught.value).splitlines()
+    assert lines[1] == (
+        f"  5 cannot be read (could not convert string to float: …): {path}, images 0 to 4; the "
+        f"first is {path}, image 0: it cannot be read: could not convert string to float: '0.5*^2'"
+    )
+    shown = CliRunner().invoke(images_command, [str(path)]).output
+    assert shown.count("cannot be read (") == 1
+    assert "float: '0.5*^2'" in shown
