@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from ..entries import Fingerprint, FingerprintPrimes
+from ..parameters import Parameters
 from .amp_methods import AmpDescriptor
 from .checks import MOST_NEIGHBORS, check_cell, check_elements, check_numbers, check_overlap
 from .protocol import Descriptor
@@ -39,11 +41,47 @@ class AtomCentered(AmpDescriptor, Descriptor):
     """
 
     has_kernels = True
+    settings: Any
+    dblabel: str | None
+    fortran: bool
+
+    @classmethod
+    def _from_settings(cls, settings: Any, dblabel: str | None = None) -> Self:
+        new = cls.__new__(cls)
+        new.dblabel = dblabel
+        new.fortran = True
+        new.settings = settings
+        return new
+
+    def resolve(self, elements: Iterable[str]) -> Self:
+        """Return the descriptor with what depends on the elements filled in; self when complete."""
+        settings = self.settings.resolve(elements)
+        if settings is self.settings:
+            return self
+        return self._from_settings(settings, self.dblabel)
 
     @property
-    @abstractmethod
+    def parameters(self) -> Parameters:
+        """Amp's parameters of the descriptor, as plain numbers, strings, lists and dicts."""
+        return Parameters(self.settings.to_amp())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, over all that determines the numbers."""
+        digest: str = self.settings.digest
+        return digest
+
+    @property
     def cutoff_radius(self) -> float:
         """Cutoff radius, Å."""
+        radius: float = self.settings.cutoff.Rc
+        return radius
+
+    @property
+    def elements(self) -> tuple[str, ...] | None:
+        """Elements that can be centres, sorted; None while they are not known."""
+        elements: tuple[str, ...] | None = self.settings.elements
+        return elements
 
     @property
     @abstractmethod
@@ -53,7 +91,7 @@ class AtomCentered(AmpDescriptor, Descriptor):
     @property
     @abstractmethod
     def _kernels(self) -> ModuleType:
-        """The module with `fingerprints`, `fingerprint_primes` and `forces`."""
+        """The module with `add_fingerprints`, `add_fingerprint_primes` and `add_forces`."""
 
     def check(self, atoms: Atoms) -> None:
         """Raise `ImageError` when the image cannot be used.
@@ -90,10 +128,10 @@ class AtomCentered(AmpDescriptor, Descriptor):
         ImageError
             When the image cannot be used.
         """
-        surroundings = self.surroundings(atoms)
+        species, near = self.surroundings(atoms)
         symbols, n_features = self._features(atoms)
-        width = max(n_features.values())
-        values = self._kernels.fingerprints(self._tables, *surroundings, width)
+        values = np.zeros((len(species), max(n_features.values())))
+        self._kernels.add_fingerprints(species, *near[:4], self._tables, values)
         return Fingerprint(symbols, n_features, values)
 
     def calculate(self, atoms: Atoms) -> tuple[Fingerprint, FingerprintPrimes]:
@@ -104,10 +142,17 @@ class AtomCentered(AmpDescriptor, Descriptor):
         ImageError
             When the image cannot be used.
         """
-        surroundings = self.surroundings(atoms)
+        from .neighbors import derivative_pairs
+
+        species, near = self.surroundings(atoms)
         symbols, n_features = self._features(atoms)
         width = max(n_features.values())
-        values, pairs, primes = self._kernels.fingerprint_primes(self._tables, *surroundings, width)
+        pairs, slots = derivative_pairs(near.start, near.neighbor)
+        values = np.zeros((len(species), width))
+        primes = np.zeros((len(pairs), 3, width))
+        self._kernels.add_fingerprint_primes(
+            species, *near[:4], self._tables, pairs, slots, values, primes
+        )
         return (
             Fingerprint(symbols, n_features, values),
             FingerprintPrimes(symbols, n_features, pairs, primes),
@@ -133,7 +178,9 @@ class AtomCentered(AmpDescriptor, Descriptor):
             Derivative of the energy by strain; divided by the volume, the stress.
         """
         weights = np.array(dE_dG, dtype=float, order="C")
-        forces, virial = self._kernels.forces(self._tables, *self.surroundings(atoms), weights)
+        species, near = self.surroundings(atoms)
+        forces, virial = np.zeros((len(species), 3)), np.zeros((3, 3))
+        self._kernels.add_forces(species, *near[:4], self._tables, weights, forces, virial)
         return forces, virial
 
     def expected_neighbors(self, atoms: Atoms) -> float:

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DescriptorError
-from ..parameters import Parameters
 from .angles import Doubtful, check_angles, doubtful_functions
 from .atom_centered import AtomCentered, Surroundings
 from .settings import MODE, VERSION, Settings, from_amp
@@ -53,6 +52,8 @@ class Gaussian(AtomCentered):
     A. Khorshidi and A. A. Peterson, Comput. Phys. Commun. 207, 310 (2016).
     """
 
+    settings: Settings
+
     def __init__(
         self,
         cutoff: Any = 6.5,
@@ -70,14 +71,6 @@ class Gaussian(AtomCentered):
         self.dblabel = dblabel
         self.fortran = fortran
         self.settings = Settings.from_arguments(cutoff, Gs, elements)
-
-    @classmethod
-    def _from_settings(cls, settings: Settings, dblabel: str | None = None) -> Gaussian:
-        new = cls.__new__(cls)
-        new.dblabel = dblabel
-        new.fortran = True
-        new.settings = settings
-        return new
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Gaussian:
@@ -126,33 +119,6 @@ class Gaussian(AtomCentered):
             The elements are not known yet.
         """
         return write_settings(self.settings, remarks)
-
-    def resolve(self, elements: Iterable[str]) -> Gaussian:
-        """Return the descriptor with elements and functions filled in; self when complete."""
-        settings = self.settings.resolve(elements)
-        if settings is self.settings:
-            return self
-        return self._from_settings(settings, self.dblabel)
-
-    @property
-    def parameters(self) -> Parameters:
-        """Amp's parameters of the descriptor, as plain numbers, strings, lists and dicts."""
-        return Parameters(self.settings.to_amp())
-
-    @property
-    def digest(self) -> str:
-        """SHA-256, in hexadecimal, over all that determines the numbers."""
-        return self.settings.digest
-
-    @property
-    def cutoff_radius(self) -> float:
-        """Cutoff radius, Å."""
-        return self.settings.cutoff.Rc
-
-    @property
-    def elements(self) -> tuple[str, ...] | None:
-        """Elements that can be centres, sorted; None while they are not known."""
-        return self.settings.elements
 
     @cached_property
     def n_features(self) -> dict[str, int]:

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DescriptorError
-from ..parameters import Parameters
 from .atom_centered import AtomCentered
 from .settings import MODE
 from .zernike_settings import VERSION, ZernikeSettings, from_amp, read_settings, write_settings
@@ -58,6 +57,8 @@ class Zernike(AtomCentered):
     A. Khorshidi and A. A. Peterson, Comput. Phys. Commun. 207, 310 (2016), Eqs. 13 to 16.
     """
 
+    settings: ZernikeSettings
+
     def __init__(
         self,
         cutoff: Any = 6.5,
@@ -78,14 +79,6 @@ class Zernike(AtomCentered):
         self.settings = ZernikeSettings.from_arguments(cutoff, Gs, nmax, elements)
 
     @classmethod
-    def _from_settings(cls, settings: ZernikeSettings, dblabel: str | None = None) -> Zernike:
-        new = cls.__new__(cls)
-        new.dblabel = dblabel
-        new.fortran = True
-        new.settings = settings
-        return new
-
-    @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Zernike:
         """Return the descriptor that `parameters` of this or of Amp's class describe."""
         return cls._from_settings(from_amp(parameters))
@@ -104,33 +97,6 @@ class Zernike(AtomCentered):
             The elements are not known yet.
         """
         return write_settings(self.settings, remarks)
-
-    def resolve(self, elements: Iterable[str]) -> Zernike:
-        """Return the descriptor with elements and weights filled in; self when complete."""
-        settings = self.settings.resolve(elements)
-        if settings is self.settings:
-            return self
-        return self._from_settings(settings, self.dblabel)
-
-    @property
-    def parameters(self) -> Parameters:
-        """Amp's parameters of the descriptor, as plain numbers, strings, lists and dicts."""
-        return Parameters(self.settings.to_amp())
-
-    @property
-    def digest(self) -> str:
-        """SHA-256, in hexadecimal, over all that determines the numbers."""
-        return self.settings.digest
-
-    @property
-    def cutoff_radius(self) -> float:
-        """Cutoff radius, Å."""
-        return self.settings.cutoff.Rc
-
-    @property
-    def elements(self) -> tuple[str, ...] | None:
-        """Elements of centres and neighbours, sorted; None while they are not known."""
-        return self.settings.elements
 
     @cached_property
     def n_features(self) -> dict[str, int]:

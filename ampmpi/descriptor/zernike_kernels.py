@@ -29,11 +29,9 @@ from numpy.typing import NDArray
 
 from .compiled import SOURCES, entry, fast, inner
 from .kernels import as_tuple, fill_own_derivatives, radial_factor
-from .neighbors import derivative_pairs
 
 if TYPE_CHECKING:
-    from .neighbors import NeighborList
-    from .zernike_tables import ZernikeTables
+    pass
 
 FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
@@ -305,32 +303,3 @@ def add_forces(
                 forces[i, d] += pull
                 for e in range(3):
                     virial[d, e] += pull * vectors[entry, e]
-
-
-def fingerprints(
-    tables: ZernikeTables, species: IntArray, near: NeighborList, width: int
-) -> FloatArray:
-    """Return the features of each atom, an (n_atoms, width) float array."""
-    result = np.zeros((len(species), width))
-    add_fingerprints(species, *near[:4], tables, result)
-    return result
-
-
-def fingerprint_primes(
-    tables: ZernikeTables, species: IntArray, near: NeighborList, width: int
-) -> tuple[FloatArray, NDArray[np.int32], FloatArray]:
-    """Return features, the pairs (m, n), and the derivatives of n's features by m's position."""
-    pairs, slots = derivative_pairs(near.start, near.neighbor)
-    values = np.zeros((len(species), width))
-    primes = np.zeros((len(pairs), 3, width))
-    add_fingerprint_primes(species, *near[:4], tables, pairs, slots, values, primes)
-    return values, pairs, primes
-
-
-def forces(
-    tables: ZernikeTables, species: IntArray, near: NeighborList, dE_dG: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return forces, (n_atoms, 3), and virial, (3, 3), of an energy given by its derivatives."""
-    result, virial = np.zeros((len(species), 3)), np.zeros((3, 3))
-    add_forces(species, *near[:4], tables, dE_dG, result, virial)
-    return result, virial
