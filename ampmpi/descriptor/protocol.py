@@ -33,7 +33,8 @@ class Descriptor(Protocol):
     Besides, the following are used where they are there: ``dblabel``, the prefix of shared
     databases; ``has_derivatives``, False for a descriptor of energies alone; ``has_kernels``,
     True where `warm_up` of the package compiles what it runs; ``in_words``, a few words for
-    reports; and ``feature_names(element)``, one text for each feature.
+    reports; ``feature_names(element)``, one text for each feature; and
+    ``strain_derivatives(atoms)``, as the function of that name returns them.
     """
 
     @property
@@ -114,6 +115,49 @@ class Descriptor(Protocol):
 STRAIN = 1e-5
 """Step of differences by strain: small enough for its square, large enough for rounding."""
 
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+"""Rows and columns of a stress's components, in ASE's order: xx, yy, zz, yz, xz, xy."""
+
+
+def strain_derivatives(descriptor: Descriptor, atoms: Atoms) -> NDArray[np.float64]:
+    """Return the derivatives of an image's features by strain.
+
+    They are the descriptor's own where it has a method of this name, and otherwise found by
+    differences between the fingerprints of 12 strained images.
+
+    Parameters
+    ----------
+    descriptor : Descriptor
+        Its features do not change when an image is turned.
+    atoms : Atoms
+        The image.
+
+    Returns
+    -------
+    (n_atoms, 6, max_features) float array
+        By symmetric strains, in the order of `VOIGT`: contracted with an energy's derivative
+        by the features they are its virial, V times the stress.
+
+    Raises
+    ------
+    ImageError
+        When the image cannot be used.
+    """
+    own = getattr(descriptor, "strain_derivatives", None)
+    if own is not None:
+        derivatives: NDArray[np.float64] = own(atoms)
+        return derivatives
+    columns = []
+    for a, b in VOIGT:
+        strain = np.zeros((3, 3))
+        strain[a, b] = strain[b, a] = STRAIN if a == b else STRAIN / 2
+        ends = [
+            descriptor.fingerprint(_strained(atoms, np.eye(3) + sign * strain)).values
+            for sign in (1.0, -1.0)
+        ]
+        columns.append((ends[0] - ends[1]) / (2 * STRAIN))
+    return np.stack(columns, axis=1)
+
 
 def virial_by_differences(
     descriptor: Descriptor, atoms: Atoms, dE_dG: NDArray[np.float64]
@@ -135,15 +179,9 @@ def virial_by_differences(
         Symmetric.
     """
     virial = np.zeros((3, 3))
-    for a in range(3):
-        for b in range(a + 1):
-            strain = np.zeros((3, 3))
-            strain[a, b] = strain[b, a] = STRAIN if a == b else STRAIN / 2
-            ends = [
-                descriptor.fingerprint(_strained(atoms, np.eye(3) + sign * strain)).values
-                for sign in (1.0, -1.0)
-            ]
-            virial[a, b] = virial[b, a] = np.sum(dE_dG * (ends[0] - ends[1])) / (2 * STRAIN)
+    components = np.einsum("nvf,nf->v", strain_derivatives(descriptor, atoms), dE_dG)
+    for (a, b), component in zip(VOIGT, components, strict=True):
+        virial[a, b] = virial[b, a] = component
     return virial
 
 
