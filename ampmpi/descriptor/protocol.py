@@ -33,8 +33,7 @@ class Descriptor(Protocol):
     Besides, the following are used where they are there: ``dblabel``, the prefix of shared
     databases; ``has_derivatives``, False for a descriptor of energies alone; ``has_kernels``,
     True where `warm_up` of the package compiles what it runs; ``in_words``, a few words for
-    reports; ``feature_names(element)``, one text for each feature; and
-    ``strain_derivatives(atoms)``, as the function of that name returns them.
+    reports; and ``feature_names(element)``, one text for each feature.
     """
 
     @property
@@ -111,6 +110,22 @@ class Descriptor(Protocol):
         """
         return forces_of(self.fingerprint_primes(atoms), dE_dG), None
 
+    def strain_derivatives(self, atoms: Atoms) -> NDArray[np.float64]:
+        """Return the derivatives of the features by strain; by default found by differences.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            The image.
+
+        Returns
+        -------
+        (n_atoms, 6, max_features) float array
+            By symmetric strains, in the order of `VOIGT`: contracted with an energy's
+            derivative by the features they are its virial, V times the stress.
+        """
+        return strains_by_differences(self, atoms)
+
 
 STRAIN = 1e-5
 """Step of differences by strain: small enough for its square, large enough for rounding."""
@@ -120,33 +135,18 @@ VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
 def strain_derivatives(descriptor: Descriptor, atoms: Atoms) -> NDArray[np.float64]:
-    """Return the derivatives of an image's features by strain.
+    """Return the derivatives of an image's features by strain, whatever the descriptor is.
 
-    They are the descriptor's own where it has a method of this name, and otherwise found by
-    differences between the fingerprints of 12 strained images.
-
-    Parameters
-    ----------
-    descriptor : Descriptor
-        Its features do not change when an image is turned.
-    atoms : Atoms
-        The image.
-
-    Returns
-    -------
-    (n_atoms, 6, max_features) float array
-        By symmetric strains, in the order of `VOIGT`: contracted with an energy's derivative
-        by the features they are its virial, V times the stress.
-
-    Raises
-    ------
-    ImageError
-        When the image cannot be used.
+    What is no subclass of `Descriptor` need not have the method; errors are those of
+    `fingerprint`.
     """
-    own = getattr(descriptor, "strain_derivatives", None)
-    if own is not None:
-        derivatives: NDArray[np.float64] = own(atoms)
-        return derivatives
+    if hasattr(descriptor, "strain_derivatives"):
+        return descriptor.strain_derivatives(atoms)
+    return strains_by_differences(descriptor, atoms)
+
+
+def strains_by_differences(descriptor: Descriptor, atoms: Atoms) -> NDArray[np.float64]:
+    """Return `Descriptor.strain_derivatives` from the fingerprints of 12 strained images."""
     columns = []
     for a, b in VOIGT:
         strain = np.zeros((3, 3))
