@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -18,7 +18,17 @@ from ampmpi.images.checks import Problem, problem, unreadable
 from ampmpi.images.doubts import SHOWN, named
 from ampmpi.images.glance import choose_labels
 from ampmpi.images.imageset import ImageList, ImageSet
-from ampmpi.images.labels import NO_ENERGY, NO_FORCES, LabelError, LabelKeys, energy_of, forces_of
+from ampmpi.images.labels import (
+    NO_CELL,
+    NO_ENERGY,
+    NO_FORCES,
+    NO_STRESS,
+    LabelError,
+    LabelKeys,
+    energy_of,
+    forces_of,
+    stress_of,
+)
 from ampmpi.model.layers import Array
 from ampmpi.text import amount, figures, plain
 
@@ -32,6 +42,9 @@ T = TypeVar("T")
 
 # Width below which a range is a single value.
 NARROW = 1e-8
+
+GPA = 160.21766208
+"""One eV/Å³ in GPa."""
 
 SKIP = "--skip-unusable (skip_unusable=True in a script)"
 SKIP_IMAGE = f"take it out of the set, or leave such images out with {SKIP}"
@@ -94,6 +107,10 @@ class Evaluation:
         Predicted forces; (n_calculators, 0, 3) where a descriptor has no derivatives.
     outside : tuple of Excess
         Atoms outside the trained range.
+    stress : (6,) float array, eV/Å³, or None
+        Reference, as ASE has it.
+    stresses : (n_calculators, 6) float array, eV/Å³
+        Predicted stresses; (0, 6) where there is no reference.
     """
 
     ref: ImageRef
@@ -103,6 +120,8 @@ class Evaluation:
     energies: Array
     predicted: Array
     outside: tuple[Excess, ...]
+    stress: Array | None = None
+    stresses: Array = field(default_factory=lambda: np.empty((0, 6)))
 
     @property
     def name(self) -> str:
@@ -131,6 +150,12 @@ class Evaluation:
         return mean
 
     @property
+    def mean_stress(self) -> Array:
+        """Mean of the predicted stresses, (6,), eV/Å³."""
+        mean: Array = self.stresses.mean(axis=0)
+        return mean
+
+    @property
     def energy_error(self) -> float:
         """Error of the mean energy, eV per atom; nan without a reference."""
         if self.energy is None:
@@ -149,6 +174,20 @@ class Evaluation:
     def force_rmse(self) -> float:
         """Root mean square error of the force components, eV/Å; nan without a reference."""
         errors = self.force_errors
+        return float(np.sqrt(np.mean(errors**2))) if len(errors) else float("nan")
+
+    @property
+    def stress_errors(self) -> Array:
+        """Errors of the nine components of the mean stress, (9,), eV/Å³; (0,) without one."""
+        if self.stress is None:
+            return np.empty(0)
+        errors: Array = (self.mean_stress - self.stress)[[0, 1, 2, 3, 3, 4, 4, 5, 5]]
+        return errors
+
+    @property
+    def stress_rmse(self) -> float:
+        """Root mean square error of the stress components, eV/Å³; nan without a reference."""
+        errors = self.stress_errors
         return float(np.sqrt(np.mean(errors**2))) if len(errors) else float("nan")
 
     @property
@@ -238,10 +277,10 @@ def evaluate(
     indices : sequence of int, optional
         Which images, ascending; all by default.
     keys : LabelKeys, optional
-        Names of energies and forces; found out by default, where there is no doubt.
+        Names of energies, forces and stresses; found out by default, where there is no doubt.
     skip_unusable : bool
-        Leave out images that cannot be read or described, and do not compare with an energy
-        or forces that are wrong.
+        Leave out images that cannot be read or described, and do not compare with an energy,
+        forces or a stress that are wrong.
 
     Returns
     -------
@@ -253,7 +292,7 @@ def evaluate(
     InputError
         There is no calculator, or the images carry several sets of labels.
     UnusableImagesError
-        An image cannot be read or described, or its energy or forces are wrong.
+        An image cannot be read or described, or its energy, forces or stress are wrong.
     ModelError
         A calculator is not trained.
     """
@@ -278,7 +317,6 @@ def compare(
     left: list[LeftOut] = []
     ranges = _distinct_ranges(members)
     with_forces = all(has_derivatives(one.descriptor) for one in members)
-    properties = ["energy", "forces"] if with_forces else ["energy"]
     wanted = range(len(opened)) if indices is None else indices
     with closing(opened):
         for index, image in opened.read_many(wanted, results=True):
@@ -294,13 +332,18 @@ def compare(
                 continue
             assert not isinstance(image, ImageError)
             atoms = bare(image)
-            energies, predicted = [], []
+            skipped = left if skip_unusable else None
+            stress = _reference(stress_of, image, keys, ref, skipped) if with_forces else None
+            properties = ["energy", "forces"] if with_forces else ["energy"]
+            properties += [] if stress is None else ["stress"]
+            energies, predicted, stresses = [], [], []
             described: dict[str, Fingerprint] = {}
             try:
                 for calculator in members:
                     calculator.calculate(atoms, properties, described=described)
                     energies.append(calculator.results["energy"])
                     predicted.append(calculator.results.get("forces", np.empty((0, 3))))
+                    stresses += [] if stress is None else [calculator.results["stress"]]
             except ImageError as error:
                 if not skip_unusable:
                     raise UnusableImagesError(f"{ref}: {error}") from error
@@ -309,13 +352,15 @@ def compare(
                 continue
             except ModelError as error:
                 raise ModelError(f"{ref}: {error}") from error
-            skipped = left if skip_unusable else None
             energy = _reference(energy_of, image, keys, ref, skipped)
             forces = _reference(forces_of, image, keys, ref, skipped) if with_forces else None
             far = tuple(one for part in ranges for one in _outside(part, atoms, outside, described))
             found.append(
-                Evaluation(ref, atoms, energy, forces, np.array(energies), np.array(predicted), far)
-            )
+                Evaluation(
+                    ref, atoms, energy, forces, np.array(energies), np.array(predicted), far,
+                    stress, np.array(stresses).reshape(-1, 6),
+                )
+            )  # fmt: skip
     return found, left
 
 
@@ -366,14 +411,14 @@ def _reference(
     ref: ImageRef,
     left: list[LeftOut] | None,
 ) -> T | None:
-    """Return an image's energy or forces, or None where it has none.
+    """Return an image's energy, forces or stress, or None where it has none.
 
     One that is wrong is noted in `left`, or refused if that is None.
     """
     try:
         return take(atoms, keys)
     except LabelError as error:
-        if error.kind in (NO_ENERGY, NO_FORCES):
+        if error.kind in (NO_ENERGY, NO_FORCES, NO_STRESS, NO_CELL):
             return None
         if left is not None:
             left.append(LeftOut(ref, error.kind, predicted=True))
@@ -432,6 +477,12 @@ def summary(name: str, found: Sequence[Evaluation]) -> list[str]:
             f"  forces on {symbol}, meV/Å".ljust(24) + _errors(1e3 * errors[symbols == symbol])
             for symbol in sorted(set(symbols.tolist()))
         ]
+    errors = stress_errors(found)
+    if len(errors):
+        rmse = float(np.sqrt(np.mean(errors**2)))
+        lines.append(
+            f"  stress, meV/Å³        {_errors(1e3 * errors)} (rmse {figures(GPA * rmse, 3)} GPa)"
+        )
     if len(lines) == 1:
         per_atom = [item.mean_energy / len(item.atoms) for item in found]
         largest = max(float(np.abs(item.mean_forces).max(initial=0.0)) for item in found)
@@ -466,6 +517,11 @@ def force_errors(found: Iterable[Evaluation]) -> tuple[Array, NDArray[np.str_]]:
     known = [item for item in found if item.forces is not None]
     errors = np.concatenate([np.empty((0, 3)), *(item.force_errors for item in known)])
     return errors, np.array([symbol for item in known for symbol in item.symbols], dtype=str)
+
+
+def stress_errors(found: Iterable[Evaluation]) -> Array:
+    """Return the errors of the stresses that have a reference, nine of each image, eV/Å³."""
+    return np.concatenate([np.empty(0), *(item.stress_errors for item in found)])
 
 
 def rmse_by_image(found: Iterable[Evaluation]) -> float:
@@ -525,6 +581,7 @@ def rows(found: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
             "energy_reference": item.energy,
             "energy_spread": None if alone else item.energy_spread * len(item.atoms),
             "force_rmse": None if item.forces is None else item.force_rmse,
+            "stress_rmse": None if item.stress is None else item.stress_rmse,
             "force_spread": None if alone or not item.predicted.size else item.force_spread,
             "outside": list(item.warnings),
         }
@@ -533,10 +590,11 @@ def rows(found: Sequence[Evaluation]) -> Iterator[dict[str, Any]]:
 def predictions(found: Iterable[Evaluation]) -> Iterator[Atoms]:
     """Yield images with references and predictions, to be written as extended XYZ.
 
-    References are the ``energy`` and ``forces`` of an image's calculator, where it has them.
-    ``predicted_energy`` and ``predicted_forces`` are those of the calculator or the mean of a
-    committee. A committee adds ``energy_spread`` (eV), ``forces_spread`` (eV/Å, of each atom),
-    and ``member0_energy``, ``member0_forces`` and so on of its members.
+    References are the ``energy``, ``forces`` and ``stress`` of an image's calculator, where it
+    has them. ``predicted_energy``, ``predicted_forces`` and, where there is a reference,
+    ``predicted_stress`` are those of the calculator or the mean of a committee. A committee
+    adds ``energy_spread`` (eV), ``forces_spread`` (eV/Å, of each atom), and
+    ``member0_energy``, ``member0_forces`` and so on of its members.
     """
     from ase.calculators.singlepoint import SinglePointCalculator
 
@@ -546,6 +604,8 @@ def predictions(found: Iterable[Evaluation]) -> Iterator[Atoms]:
         atoms.info["predicted_energy"] = item.mean_energy
         if item.predicted.size:
             atoms.arrays["predicted_forces"] = item.mean_forces
+        if item.stress is not None:
+            atoms.info["predicted_stress"] = item.mean_stress
         if len(item.energies) > 1:
             atoms.info["energy_spread"] = item.energy_spread * len(atoms)
             if item.predicted.size:
@@ -556,8 +616,8 @@ def predictions(found: Iterable[Evaluation]) -> Iterator[Atoms]:
                 atoms.info[f"member{number}_energy"] = energy
                 if len(forces):
                     atoms.arrays[f"member{number}_forces"] = forces
-        if item.energy is not None or item.forces is not None:
-            known = {"energy": item.energy, "forces": item.forces}
+        known = {"energy": item.energy, "forces": item.forces, "stress": item.stress}
+        if any(reference is not None for reference in known.values()):
             atoms.calc = SinglePointCalculator(atoms, **known)  # type: ignore[no-untyped-call]
         yield atoms
 

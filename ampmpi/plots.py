@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import InputError
-from ampmpi.evaluation import Evaluation, energy_errors, force_errors
+from ampmpi.evaluation import Evaluation, energy_errors, force_errors, stress_errors
 from ampmpi.model.layers import Array
 from ampmpi.text import figures
 
@@ -41,11 +41,15 @@ def curve_figure(paths: Sequence[str]) -> Any:
     wanted = [("energy_rmse", "energy rmse, meV/atom"), ("force_rmse", "force rmse, meV/Å")]
     if not any(np.isfinite(table["force_rmse"]).any() for table in tables.values()):
         del wanted[1]
+    if any(has_stress(table) for table in tables.values()):
+        wanted.append(("stress_rmse", "stress rmse, meV/Å³"))
     figure = Figure(figsize=(1.5 + 4 * len(wanted), 3.8), layout="constrained")
     validated = False
     for axes, (what, unit) in zip(figure.subplots(1, len(wanted), squeeze=False)[0], wanted,
                                   strict=True):  # fmt: skip
         for label, table in tables.items():
+            if what == "stress_rmse" and not has_stress(table):
+                continue
             [drawn] = axes.plot(table["step"], 1e3 * table[what], label=label, linewidth=1)
             good = np.isfinite(table[f"val_{what}"])
             validated |= bool(good.any())
@@ -60,11 +64,17 @@ def curve_figure(paths: Sequence[str]) -> Any:
         axes.grid(color="0.9", linewidth=0.6)
     title = "dotted: validation" if validated else None
     if len(tables) <= NAMED:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", title=title,
+        named = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*named, loc="outside right center", title=title,
                       fontsize="small", title_fontsize="small")  # fmt: skip
     elif title:
         figure.suptitle(f"{len(tables)} fits; {title}", fontsize="small")
     return figure
+
+
+def has_stress(table: Any) -> bool:
+    """Whether a learning curve is that of a training of stresses."""
+    return "stress_rmse" in table.dtype.names and bool(np.isfinite(table["stress_rmse"]).any())
 
 
 def label_of(path: str) -> str:
@@ -108,8 +118,12 @@ def outcome(path: str) -> str:
     for kind, prefix in (("training", ""), ("validation", "val_")):
         parts = [
             f"{1e3 * best[prefix + what]:.4g} {unit}"
-            for what, unit in (("energy_rmse", "meV/atom"), ("force_rmse", "meV/Å"))
-            if np.isfinite(best[prefix + what])
+            for what, unit in (
+                ("energy_rmse", "meV/atom"),
+                ("force_rmse", "meV/Å"),
+                ("stress_rmse", "meV/Å³"),
+            )
+            if prefix + what in table.dtype.names and np.isfinite(best[prefix + what])
         ]
         if parts:
             text += f"; {kind} rmse {', '.join(parts)}"
@@ -150,18 +164,19 @@ def reference_energies(found: Iterable[Evaluation]) -> dict[str, float]:
 
 
 def parity_figure(sets: Sets) -> Any:
-    """Draw predicted against reference energies and forces, with histograms of the errors.
+    """Draw predicted against reference energies, forces and stresses, and histograms of errors.
 
-    Each set has a column. Forces have the colour of their element, energies that of their set.
+    Each set has a column. Forces have the colour of their element, the others that of their set.
     """
     from matplotlib.figure import Figure
 
     everything = [item for found in sets.values() for item in found]
     energies = [item for item in everything if item.energy is not None]
     forces = [item for item in everything if item.forces is not None]
-    if not energies and not forces:
+    stresses = [item for item in everything if item.stress is not None]
+    if not energies and not forces and not stresses:
         raise InputError("the images carry neither energies nor forces to compare with")
-    n_rows, n_columns = bool(energies) + bool(forces), len(sets) + 1
+    n_rows, n_columns = bool(energies) + bool(forces) + bool(stresses), len(sets) + 1
     figure = Figure(figsize=(3.5 * n_columns + 0.5, 3.6 * n_rows), layout="constrained")
     grid = figure.subplots(n_rows, n_columns, squeeze=False)
     rows = iter(grid)
@@ -169,6 +184,8 @@ def parity_figure(sets: Sets) -> Any:
         _energy_row(next(rows), sets, reference_energies(energies))
     if forces:
         _force_row(next(rows), sets)
+    if stresses:
+        _stress_row(next(rows), sets)
     return figure
 
 
@@ -212,6 +229,21 @@ def _force_row(row: Any, sets: Sets) -> None:
     _histogram(
         row[-1], {name: errors.ravel() for name, (_, errors) in points.items()}, "force, meV/Å"
     )
+
+
+def _stress_row(row: Any, sets: Sets) -> None:
+    points = {}
+    for name, found in sets.items():
+        known = [item.stress[:, np.newaxis] for item in found if item.stress is not None]
+        stresses = np.concatenate([np.empty((0, 1)), *known]).reshape(-1, 6)
+        reference = stresses[:, [0, 1, 2, 3, 3, 4, 4, 5, 5]].ravel()
+        points[name] = reference, stress_errors(found)
+    ends = _ends(points.values(), 1e3)
+    for axes, (name, (reference, errors)), color in zip(row[:-1], points.items(), SETS,
+                                                        strict=False):  # fmt: skip
+        _dots(axes, 1e3 * reference, 1e3 * (reference + errors), color)
+        _finish_parity(axes, ends, errors, name, "stress", "meV/Å³")
+    _histogram(row[-1], {name: errors for name, (_, errors) in points.items()}, "stress, meV/Å³")
 
 
 def element_colors(symbols: Iterable[str]) -> dict[str, str]:

@@ -24,6 +24,8 @@ UNITS = {
     "energy_maxresid": "eV per atom",
     "force_rmse": "eV/Å",
     "force_maxresid": "eV/Å",
+    "stress_rmse": "eV/Å³",
+    "stress_maxresid": "eV/Å³",
 }
 
 PAGE = """<!doctype html>
@@ -174,6 +176,8 @@ def _how(known: Sequence[checkpoints.Checkpoint]) -> list[tuple[str, str]]:
         words = [f"energy coefficient {loss.get('energy_coefficient')}"]
         force = loss.get("force_coefficient")
         words.append("no forces" if force is None else f"force coefficient {force}")
+        if loss.get("stress_coefficient"):
+            words.append(f"stress coefficient {loss['stress_coefficient']}")
         if loss.get("overfit"):
             words.append(f"overfit {loss['overfit']}")
         if loss.get("weight_duplicates"):
@@ -283,7 +287,7 @@ def members_section(path: Path) -> Section | None:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     return Section(
         "Members",
-        "errors in eV per atom (energies) and eV/Å (forces)",
+        "errors in eV per atom (energies), eV/Å (forces) and eV/Å³ (stresses)",
         table=(
             *(tuple(cell.replace("_", " ") for cell in line.split()) for line in lines[:1]),
             *(tuple(map(_rounded, line.split())) for line in lines[1:]),

@@ -131,11 +131,16 @@ COUNT = click.IntRange(min=1)
 @click.option("--force-rmse", show_default=str(FORCE_RMSE), type=POSITIVE, metavar="eV/Å",
               help="Criterion: rms error of the forces.")  # fmt: skip
 @click.option("--force-maxresid", type=POSITIVE, metavar="eV/Å", help="Criterion: largest one.")
+@click.option("--stress-rmse", type=POSITIVE, metavar="eV/Å³",
+              help="Criterion: rms error of the stress.")  # fmt: skip
+@click.option("--stress-maxresid", type=POSITIVE, metavar="eV/Å³", help="Criterion: largest one.")
 @click.option("--energy-coefficient", default=1.0, show_default=True,
               type=click.FloatRange(min=0.0),
               help="Weight of the energies in the loss.")  # fmt: skip
 @click.option("--force-coefficient", show_default=str(FORCE_COEFFICIENT), type=POSITIVE,
               help="Weight of the forces in the loss.")  # fmt: skip
+@click.option("--stress-coefficient", type=POSITIVE,
+              help="Train stresses, too, with this weight in the loss.")  # fmt: skip
 @click.option("--overfit", default=0.0, show_default=True, type=click.FloatRange(min=0.0),
               help="Weight of the squared weights in the loss.")  # fmt: skip
 @click.option("--weight-duplicates", is_flag=True, help="Count an image as often as it comes.")
@@ -211,6 +216,12 @@ def _members(o: dict[str, Any]) -> list[Member]:
         if not o["forces"] and o[name] is not None:
             option = "--" + name.replace("_", "-")
             raise InputError(f"--no-forces and {option} are given; leave one of them out")
+    for name in ("stress_rmse", "stress_maxresid"):
+        if o[name] is not None and o["stress_coefficient"] is None:
+            raise InputError(
+                f"--{name.replace('_', '-')} needs --stress-coefficient, by which stresses are "
+                "trained"
+            )
     if o["patience"] and not (o["validation"] or o["validation_fraction"]):
         raise InputError("--patience needs --validation or --validation-fraction")
 
@@ -269,10 +280,12 @@ def _lossfunction(o: dict[str, Any]) -> LossFunction:
         force_coefficient=coefficient,
         convergence={
             "energy_rmse": o["energy_rmse"], "energy_maxresid": o["energy_maxresid"], **forces,
+            "stress_rmse": o["stress_rmse"], "stress_maxresid": o["stress_maxresid"],
         },
         overfit=o["overfit"],
         weight_duplicates=o["weight_duplicates"],
         maxiter=o["max_steps"],
+        stress_coefficient=o["stress_coefficient"],
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from .protocol import (
     has_kernels,
     in_words,
     require_descriptor,
+    strain_derivatives,
     virial_by_differences,
 )
 from .registry import from_parameters, from_toml, is_known, register
@@ -50,6 +51,7 @@ __all__ = [
     "make_symmetry_functions",
     "register",
     "require_descriptor",
+    "strain_derivatives",
     "virial_by_differences",
     "warm_up",
 ]

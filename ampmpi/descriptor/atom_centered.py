@@ -91,7 +91,7 @@ class AtomCentered(AmpDescriptor, Descriptor):
     @property
     @abstractmethod
     def _kernels(self) -> ModuleType:
-        """The module with `add_fingerprints`, `add_fingerprint_primes` and `add_forces`."""
+        """The module with `add_fingerprints`, `add_fingerprint_primes` and so on."""
 
     def check(self, atoms: Atoms) -> None:
         """Raise `ImageError` when the image cannot be used.
@@ -182,6 +182,26 @@ class AtomCentered(AmpDescriptor, Descriptor):
         forces, virial = np.zeros((len(species), 3)), np.zeros((3, 3))
         self._kernels.add_forces(species, *near[:4], self._tables, weights, forces, virial)
         return forces, virial
+
+    def strain_derivatives(self, atoms: Atoms) -> NDArray[np.float64]:
+        """Return the derivatives of the features by strain.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            The image.
+
+        Returns
+        -------
+        (n_atoms, 6, max_features) float array
+            ``Σ_j dG_i/dr_j ⊗ r_j`` over the vectors r_j to the neighbours of atom i, made
+            symmetric, in the order xx, yy, zz, yz, xz, xy.
+        """
+        species, near = self.surroundings(atoms)
+        width = max(self._features(atoms)[1].values())
+        strains = np.zeros((len(species), 6, width))
+        self._kernels.add_strain_derivatives(species, *near[:4], self._tables, strains)
+        return strains
 
     def expected_neighbors(self, atoms: Atoms) -> float:
         """Neighbours of an atom if the atoms filled the cell, or the box around them, evenly.

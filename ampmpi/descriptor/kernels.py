@@ -388,3 +388,29 @@ def add_forces(
                 forces[i, d] += pull
                 for e in range(3):
                     virial[d, e] += pull * vectors[near, e]
+
+
+@entry
+def add_strain_derivatives(
+    species, start, neighbor, vectors, squares, tables, strains, sources=SOURCES
+):
+    """Add the derivatives of each atom's features by strain, in the order of Voigt."""
+    env = make_environment(start, tables)
+    gradient = np.empty((env.neighbors.shape[1], 3, strains.shape[2]))
+    slots = np.arange(env.neighbors.shape[1])
+    no_energy = np.empty(0)
+    values = np.empty(strains.shape[2])
+    for i in range(len(species)):
+        n = set_centre(i, species, start, neighbor, vectors, squares, tables, env)
+        gradient[:n] = 0.0
+        add_derivatives(species[i], tables, env, no_energy, values, slots, gradient)
+        for j in range(n):
+            x, y, z = vectors[start[i] + j]
+            for f in range(strains.shape[2]):
+                gx, gy, gz = gradient[j, 0, f], gradient[j, 1, f], gradient[j, 2, f]
+                strains[i, 0, f] += gx * x
+                strains[i, 1, f] += gy * y
+                strains[i, 2, f] += gz * z
+                strains[i, 3, f] += 0.5 * (gy * z + gz * y)
+                strains[i, 4, f] += 0.5 * (gx * z + gz * x)
+                strains[i, 5, f] += 0.5 * (gx * y + gy * x)

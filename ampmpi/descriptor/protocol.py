@@ -110,9 +110,53 @@ class Descriptor(Protocol):
         """
         return forces_of(self.fingerprint_primes(atoms), dE_dG), None
 
+    def strain_derivatives(self, atoms: Atoms) -> NDArray[np.float64]:
+        """Return the derivatives of the features by strain; by default found by differences.
+
+        Parameters
+        ----------
+        atoms : Atoms
+            The image.
+
+        Returns
+        -------
+        (n_atoms, 6, max_features) float array
+            By symmetric strains, in the order of `VOIGT`: contracted with an energy's
+            derivative by the features they are its virial, V times the stress.
+        """
+        return strains_by_differences(self, atoms)
+
 
 STRAIN = 1e-5
 """Step of differences by strain: small enough for its square, large enough for rounding."""
+
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+"""Rows and columns of a stress's components, in ASE's order: xx, yy, zz, yz, xz, xy."""
+
+
+def strain_derivatives(descriptor: Descriptor, atoms: Atoms) -> NDArray[np.float64]:
+    """Return the derivatives of an image's features by strain, whatever the descriptor is.
+
+    What is no subclass of `Descriptor` need not have the method; errors are those of
+    `fingerprint`.
+    """
+    if hasattr(descriptor, "strain_derivatives"):
+        return descriptor.strain_derivatives(atoms)
+    return strains_by_differences(descriptor, atoms)
+
+
+def strains_by_differences(descriptor: Descriptor, atoms: Atoms) -> NDArray[np.float64]:
+    """Return `Descriptor.strain_derivatives` from the fingerprints of 12 strained images."""
+    columns = []
+    for a, b in VOIGT:
+        strain = np.zeros((3, 3))
+        strain[a, b] = strain[b, a] = STRAIN if a == b else STRAIN / 2
+        ends = [
+            descriptor.fingerprint(_strained(atoms, np.eye(3) + sign * strain)).values
+            for sign in (1.0, -1.0)
+        ]
+        columns.append((ends[0] - ends[1]) / (2 * STRAIN))
+    return np.stack(columns, axis=1)
 
 
 def virial_by_differences(
@@ -135,15 +179,9 @@ def virial_by_differences(
         Symmetric.
     """
     virial = np.zeros((3, 3))
-    for a in range(3):
-        for b in range(a + 1):
-            strain = np.zeros((3, 3))
-            strain[a, b] = strain[b, a] = STRAIN if a == b else STRAIN / 2
-            ends = [
-                descriptor.fingerprint(_strained(atoms, np.eye(3) + sign * strain)).values
-                for sign in (1.0, -1.0)
-            ]
-            virial[a, b] = virial[b, a] = np.sum(dE_dG * (ends[0] - ends[1])) / (2 * STRAIN)
+    components = np.einsum("nvf,nf->v", strain_derivatives(descriptor, atoms), dE_dG)
+    for (a, b), component in zip(VOIGT, components, strict=True):
+        virial[a, b] = virial[b, a] = component
     return virial
 
 

@@ -303,3 +303,32 @@ def add_forces(
                 forces[i, d] += pull
                 for e in range(3):
                     virial[d, e] += pull * vectors[entry, e]
+
+
+@entry
+def add_strain_derivatives(
+    species, start, neighbor, vectors, squares, tables, strains, sources=SOURCES
+):
+    """Add the derivatives of each atom's features by strain, in the order of Voigt."""
+    env = make_environment(start, tables)
+    near = env.neighbors
+    per_length = 1.0 / tables.cutoff
+    values = np.empty(len(tables.features))
+    for i in range(len(species)):
+        s = species[i]
+        n = set_centre(i, species, start, neighbor, vectors, squares, tables, env)
+        zernike_features(s, n, tables, env, values)
+        for f in range(tables.n_features[s]):
+            clear_gradient(n, env)
+            add_gradient(f, per_length, n, tables, env)
+            for j in range(n):
+                x, y, z = vectors[start[i] + j]
+                gx = env.along[j] * near[0, j] + env.across[0, j]
+                gy = env.along[j] * near[1, j] + env.across[1, j]
+                gz = env.along[j] * near[2, j] + env.across[2, j]
+                strains[i, 0, f] += gx * x
+                strains[i, 1, f] += gy * y
+                strains[i, 2, f] += gz * z
+                strains[i, 3, f] += 0.5 * (gy * z + gz * y)
+                strains[i, 4, f] += 0.5 * (gx * z + gz * x)
+                strains[i, 5, f] += 0.5 * (gx * y + gy * x)

@@ -91,7 +91,7 @@ def read_sample(
     parts = comm.allgather((sizes, labelled, has[kinds] & (sizes > 0)[:, None]))
     n_atoms, with_forces, present = (np.concatenate(column) for column in zip(*parts, strict=True))
     usable = n_atoms > 0
-    remarks = left_out(wrong, [], pool.given_for_validation, pool.ref)
+    remarks = left_out(wrong, {}, pool.given_for_validation, pool.ref)
     if with_forces.any() and not with_forces[usable].all():
         bare = np.flatnonzero(usable & ~with_forces).tolist()
         remarks.append(

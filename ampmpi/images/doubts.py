@@ -35,6 +35,12 @@ FEWEST = 8
 SAME_ENERGY = 1e-3
 """eV; energies of one geometry that differ by less come from rounding."""
 
+LARGE_STRESS = 1.0
+"""eV/Å³; the median stress of a set in the right unit is far below."""
+
+GPA = 1.0 / 160.21766208
+"""eV/Å³."""
+
 SHOWN = 20
 """Runs of images that a warning names."""
 
@@ -60,6 +66,8 @@ class Facts:
         Number of atoms of each element.
     elements : tuple of str
         The elements.
+    largest_stresses : (n,) float array, eV/Å³, or None
+        The largest component of the stress; nan where there is none.
     """
 
     indices: NDArray[np.int64]
@@ -68,6 +76,7 @@ class Facts:
     largest_forces: Array
     composition: Array
     elements: tuple[str, ...] = ()
+    largest_stresses: Array | None = None
 
     @property
     def n_atoms(self) -> Array:
@@ -138,6 +147,7 @@ def label_doubts(facts: Facts, ref: Callable[[int], ImageRef]) -> list[str]:
         *_two_energies(facts, ref),
         *(per_atom or _energy_outliers(facts, ref)),
         *_force_outliers(facts, ref),
+        *_large_stresses(facts),
     ]
 
 
@@ -256,6 +266,18 @@ def _force_outliers(facts: Facts, ref: Callable[[int], ImageRef]) -> Iterator[st
             f"{values[worst]:.4g} eV/Å where the median of the largest is "
             f"{np.median(values):.3g} ({ref(int(facts.indices[good[worst]]))}): "
             f"{named((ref(int(i)) for i in facts.indices[good[out]]), SHOWN)}"
+        )
+
+
+def _large_stresses(facts: Facts) -> Iterator[str]:
+    if facts.largest_stresses is None:
+        return
+    values = facts.largest_stresses[np.isfinite(facts.largest_stresses)]
+    if len(values) and (middle := float(np.median(values))) > LARGE_STRESS:
+        yield (
+            f"the stresses are {middle:.3g} eV/Å³ at the median, {middle / GPA:.3g} GPa: they are "
+            "probably in GPa or kbar, or virials in eV; write them in eV/Å³, or name virials so "
+            "that 'virial' is part of the name"
         )
 
 

@@ -27,14 +27,16 @@ FIRST = 4
 """Images of each file that are looked at before a job begins."""
 
 
-def choose_labels(images: Images, keys: LabelKeys, *, forces: bool = True) -> Choice:
+def choose_labels(
+    images: Images, keys: LabelKeys, *, forces: bool = True, stress: bool = False
+) -> Choice:
     """Find out from some images under which names the labels are; `InputError` if in doubt."""
     try:
         found = [image for _, image in images.read_many(images.sample(SAMPLE), results=True)]
     finally:
         images.close()
     offered = [offers(image) for image in found if not isinstance(image, ImageError)]
-    choice = choose(offered, keys, forces=forces)
+    choice = choose(offered, keys, forces=forces, stress=stress)
     units_given = any(file.reading.units is not None for file in getattr(images, "files", ()))
     if choice.keys.energy == "E" and CP2K.issubset(*offered[:1]) and not units_given:
         doubt = (

@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 KINDS = ("energy", "forces", "stress")
 
+VIRIAL = "virial"
+"""A kind of what stands for a stress."""
+
 NAMES = re.compile(
     r"""^(?P<before>(?:[^\s_\-.]+[_\-.\ ])*?)
     (?:(?P<energy>(?:total|tot|potential|pot|free)?[_\-\ ]?energ(?:y|ies)|etot|toten|E)
       |(?P<forces>forces?|F)
-      |(?P<stress>stress))
+      |(?P<stress>stress)
+      |(?P<virial>virials?))
     (?P<after>(?:[_\-.\ ][^\s_\-.]+)*)$""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -80,7 +84,15 @@ class LabelKeys:
 
     def kinds(self) -> dict[str, str]:
         """Return the kind of each name that is given."""
-        return {name: kind for kind in KINDS if (name := getattr(self, kind)) is not None}
+        given = {name: kind for kind in KINDS if (name := getattr(self, kind)) is not None}
+        if self.stress is not None and is_virial(self.stress):
+            given[self.stress] = VIRIAL
+        return given
+
+
+def is_virial(name: str) -> bool:
+    """Whether what has this name is a virial in eV, minus the volume times the stress."""
+    return VIRIAL in name.lower()
 
 
 class Meaning(NamedTuple):
@@ -98,7 +110,7 @@ def meaning(name: str) -> Meaning | None:
     match = NAMES.match(name)
     if match is None or name in ("e", "f"):
         return None
-    kind = next(kind for kind in KINDS if match[kind])
+    kind = next(kind for kind in (*KINDS, VIRIAL) if match[kind])
     core = match[kind].lower()
     before, after = (re.split(r"[_\-. ]+", match[part].lower()) for part in ("before", "after"))
     words = [word for word in (*before, *after) if word]
@@ -202,7 +214,11 @@ class Choice:
 
 
 def choose(
-    offered: Iterable[frozenset[tuple[str, str]]], keys: LabelKeys, *, forces: bool = True
+    offered: Iterable[frozenset[tuple[str, str]]],
+    keys: LabelKeys,
+    *,
+    forces: bool = True,
+    stress: bool = False,
 ) -> Choice:
     """Choose the names of labels, where `keys` does not name them.
 
@@ -212,8 +228,8 @@ def choose(
         What `offers` found in some images.
     keys : LabelKeys
         Names that the user gave.
-    forces : bool
-        Whether forces are wanted.
+    forces, stress : bool
+        Whether forces and stresses are wanted.
 
     Raises
     ------
@@ -236,7 +252,7 @@ def choose(
     for name in names:
         said = meaning(name)
         if said is not None:
-            by_kind[said.kind].append(name)
+            by_kind["stress" if said.kind == VIRIAL else said.kind].append(name)
     energy = keys.energy or _choose_energy(by_kind)
     family = said.family if energy and (said := meaning(energy)) else ""
     if forces and keys.forces is None:
@@ -244,7 +260,7 @@ def choose(
     wanted = {
         "energy": energy,
         "forces": keys.forces or _choose_other("forces", by_kind, family, strict=forces),
-        "stress": keys.stress or _choose_other("stress", by_kind, family, strict=False),
+        "stress": keys.stress or _choose_other("stress", by_kind, family, strict=stress),
     }
     chosen = LabelKeys(
         **{
@@ -253,7 +269,9 @@ def choose(
         }
     )
     note = []
-    for kind, plural in (("energy", "energies"), ("forces", "forces"))[: 2 if forces else 1]:
+    plurals = {"energy": "energies"} | ({"forces": "forces"} if forces else {})
+    plurals |= {"stress": "stresses"} if stress else {}
+    for kind, plural in plurals.items():
         name = chosen.get(kind)
         where = [place for place, one in found if one == name]
         if where and (name != kind or "calculator" not in where):
@@ -291,6 +309,8 @@ def _is_number(text: str) -> bool:
 
 def _how(name: str, where: Sequence[str]) -> str:
     said = meaning(name)
+    if said is not None and said.kind == VIRIAL:
+        return ", divided by minus the volume"
     per_atom = said is not None and said.per_atom
     if per_atom and "arrays" not in where:
         return ", times the number of atoms"
@@ -352,11 +372,14 @@ def _choose_other(
     if kind in same:
         return None
     chosen = same or ([kind] if kind in names else names)
+    # What has both a stress and a virial says the same twice.
+    chosen = [name for name in chosen if not is_virial(name)] or chosen
     if len(chosen) > 1:
         if not strict:
             return None
         raise InputError(
-            f"the images carry several {kind}, {', '.join(map(_quoted, chosen))}: choose one with "
+            f"the images carry several {'stresses' if kind == 'stress' else kind}, "
+            f"{', '.join(map(_quoted, chosen))}: choose one with "
             f"--{kind}-key ({kind}_key in a script)"
         )
     return chosen[0] if chosen else None
@@ -382,6 +405,14 @@ class LabelError(ImageError):
 
 NO_ENERGY = "has no energy"
 NO_FORCES = "has no forces"
+NO_STRESS = "has no stress"
+NO_CELL = "has a stress, but no cell with three vectors"
+
+LACKING = {"energy": NO_ENERGY, "forces": NO_FORCES, "stress": NO_STRESS}
+CALLED = {"energy": "an energy", "forces": "forces", "stress": "a stress"}
+
+ASYMMETRY = 0.01, 1e-4
+"""Largest difference of a stress from its transpose: a part of its largest component, and eV/Å³."""
 
 
 def energy_of(atoms: Atoms, keys: LabelKeys) -> float:
@@ -444,14 +475,57 @@ def forces_of(atoms: Atoms, keys: LabelKeys) -> NDArray[np.float64]:
     return np.array(array, dtype=np.float64)
 
 
+def stress_of(atoms: Atoms, keys: LabelKeys) -> NDArray[np.float64]:
+    """Return an image's stress, (6,), eV/Å³, as ASE has it: xx, yy, zz, yz, xz, xy.
+
+    It is the derivative of the energy by strain over the volume, without that of constraints
+    and without the motion of the atoms. It may be given as 6 numbers in this order, or as a
+    symmetric matrix; or as a virial in eV, minus the volume times the stress, where ``virial``
+    is part of its name.
+
+    Raises
+    ------
+    LabelError
+        It has none, or what it has is not that.
+    """
+    name = keys.get("stress")
+    volume = abs(float(np.linalg.det(atoms.cell.array)))
+    if not volume > 0.0:
+        raise LabelError(NO_STRESS if lookup(atoms, name) is None else NO_CELL)
+    value = _label(atoms, "stress", keys)
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        raise LabelError("has a stress of a wrong shape") from None
+    if array.shape not in ((6,), (9,), (3, 3)):
+        raise LabelError(
+            "has a stress of a wrong shape",
+            f"has a stress of shape {array.shape} where (6,) or (3, 3) is expected",
+        )
+    if array.dtype.kind not in "fiu":
+        raise LabelError("has a stress that is not made of real numbers")
+    if not np.isfinite(array).all():
+        raise LabelError("has a stress that is not finite")
+    stress = np.array(array, dtype=np.float64)
+    if is_virial(name):
+        stress /= -volume
+    if stress.size == 9:
+        matrix = stress.reshape(3, 3)
+        part, least = ASYMMETRY
+        if np.abs(matrix - matrix.T).max() > max(part * np.abs(matrix).max(), least):
+            raise LabelError("has a stress that is not symmetric")
+        stress = (0.5 * (matrix + matrix.T)).ravel()[[0, 4, 8, 5, 2, 1]]
+    return stress
+
+
 def _label(atoms: Atoms, kind: str, keys: LabelKeys) -> Any:
-    """Return what an image carries as its energy or forces."""
+    """Return what an image carries as its energy, forces or stress."""
     name = keys.get(kind)
     asked = name == kind and atoms.calc is not None
     value = _calculated(atoms, kind) if asked else lookup(atoms, name)
     kept = getattr(atoms.calc, "results", {}).get(name)
     if value is None and kept is not None and not results_for(atoms):
-        what = f"has {'an ' if kind == 'energy' else ''}{kind} of other positions"
+        what = f"has {CALLED[kind]} of other positions"
         raise LabelError(
             what,
             f"{what}: it was moved after it was calculated; compute it anew",
@@ -459,7 +533,7 @@ def _label(atoms: Atoms, kind: str, keys: LabelKeys) -> Any:
     if value is None and asked:
         value = lookup(atoms, name)
     if value is None:
-        raise LabelError(NO_ENERGY if kind == "energy" else NO_FORCES)
+        raise LabelError(LACKING[kind])
     return value
 
 
@@ -467,7 +541,13 @@ def _calculated(atoms: Atoms, kind: str) -> Any:
     """Return what ASE has from an image's calculator; None where that cannot tell."""
     from ase.calculators.calculator import PropertyNotImplementedError
 
-    get = atoms.get_potential_energy if kind == "energy" else atoms.get_forces
+    if kind == "stress" and _is_stored(atoms.calc):  # ASE wants it to have a right shape
+        return lookup(atoms, kind)
+    get: Any = {
+        "energy": atoms.get_potential_energy,
+        "forces": atoms.get_forces,
+        "stress": atoms.get_stress,
+    }[kind]
     try:
         value = get(apply_constraint=False)
     except PropertyNotImplementedError:

@@ -18,14 +18,16 @@ from ampmpi.images.hashing import digest_image
 from ampmpi.images.imageset import ImageRef, Images
 from ampmpi.images.labels import (
     FLAGS,
+    NO_CELL,
     NO_ENERGY,
     NO_FORCES,
+    NO_STRESS,
     Choice,
     LabelError,
     energy_of,
     forces_of,
-    lookup,
     offers,
+    stress_of,
 )
 from ampmpi.text import amount, plain
 
@@ -117,7 +119,12 @@ class Overview:
         except LabelError as error:
             if error.kind != NO_FORCES:
                 self.wrong.append((index, error.kind, str(error)))
-        self.stresses += lookup(image, choice.keys.get("stress")) is not None
+        try:
+            stress_of(image, choice.keys)
+            self.stresses += 1
+        except LabelError as error:
+            if error.kind not in (NO_STRESS, NO_CELL):
+                self.wrong.append((index, error.kind, str(error)))
         self.carried.update({name for place, name in offers(image) if place != FLAGS})
         self.indices.append(index)
         self.keys.append(digest_image(image))

@@ -59,7 +59,7 @@ SPOKEN = {
 NATIVE = {"runnerdata": SYSTEMS["atomic"]}
 """What ASE takes a format's numbers for, where that is not Å and eV."""
 
-POWERS = {"energy": (1, 0), "forces": (1, -1), "stress": (1, -3)}
+POWERS = {"energy": (1, 0), "forces": (1, -1), "stress": (1, -3), "virial": (1, 0)}
 """Powers of energy and length in each kind of label."""
 
 

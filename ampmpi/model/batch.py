@@ -1,4 +1,4 @@
-"""Images as arrays for training: features, derivatives, energies and forces, atoms in rows.
+"""Images as arrays for training: features, derivatives and labels, atoms in rows.
 
 The atoms of one element are neighbours, so that its network takes them as they lie.
 """
@@ -39,6 +39,13 @@ class Sample:
         How often the image counts in the loss.
     only_atom : int
         Index of the one atom whose force is trained, without the energy; -1: train all.
+    virial : (6,) float array, eV, or None
+        Reference stress times the volume, in the order xx, yy, zz, yz, xz, xy; None: it is
+        not trained.
+    volume : float, Å³
+        Volume of the cell, where there is a virial.
+    strains : (n_atoms, 6, max_features) float array or None
+        Derivatives of the features by strain, where there is a virial.
     """
 
     key: str
@@ -48,6 +55,9 @@ class Sample:
     forces: Array | None
     weight: float = 1.0
     only_atom: int = -1
+    virial: Array | None = None
+    volume: float = 1.0
+    strains: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +91,14 @@ class Batch:
         Rows of the atoms m and n of dG_n/dR_m.
     primes : (n_pairs, 3, max_features) float array, 1/Å, or None
         The derivatives.
+    virials : (n_images, 6) float array, eV, or None
+        Reference stresses times volumes; None where no image has one.
+    volumes : (n_images,) float array, Å³
+        Volumes of the cells; 1 without a virial.
+    stress_weights : (n_images,) float array
+        The weight of each image's stress: `weights`, or 0.
+    strains : (n_atoms, 6, max_features) float array or None
+        Derivatives of the features by strain; zeros where an image has no virial.
     """
 
     keys: tuple[str, ...]
@@ -97,11 +115,24 @@ class Batch:
     moved: NDArray[np.int32]
     centres: NDArray[np.int32]
     primes: Array | None
+    virials: Array | None
+    volumes: Array
+    stress_weights: Array
+    strains: Array | None
 
     @property
     def n_images(self) -> int:
         """Number of images."""
         return len(self.keys)
+
+    @property
+    def max_features(self) -> int:
+        """Largest number of features of an element; the width of the derivatives."""
+        if self.primes is not None:
+            width: int = self.primes.shape[2]
+        else:
+            width = max(values.shape[1] for values in self.features.values())
+        return width
 
     def fprange(self) -> dict[str, Array]:
         """Smallest and largest value of each feature, by element: (n_features, 2) arrays."""
@@ -118,6 +149,7 @@ class Batch:
             weights=weights,
             energy_weights=self.energy_weights * ratio,
             force_weights=self.force_weights * ratio[self.image],
+            stress_weights=self.stress_weights * ratio,
         )
 
     def composition(self, elements: Sequence[str]) -> Array:
@@ -133,7 +165,7 @@ class Batch:
 def make_batch(samples: Sequence[Sample]) -> Batch:
     """Lay samples out as one batch; with forces when every sample has derivatives.
 
-    The forces of a sample that has none are zeros, and count for nothing.
+    The forces or virials of a sample that has none are zeros, and count for nothing.
     """
     n_atoms = np.array([len(sample.fingerprint.symbols) for sample in samples], dtype=np.int64)
     atom_start = np.concatenate([[0], np.cumsum(n_atoms)])
@@ -161,6 +193,12 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
         for s, n in zip(samples, n_atoms, strict=True)
         if with_forces
     ]
+    with_virial = np.array([s.virial is not None and s.only_atom < 0 for s in samples])
+    virials = strains = None
+    if with_virial.any():
+        narrow = max(values.shape[1] for values in features.values())
+        width = primes.shape[2] if with_forces else narrow
+        virials, strains = _stack_strains(samples, with_virial, order, width)
     return Batch(
         keys=tuple(sample.key for sample in samples),
         n_atoms=n_atoms,
@@ -176,6 +214,10 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
         moved=moved,
         centres=centres,
         primes=primes if with_forces else None,
+        virials=virials,
+        volumes=np.array([sample.volume for sample in samples], dtype=float),
+        stress_weights=np.where(with_virial, weights, 0.0),
+        strains=strains,
     )
 
 
@@ -223,6 +265,26 @@ def _by_element(
         element: np.ascontiguousarray(values[block, : n_features[element]])
         for element, block in rows.items()
     }
+
+
+def _stack_strains(
+    samples: Sequence[Sample],
+    with_virial: NDArray[np.bool_],
+    order: NDArray[np.int64],
+    width: int,
+) -> tuple[Array, Array]:
+    """Return the virials of samples, and the derivatives by strain of all their atoms in rows."""
+    virials, strains = np.zeros((len(samples), 6)), np.zeros((len(order), 6, width))
+    start = 0
+    for i, sample in enumerate(samples):
+        stop = start + len(sample.fingerprint.symbols)
+        if with_virial[i]:
+            if sample.strains is None:
+                raise ModelError(f"image {sample.key} has a virial, but no derivatives by strain")
+            virials[i] = sample.virial
+            strains[start:stop, :, : sample.strains.shape[2]] = sample.strains
+        start = stop
+    return virials, strains[order]
 
 
 def _stack_primes(

@@ -103,6 +103,8 @@ class ImagesAtHand:
         Count an image as often as it was given.
     nft_ids : sequence of (hash, atom index)
         Images that train a single force.
+    descriptor : Descriptor, optional
+        Where stresses are trained, what gives the derivatives by strain.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class ImagesAtHand:
         *,
         weight_duplicates: bool = False,
         nft_ids: Sequence[tuple[str, int]] = (),
+        descriptor: Any = None,
     ) -> None:
         forces = primes is not None
         copies: Mapping[str, float] = {}
@@ -134,10 +137,12 @@ class ImagesAtHand:
                     np.array(atoms.get_forces(apply_constraint=False)) if forces else None,
                     float(copies.get(key, 1.0)),
                     alone.get(key, -1),
+                    *_stress_of(atoms, descriptor),
                 )
             )
         self.batches = list(make_batches(samples))
         self.n_images = len(samples)
+        self.n_stresses = sum(sample.virial is not None for sample in samples)
         self._ranges: Any = None
         self._scaled: list[ScaledBatch] = []
 
@@ -161,6 +166,15 @@ class ImagesAtHand:
     def composition(self, elements: list[str]) -> Array:
         """Return the number of atoms of each element, (n_images, n_elements)."""
         return np.concatenate([batch.composition(elements) for batch in self.batches])
+
+
+def _stress_of(atoms: Any, descriptor: Any) -> tuple[Array, float, Array] | tuple[()]:
+    """Return virial, volume and derivatives by strain, where these are wanted and it has a cell."""
+    if descriptor is None or atoms.cell.rank < 3:
+        return ()
+    volume = float(atoms.cell.volume)
+    stress = np.array(atoms.get_stress(apply_constraint=False))
+    return volume * stress, volume, descriptor.strain_derivatives(atoms)
 
 
 def loss_terms(
@@ -188,8 +202,9 @@ def loss_terms(
         slope = sums.gradient if d is None else numerical_gradient(value_of, vector, d)
         slope = slope + penalty_gradient
     return LossTerms(
-        total, sums.energy, sums.force, sums.energy_maxresid, sums.force_maxresid, slope
-    )
+        total, sums.energy, sums.force, sums.energy_maxresid, sums.force_maxresid, slope,
+        sums.stress, sums.stress_squares, sums.stress_maxresid,
+    )  # fmt: skip
 
 
 def numerical_gradient(value_of: Any, vector: Array, d: float) -> Array:
@@ -202,8 +217,11 @@ def numerical_gradient(value_of: Any, vector: Array, d: float) -> Array:
     return gradient
 
 
-def meets(lossfunction: LossFunction, terms: LossTerms, n_images: int) -> bool:
-    """Whether the loss meets every criterion, with rmse as Amp takes them over all images."""
+def meets(lossfunction: LossFunction, terms: LossTerms, n_images: int, n_stresses: int = 0) -> bool:
+    """Whether the loss meets every criterion, with rmse as Amp takes them over all images.
+
+    That of the stress is over the `n_stresses` images that have one.
+    """
     reached = {
         "energy_rmse": math.sqrt(terms.energy_loss / n_images),
         "energy_maxresid": terms.energy_maxresid,
@@ -211,6 +229,9 @@ def meets(lossfunction: LossFunction, terms: LossTerms, n_images: int) -> bool:
     if lossfunction.trains_forces:
         reached["force_rmse"] = math.sqrt(terms.force_loss / n_images)
         reached["force_maxresid"] = terms.force_maxresid
+    if lossfunction.trains_stress:
+        reached["stress_rmse"] = math.sqrt(terms.stress_squares / max(n_stresses, 1))
+        reached["stress_maxresid"] = terms.stress_maxresid
     limits = lossfunction.convergence
     return all(
         limits.get(name) is None or value <= float(limits[name]) for name, value in reached.items()

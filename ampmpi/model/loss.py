@@ -4,12 +4,18 @@ As in Amp, with E the energies, F the forces, N_i the atoms of image i, and w_i 
 
     L = c_E Σ_i w_i ((E_i - E_i,ref) / N_i)² + c_F Σ_i w_i Σ_md (F_md - F_md,ref)² / (3 N_i),
 
-plus `overfit` times the squared norm of the first layers' weights.
+plus `overfit` times the squared norm of the first layers' weights. Besides, with the stress σ
+(eV/Å³, 3 × 3, symmetric) of a cell of the volume V, there is
+
+    c_S Σ_i w_i Σ_ab (V_i (σ_i,ab - σ_i,ab,ref) / N_i)² / 9,
+
+the mean squared component of the error of the virial per atom, in eV.
 
 The gradient of the force term needs no loop over forces. With
 ``F_m = -Σ_n dG_n/dR_m · dE_n/dG_n`` a change of the parameters changes it by
 ``Σ_n back_n · δ(dE_n/dG_n)``, where ``back_n = -Σ_m dL/dF_m · dG_n/dR_m`` is one vector
-for each atom: a directional derivative, which `tangent_gradient` differentiates.
+for each atom: a directional derivative, which `tangent_gradient` differentiates. So it is with
+the stress, where ``V σ_ab = Σ_n dE_n/dG_n · dG_n/dε_ab``.
 """
 
 from __future__ import annotations
@@ -87,15 +93,19 @@ class Coefficients:
         c_F; None leaves the forces out.
     overfit : float
         Weight of the squared norm of the first layers' weights.
+    stress : float or None
+        c_S; None leaves the stresses out.
     """
 
     energy: float = 1.0
     force: float | None = 0.04
     overfit: float = 0.0
+    stress: float | None = None
 
     def weighted(self, sums: LossSums) -> float:
-        """Return the weighted sum of both terms, without the `overfit` term."""
-        return self.energy * sums.energy + (self.force or 0.0) * sums.force
+        """Return the weighted sum of all terms, without the `overfit` term."""
+        total = self.energy * sums.energy + (self.force or 0.0) * sums.force
+        return total + (self.stress or 0.0) * sums.stress
 
 
 class LossSums(NamedTuple):
@@ -112,7 +122,13 @@ class LossSums(NamedTuple):
     force_maxresid : float, eV/Å
         Largest error of a force component.
     gradient : (n_parameters,) float array
-        Derivative of the weighted sum of both.
+        Derivative of the weighted sum of all.
+    stress : float, eV²
+        Σ w |V (σ - σ_ref) / N|² / 9.
+    stress_squares : float, (eV/Å³)²
+        Σ w |σ - σ_ref|² / 9.
+    stress_maxresid : float, eV/Å³
+        Largest error of a stress component.
     """
 
     energy: float
@@ -120,6 +136,9 @@ class LossSums(NamedTuple):
     energy_maxresid: float
     force_maxresid: float
     gradient: Array
+    stress: float = 0.0
+    stress_squares: float = 0.0
+    stress_maxresid: float = 0.0
 
 
 class LossTerms(NamedTuple):
@@ -139,6 +158,12 @@ class LossTerms(NamedTuple):
         Largest error of a force component.
     dloss_dparameters : (n_parameters,) float array or None
         Gradient of the loss, where it was asked for.
+    stress_loss : float, eV²
+        Σ w |V (σ - σ_ref) / N|² / 9; 0 where no stresses are trained, as are the others.
+    stress_squares : float, (eV/Å³)²
+        Σ w |σ - σ_ref|² / 9.
+    stress_maxresid : float, eV/Å³
+        Largest error of a stress component.
     """
 
     loss: float
@@ -147,6 +172,9 @@ class LossTerms(NamedTuple):
     energy_maxresid: float
     force_maxresid: float
     dloss_dparameters: Array | None
+    stress_loss: float = 0.0
+    stress_squares: float = 0.0
+    stress_maxresid: float = 0.0
 
 
 def loss_sums(
@@ -174,7 +202,8 @@ def loss_sums(
     """
     total = np.zeros(network.n_parameters)
     parameters, targets = network.split(vector), network.split(total)
-    energy = force = energy_max = force_max = 0.0
+    energy = force = stress = squares = 0.0
+    energy_max = force_max = stress_max = 0.0
     for scaled in batches:
         # a loss that is not finite is for the caller to see, not to be warned of
         with np.errstate(over="ignore", invalid="ignore"):
@@ -185,11 +214,26 @@ def loss_sums(
                 scaled,
                 coefficients,
             )
-        energy += part[0]
-        force += part[1]
-        energy_max = max(energy_max, part[2])
-        force_max = max(force_max, part[3])
-    return LossSums(energy, force, energy_max, force_max, total)
+        energy += part.energy
+        force += part.force
+        stress += part.stress
+        squares += part.stress_squares
+        energy_max = max(energy_max, part.energy_max)
+        force_max = max(force_max, part.force_max)
+        stress_max = max(stress_max, part.stress_max)
+    return LossSums(energy, force, energy_max, force_max, total, stress, squares, stress_max)
+
+
+class _Part(NamedTuple):
+    """What one batch adds to the sums, and its largest errors, as in `LossSums`."""
+
+    energy: float
+    energy_max: float
+    force: float = 0.0
+    force_max: float = 0.0
+    stress: float = 0.0
+    stress_squares: float = 0.0
+    stress_max: float = 0.0
 
 
 def _batch_loss(
@@ -198,8 +242,8 @@ def _batch_loss(
     gradient: Mapping[str, ElementParameters] | None,
     scaled: ScaledBatch,
     coefficients: Coefficients,
-) -> tuple[float, float, float, float]:
-    """Energy and force sums and largest residuals of one batch; adds to `gradient`."""
+) -> _Part:
+    """Return sums and largest residuals of one batch; add to `gradient`."""
     batch = scaled.batch
     values, atomic = {}, np.empty(len(batch.image))
     for e, rows in batch.rows.items():
@@ -212,39 +256,23 @@ def _batch_loss(
     energy_max = _largest(errors, batch.energy_weights)
     seeds = (2.0 * coefficients.energy * weighted / batch.n_atoms)[batch.image]
 
-    if coefficients.force is None:
+    trains_stress = coefficients.stress is not None and batch.strains is not None
+    if coefficients.force is None and not trains_stress:
         if gradient is not None:
             for e, rows in batch.rows.items():
                 energy_gradient(
                     parameters[e], gradient[e], scaled.x[e], values[e], seeds[rows], activation
                 )
-        return energy, 0.0, energy_max, 0.0
+        return _Part(energy, energy_max)
 
-    if batch.primes is None or batch.forces is None:
-        raise ModelError(
-            f"forces are to be trained, but image {batch.keys[0]} or one read with it has no "
-            "forces or no fingerprint primes"
-        )
     by_value, by_net = {}, {}
-    dE_dG = np.zeros((len(atomic), batch.primes.shape[2]))
+    dE_dG = np.zeros((len(atomic), batch.max_features))
     for e, rows in batch.rows.items():
         by_value[e], by_net[e] = sensitivities(parameters[e], values[e], activation)
         feature_gradient(parameters[e], by_net[e], scaled.factors[e], dE_dG[rows])
-    residuals = np.empty((len(atomic), 3))
-    back = np.empty_like(dE_dG)
-    force_terms(
-        batch.pair_start,
-        batch.moved,
-        batch.centres,
-        batch.primes,
-        dE_dG,
-        batch.forces,
-        2.0 * coefficients.force * batch.force_weights,
-        residuals,
-        back,
-    )
-    force = float((batch.force_weights @ residuals**2).sum())
-    force_max = _largest(residuals, batch.force_weights[:, np.newaxis])
+    back = np.zeros_like(dE_dG)
+    force, force_max = _add_forces(batch, dE_dG, coefficients.force, back)
+    stress = _add_stresses(batch, dE_dG, coefficients.stress, back) if trains_stress else (0.0,) * 3
     if gradient is not None:
         for e, rows in batch.rows.items():
             tangent_gradient(
@@ -259,7 +287,60 @@ def _batch_loss(
                 scaled.factors[e],
                 activation,
             )
-    return energy, force, energy_max, force_max
+    return _Part(energy, energy_max, force, force_max, *stress)
+
+
+def _add_forces(
+    batch: Batch, dE_dG: Array, coefficient: float | None, back: Array
+) -> tuple[float, float]:
+    """Fill `back` with what the forces' loss sends back; return their sum and largest error."""
+    if coefficient is None:
+        return 0.0, 0.0
+    if batch.primes is None or batch.forces is None:
+        raise ModelError(
+            f"forces are to be trained, but image {batch.keys[0]} or one read with it has no "
+            "forces or no fingerprint primes"
+        )
+    residuals = np.empty((len(dE_dG), 3))
+    force_terms(
+        batch.pair_start,
+        batch.moved,
+        batch.centres,
+        batch.primes,
+        dE_dG,
+        batch.forces,
+        2.0 * coefficient * batch.force_weights,
+        residuals,
+        back,
+    )
+    force = float((batch.force_weights @ residuals**2).sum())
+    return force, _largest(residuals, batch.force_weights[:, np.newaxis])
+
+
+COMPONENTS = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 2.0]) / 9.0
+"""Share of each of the six numbers of a stress in the mean over its nine components."""
+
+
+def _add_stresses(
+    batch: Batch, dE_dG: Array, coefficient: float | None, back: Array
+) -> tuple[float, float, float]:
+    """Add what the stresses' loss sends back; return its sum, that of squares, largest error."""
+    assert coefficient is not None and batch.strains is not None and batch.virials is not None
+    by_atom = np.einsum("nvf,nf->vn", batch.strains, dE_dG)
+    virials = np.stack(
+        [np.bincount(batch.image, weights=one, minlength=batch.n_images) for one in by_atom], axis=1
+    )
+    residuals = virials - batch.virials
+    per_atom = residuals / batch.n_atoms[:, np.newaxis]
+    errors = residuals / batch.volumes[:, np.newaxis]
+    weights = batch.stress_weights[:, np.newaxis] * COMPONENTS
+    pull = 2.0 * coefficient * weights * per_atom / batch.n_atoms[:, np.newaxis]
+    back += np.einsum("nv,nvf->nf", pull[batch.image], batch.strains)
+    return (
+        float((weights * per_atom**2).sum()),
+        float((weights * errors**2).sum()),
+        _largest(errors, weights),
+    )
 
 
 def _largest(errors: Array, weights: Array) -> float:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from ampmpi.model.neuralnetwork import NeuralNetwork
 
 CRITERIA = ("energy_rmse", "energy_maxresid", "force_rmse", "force_maxresid")
+STRESS_CRITERIA = ("stress_rmse", "stress_maxresid")
 
 # What `parameters` of a loss function holds.
 KEYWORDS = (
     "convergence", "energy_coefficient", "force_coefficient", "overfit", "weight_duplicates",
-    "maxiter", "nft_ids",
+    "maxiter", "nft_ids", "stress_coefficient",
 )  # fmt: skip
 
 # Options of scipy's optimisers. A training ends by its own criteria, not by scipy's.
@@ -46,8 +47,8 @@ class LossFunction:
         Weight of the forces; None turns force training off.
     convergence : dict, optional
         Criteria ``energy_rmse`` (0.001 eV per atom unless given), ``energy_maxresid``,
-        ``force_rmse`` and ``force_maxresid`` (eV/Å); None leaves one out. Without a
-        criterion for forces, force training is off.
+        ``force_rmse`` and ``force_maxresid`` (eV/Å), ``stress_rmse`` and ``stress_maxresid``
+        (eV/Å³); None leaves one out. Without a criterion for forces, force training is off.
     parallel : dict, optional
         Taken for Amp's sake; the ranks come from ``mpirun``.
     overfit : float
@@ -64,6 +65,9 @@ class LossFunction:
         Steps after which the training ends.
     nft_ids : list of (hash, atom index), optional
         Images of which only the force on one atom is trained, and not the energy.
+    stress_coefficient : float, optional
+        Weight of the stresses, whose errors count as virials per atom, in eV; without one, no
+        stresses are trained.
 
     Attributes
     ----------
@@ -75,8 +79,12 @@ class LossFunction:
     loss, energy_loss, force_loss : float or None
         The loss, Σ ((E - E_ref) / N)² in eV² and ``Σ |F - F_ref|² / (3 N)`` in (eV/Å)², after a
         training or `get_loss`; None before.
-    energy_maxresid, force_maxresid : float or None
-        Largest energy error per atom, eV, and largest error of a force component, eV/Å.
+    stress_loss, stress_squares : float or None
+        ``Σ |V (σ - σ_ref) / N|² / 9`` in eV² and ``Σ |σ - σ_ref|² / 9`` in (eV/Å³)²; 0 where no
+        stresses are trained.
+    energy_maxresid, force_maxresid, stress_maxresid : float or None
+        Largest energy error per atom, eV, and largest errors of a force component, eV/Å, and of
+        a stress component, eV/Å³.
     dloss_dparameters : (n_parameters,) float array or None
         Gradient of the loss by the parameters, in the order of ``model.vector``.
 
@@ -91,6 +99,9 @@ class LossFunction:
     force_loss: float | None = None
     energy_maxresid: float | None = None
     force_maxresid: float | None = None
+    stress_loss: float | None = None
+    stress_squares: float | None = None
+    stress_maxresid: float | None = None
     dloss_dparameters: Array | None = None
 
     default_parameters: ClassVar[dict[str, Any]] = {
@@ -115,6 +126,7 @@ class LossFunction:
         weight_duplicates: bool = False,
         maxiter: int = 100000,
         nft_ids: Sequence[tuple[str, int]] | None = None,
+        stress_coefficient: float | None = None,
     ) -> None:
         if convergence is not None and not isinstance(convergence, Mapping):
             raise InputError(
@@ -131,6 +143,7 @@ class LossFunction:
                 "weight_duplicates": weight_duplicates,
                 "maxiter": maxiter,
                 "nft_ids": nft_ids,
+                "stress_coefficient": stress_coefficient,
             }
         )
         self.d = d
@@ -147,6 +160,8 @@ class LossFunction:
         terms = f"energy {self.energy_coefficient:g}"
         if self.trains_forces:
             terms += f", force {self.force_coefficient:g}"
+        if self.trains_stress:
+            terms += f", stress {self.stress_coefficient:g}"
         if self.overfit:
             terms += f", overfit {self.overfit:g}"
         criteria = [f"{k} {v:g}" for k, v in self.convergence.items() if v is not None]
@@ -172,10 +187,10 @@ class LossFunction:
                 "{'energy_rmse': 0.001}"
             )
         for name, value in convergence.items():
-            if name not in CRITERIA:
+            if name not in (*CRITERIA, *STRESS_CRITERIA):
                 raise InputError(
                     f"LossFunction: unknown convergence criterion {name!r}; use "
-                    f"{', '.join(CRITERIA)}"
+                    f"{', '.join((*CRITERIA, *STRESS_CRITERIA))}"
                 )
             _positive(f"convergence[{name!r}]", value)
         return convergence
@@ -190,6 +205,12 @@ class LossFunction:
         """Weight of the forces."""
         value = self.parameters["force_coefficient"]
         return None if value is None else _not_negative("force_coefficient", value)
+
+    @property
+    def stress_coefficient(self) -> float | None:
+        """Weight of the stresses."""
+        value = self.parameters.get("stress_coefficient")
+        return None if value is None else _not_negative("stress_coefficient", value)
 
     @property
     def overfit(self) -> float:
@@ -234,10 +255,16 @@ class LossFunction:
         )
 
     @property
+    def trains_stress(self) -> bool:
+        """Whether stresses are trained: with a coefficient, whatever the criteria."""
+        return bool(self.stress_coefficient)
+
+    @property
     def coefficients(self) -> Coefficients:
         """Weights of the loss's terms."""
         force = self.force_coefficient if self.trains_forces else None
-        return Coefficients(self.energy_coefficient, force, self.overfit)
+        stress = self.stress_coefficient if self.trains_stress else None
+        return Coefficients(self.energy_coefficient, force, self.overfit, stress)
 
     def attach_model(
         self,
@@ -275,6 +302,7 @@ class LossFunction:
         if self._at_hand is None:
             self._at_hand = ImagesAtHand(
                 *self._images_of(model),
+                descriptor=self._descriptor_of(model),
                 weight_duplicates=self.weight_duplicates,
                 nft_ids=self.nft_ids or (),
             )
@@ -284,10 +312,28 @@ class LossFunction:
         scaled = self._at_hand.scaled(model)
         terms = loss_terms(model, self, scaled, vector, gradient=lossprime)
         self.remember(terms)
-        is_over = meets(self, terms, self._at_hand.n_images) or self._step > self.maxiter
+        is_over = (
+            meets(self, terms, self._at_hand.n_images, self._at_hand.n_stresses)
+            or self._step > self.maxiter
+        )
         if self.raise_ConvergenceOccurred and is_over:
             raise ConvergenceOccurred
-        return terms._asdict()
+        parts = terms._asdict()
+        if not self.trains_stress:  # Amp's names, and no others
+            parts = {name: part for name, part in parts.items() if not name.startswith("stress")}
+        return parts
+
+    def _descriptor_of(self, model: NeuralNetwork) -> Any:
+        """Return what gives the derivatives by strain, where stresses are trained."""
+        if not self.trains_stress:
+            return None
+        descriptor = getattr(model.trainingparameters, "descriptor", None)
+        if not hasattr(descriptor, "strain_derivatives"):
+            raise ModelError(
+                "stresses are to be trained, which takes a descriptor with derivatives by strain: "
+                "call model.fit with only_setup=True first, or leave the stress_coefficient out"
+            )
+        return descriptor
 
     def _images_of(self, model: NeuralNetwork) -> tuple[Any, Any, Any]:
         """Return images, fingerprints and derivatives: those attached, or the training's."""
@@ -324,17 +370,27 @@ class LossFunction:
     def settings(self) -> dict[str, Any]:
         """Return all parameters, checked; the coefficient of forces is None without them.
 
+        What is about stresses is there only where these are trained.
+
         Raises
         ------
         InputError
             One of them is wrong.
         """
         convergence = self.convergence
+        limited = [name for name in STRESS_CRITERIA if convergence.get(name) is not None]
+        if limited and not self.trains_stress:
+            raise InputError(
+                f"LossFunction: convergence has {limited[0]}, but no stresses are trained: give a "
+                "stress_coefficient such as 0.1, or leave the criterion out"
+            )
+        stress = {"stress_coefficient": self.stress_coefficient} if self.trains_stress else {}
         return {
             "convergence": {
                 name: None if (limit := convergence.get(name)) is None else float(limit)
-                for name in CRITERIA
+                for name in (*CRITERIA, *(STRESS_CRITERIA if stress else ()))
             },
+            **stress,
             "energy_coefficient": self.energy_coefficient,
             "force_coefficient": self.coefficients.force,
             "overfit": self.overfit,

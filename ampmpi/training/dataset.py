@@ -15,7 +15,14 @@ from ampmpi.errors import ImageError, InputError, UnusableImagesError
 from ampmpi.images import ImageRef, digest_image
 from ampmpi.images.distances import ratio, shortest
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
-from ampmpi.images.labels import NO_FORCES, Choice, LabelError, LabelKeys
+from ampmpi.images.labels import (
+    NO_CELL,
+    NO_FORCES,
+    NO_STRESS,
+    Choice,
+    LabelError,
+    LabelKeys,
+)
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
@@ -24,6 +31,8 @@ from ampmpi.training.pool import Pool, Target, target
 from ampmpi.training.unusable import (
     KEY_ADVICE,
     NO_FORCES_ADVICE,
+    NO_STRESS_ADVICE,
+    STRESS_KEY_ADVICE,
     Unusable,
     complaint,
     hindrance,
@@ -48,18 +57,20 @@ class Dataset:
     """What every rank knows of the unique images of a training."""
 
     pool: Pool
-    indices: NDArray[np.int64]  # of each unique image; the last of equal ones, with forces if any
+    indices: NDArray[np.int64]  # of each unique image: the last of equal ones with most labels
     keys: NDArray[np.bytes_]  # hashes
     copies: NDArray[np.int64]  # how often each image was given
     first: NDArray[np.int64]  # number of the first image with each hash
     energies: Array  # eV
     has_forces: NDArray[np.bool_]  # which images have forces; all of them where none are trained
+    has_stress: NDArray[np.bool_]  # the same of stresses
     elements: tuple[str, ...]  # sorted
     composition: Array  # (n_images, n_elements), number of atoms
     validation: NDArray[np.bool_]  # which images are kept for validation
     n_shared: int  # images that were given for validation, but are trained on
     forces: bool  # whether forces are trained
-    digests: NDArray[Any]  # of each image, its energy and its forces
+    stress: bool  # whether stresses are trained
+    digests: NDArray[Any]  # of each image and its labels
     choice: Choice  # under which names the labels are
     remarks: tuple[str, ...]  # what is suspicious, or left out
 
@@ -75,7 +86,14 @@ class Dataset:
 
     def n_training_forces(self, drawn: Mapping[str, float] | None = None) -> float:
         """Return how many images to train on have forces; with `drawn`, how often these count."""
-        chosen = ~self.validation & self.has_forces
+        return self._n_training(self.has_forces, drawn)
+
+    def n_training_stresses(self, drawn: Mapping[str, float] | None = None) -> float:
+        """Return how many images to train on have a stress; with `drawn`, how often they count."""
+        return self._n_training(self.has_stress, drawn)
+
+    def _n_training(self, has: NDArray[np.bool_], drawn: Mapping[str, float] | None) -> float:
+        chosen = ~self.validation & has
         if drawn is None:
             return float(chosen.sum())
         return sum(drawn.get(key.decode(), 0.0) for key in self.keys[chosen].tolist())
@@ -84,6 +102,11 @@ class Dataset:
     def n_validation_forces(self) -> int:
         """Number of images to validate on that have forces."""
         return int((self.validation & self.has_forces).sum())
+
+    @property
+    def n_validation_stresses(self) -> int:
+        """Number of images to validate on that have a stress."""
+        return int((self.validation & self.has_stress).sum())
 
     def without(self, refs: Sequence[ImageRef]) -> tuple[Dataset, list[ImageRef]]:
         """Return the set without these images, and which of them were in it.
@@ -104,8 +127,8 @@ class Dataset:
         if (out | self.validation).all():
             raise share(InputError("no image that is left can be trained on; give other images"))
         columns = (
-            "indices", "keys", "copies", "first", "energies", "has_forces", "composition",
-            "validation", "digests",
+            "indices", "keys", "copies", "first", "energies", "has_forces", "has_stress",
+            "composition", "validation", "digests",
         )  # fmt: skip
         left = replace(self, **{name: getattr(self, name)[~out] for name in columns})
         left.check_parts(validates=self.n_validation > 0)
@@ -159,14 +182,21 @@ class Dataset:
     def check_parts(self, *, validates: bool) -> None:
         """Refuse a set that lacks what it is for, after images were left out.
 
-        There are to be forces to train on, where forces are trained, and images to validate
-        on, where some were given or chosen (`validates`).
+        There are to be forces and stresses to train on, where these are trained, and images
+        to validate on, where some were given or chosen (`validates`).
         """
         if self.forces and not self.n_training_forces():
             raise share(
                 UnusableImagesError(
                     f"no image to train on that can be used has forces: {self.choice.found}; "
                     f"{KEY_ADVICE}, or {NO_FORCES_ADVICE}"
+                )
+            )
+        if self.stress and not self.n_training_stresses():
+            raise share(
+                UnusableImagesError(
+                    f"no image to train on that can be used has a stress: {self.choice.found}; "
+                    f"{STRESS_KEY_ADVICE}, or {NO_STRESS_ADVICE}"
                 )
             )
         if validates and not self.n_validation:
@@ -202,16 +232,19 @@ class Dataset:
 
         def take() -> list[Target]:
             found = []
-            known = dict(
-                zip(self.keys[chosen].tolist(), self.has_forces[chosen].tolist(), strict=True)
-            )
+            columns = (self.keys, self.has_forces, self.has_stress)
+            known = {
+                key: has
+                for key, *has in zip(*(one[chosen].tolist() for one in columns), strict=True)
+            }
             for key, name, atoms in self.read(mine):
-                forces = self.forces and known[key.encode()]
+                forces, stress = known[key.encode()]
+                forces, stress = forces and self.forces, stress and self.stress
                 try:
-                    seen = target(atoms, key, self.choice.keys, forces=forces)
+                    seen = target(atoms, key, self.choice.keys, forces=forces, stress=stress)
                 except LabelError as error:
                     raise ImageError(f"{name} {error}; it was changed meanwhile") from error
-                found.append(replace(seen, atoms=atoms) if keep_atoms else seen)
+                found.append(replace(seen, atoms=atoms) if keep_atoms or stress else seen)
             return found
 
         return on_all(comm, take)
@@ -234,7 +267,8 @@ class _Look:
     """What one rank has seen."""
 
     found: list[tuple[int, Target]]
-    lacking: list[int]  # images without forces, of which the energies are trained
+    forceless: list[int]  # images without forces, of which the energies are trained
+    stressless: list[int]  # the same of stresses
     unusable: list[Unusable]
     ratios: list[Ratio]
 
@@ -244,6 +278,7 @@ def survey(
     pool: Pool,
     *,
     forces: bool,
+    stress: bool = False,
     fraction: float = 0.0,
     seed: int = 0,
     keys: LabelKeys | None = None,
@@ -255,12 +290,15 @@ def survey(
     `keys` are names of labels; those that are not given are found out. Images that cannot be
     trained on are left out with `skip_unusable`, and refused otherwise.
     """
-    choice = agree(comm, lambda: pool.choose_labels(keys or LabelKeys(), forces))
+    choice = agree(comm, lambda: pool.choose_labels(keys or LabelKeys(), forces, stress))
     mine = block(len(pool), comm.rank, comm.size)
     seen = on_all(
-        comm, lambda: _look(pool, mine, choice.keys, forces=forces, skip_unusable=skip_unusable)
+        comm,
+        lambda: _look(
+            pool, mine, choice.keys, forces=forces, stress=stress, skip_unusable=skip_unusable
+        ),
     )
-    found, lacking = seen.found, seen.lacking
+    found = seen.found
     unusable = [one for part in comm.allgather(seen.unusable) for one in part]
     if unusable and not skip_unusable:
         raise share(complaint(unusable, len(pool), choice, pool.ref))
@@ -277,25 +315,40 @@ def survey(
             composition,
             np.array([one.digest() for _, one in found], dtype="V16"),
             np.array([one.largest_force for _, one in found], dtype=float),
+            np.array([one.largest_stress for _, one in found], dtype=float),
         )
     )
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    lacking = sorted(index for part in comm.allgather(lacking) for index in part)
+    without = comm.allgather((seen.forceless, seen.stressless))
+    forceless, stressless = (
+        sorted(index for part in parts for index in part) for parts in zip(*without, strict=True)
+    )
     ratios = [one for part in comm.allgather(seen.ratios) for one in part]
     indices, hashes, energies, composition, digests = columns[:5]
-    has_forces = ~np.isin(indices, lacking)
+    has_forces, has_stress = ~np.isin(indices, forceless), ~np.isin(indices, stressless)
     given = pool.given_for_validation
     repeated = (indices >= given.start) & np.isin(hashes, hashes[indices < given.start])
     n_shared = len(np.unique(hashes[repeated]))
     here = np.flatnonzero(~repeated)
-    first, last, copies = _unique(hashes[here], has_forces[here])
+    first, last, copies = _unique(hashes[here], has_forces[here], has_stress[here])
     first, last = here[first], here[last]
 
     def suspicious() -> list[str]:
-        facts = Facts(indices, hashes, energies, columns[5], composition, elements)
+        facts = Facts(
+            indices,
+            hashes,
+            energies,
+            columns[5],
+            composition,
+            elements,
+            largest_stresses=columns[6],
+        )
         doubts = distance_doubts(ratios, pool.ref) + label_doubts(facts, pool.ref)
-        alone = indices[last[~has_forces[last]]].tolist()
-        return left_out(unusable, alone, given, pool.ref) + doubts
+        lacking = {
+            "forces": indices[last[~has_forces[last]]].tolist(),
+            "a stress": indices[last[~has_stress[last]]].tolist(),
+        }
+        return left_out(unusable, lacking, given, pool.ref) + doubts
 
     remarks = agree(comm, suspicious)
     in_validation = indices[first] >= given.start
@@ -321,11 +374,13 @@ def survey(
         first=indices[first],
         energies=energies[last],
         has_forces=has_forces[last],
+        has_stress=has_stress[last],
         elements=elements,
         composition=composition[last],
         validation=in_validation,
         n_shared=n_shared,
         forces=forces,
+        stress=stress,
         digests=digests[last],
         choice=choice,
         remarks=tuple(remarks),
@@ -335,22 +390,30 @@ def survey(
 
 
 def _unique(
-    hashes: NDArray[np.bytes_], has_forces: NDArray[np.bool_]
+    hashes: NDArray[np.bytes_], has_forces: NDArray[np.bool_], has_stress: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Return the first of equal images, the one that counts, and how often each comes.
 
-    The last one counts, as in Amp, but one with forces before one without. They are in the
-    order of the first ones.
+    The last one counts, as in Amp, but one with forces before one without, and then one with
+    a stress. They are in the order of the first ones.
     """
     _, first, copies = np.unique(hashes, return_index=True, return_counts=True)
-    counts = np.lexsort((has_forces, hashes))[np.cumsum(copies) - 1]
+    counts = np.lexsort((has_stress, has_forces, hashes))[np.cumsum(copies) - 1]
     order = np.argsort(first, kind="stable")
     return first[order], counts[order], copies[order]
 
 
-def _look(pool: Pool, mine: range, keys: LabelKeys, *, forces: bool, skip_unusable: bool) -> _Look:
+def _look(
+    pool: Pool,
+    mine: range,
+    keys: LabelKeys,
+    *,
+    forces: bool,
+    stress: bool,
+    skip_unusable: bool,
+) -> _Look:
     """Look at one rank's images."""
-    seen = _Look([], [], [], [])
+    seen = _Look([], [], [], [], [])
     step = max(1, len(mine) // DISTANCES)
     for index, atoms in pool.look(mine):
         wrong = hindrance(pool.ref(index), index, atoms)
@@ -359,19 +422,39 @@ def _look(pool: Pool, mine: range, keys: LabelKeys, *, forces: bool, skip_unusab
             continue
         key = digest_image(atoms).hex()
         try:
-            seen.found.append((index, target(atoms, key, keys, forces=forces)))
+            one = _with_what_it_has(atoms, key, keys, forces, stress, skip_unusable)
         except LabelError as error:
-            if skip_unusable and error.kind == NO_FORCES:
-                seen.found.append((index, target(atoms, key, keys, forces=False)))
-                seen.lacking.append(index)
-            else:
-                sentence = f"{pool.name(index)} {error}"
-                seen.unusable.append(Unusable(index, error.kind, sentence))
+            sentence = f"{pool.name(index)} {error}"
+            seen.unusable.append(Unusable(index, error.kind, sentence))
+        else:
+            seen.found.append((index, one))
+            seen.forceless += [index] if forces and one.forces is None else []
+            seen.stressless += [index] if stress and one.stress is None else []
         if (index - mine.start) % step == 0:
             smallest = ratio(shortest(atoms))
             if smallest is not None:
                 seen.ratios.append(Ratio(index, smallest, pool.length_unit(index)))
     return seen
+
+
+def _with_what_it_has(
+    atoms: Atoms, key: str, keys: LabelKeys, forces: bool, stress: bool, skip_unusable: bool
+) -> Target:
+    """Take the labels of an image; `LabelError` where it lacks some that it has to have.
+
+    It need not have forces or a stress with `skip_unusable`, and no stress in any case where it
+    is not periodic in all directions.
+    """
+    dispensable = set() if atoms.pbc.all() else {NO_STRESS}
+    if skip_unusable:
+        dispensable = {NO_FORCES, NO_STRESS, NO_CELL}
+    while True:
+        try:
+            return target(atoms, key, keys, forces=forces, stress=stress)
+        except LabelError as error:
+            if error.kind not in dispensable:
+                raise
+            forces, stress = (False, stress) if error.kind == NO_FORCES else (forces, False)
 
 
 def _combined(digests: NDArray[Any]) -> str:

@@ -265,15 +265,22 @@ def _holds(model: NeuralNetwork, vector: Array) -> bool:
 def drawn_images(dataset: Dataset, draw: int | None) -> Mapping[str, float] | None:
     """Draw as many training images as there are, with replacement: how often each counts.
 
-    Those with forces and those without are drawn apart, so that every draw has as many forces.
+    Those with forces or stresses and those without are drawn apart, so that every draw has as
+    many of them.
     """
     if draw is None:
         return None
     keys = dataset.keys[~dataset.validation]
     has_forces = dataset.has_forces[~dataset.validation]
+    has_stress = dataset.has_stress[~dataset.validation]
+    strata = [
+        np.flatnonzero((has_forces == forces) & (has_stress == stress))
+        for forces in (True, False)
+        for stress in (True, False)
+    ]
     counts = np.zeros(len(keys), dtype=np.int64)
     random = np.random.default_rng(draw)
-    for stratum in (np.flatnonzero(has_forces), np.flatnonzero(~has_forces)):
+    for stratum in strata:
         if len(stratum):
             np.add.at(counts, stratum[random.integers(0, len(stratum), len(stratum))], 1)
     return {

@@ -137,6 +137,8 @@ class Fit:
         self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
         self.n_forces = dataset.n_training_forces(drawn)
         self.n_validation_forces = dataset.n_validation_forces
+        self.n_stresses = dataset.n_training_stresses(drawn)
+        self.n_validation_stresses = dataset.n_validation_stresses
         self.about = dataset.about
         self.label, self.path = label, checkpoint_of(label)
         self.schedule, self.start, self.log = schedule, start, log
@@ -152,7 +154,8 @@ class Fit:
             self._begin(self.model.vector)
         else:
             self._resume(known)
-        self.curve = Curve(f"{self.label}-curve.txt", self.steps)
+        stress = self.loss.coefficients.stress is not None
+        self.curve = Curve(f"{self.label}-curve.txt", self.steps, stress=stress)
         if self.limits.log_losses:
             self.log(opening(self.limits, self.n_images, bool(self.n_validation)))
         outcome = self._optimised()
@@ -224,11 +227,14 @@ class Fit:
                 "far out, or the parameters ran away; look for wrong images, or start again with "
                 "another seed or tanh as the activation"
             )
+        stress, stress_max = self._stress_errors(terms, self.n_stresses)
         self.current = Step(
             self.steps,
             value,
             *self._errors(terms, self.n_images, self.n_forces),
             seconds=self.seconds + time.monotonic() - self.began,
+            stress_rmse=stress,
+            stress_maxresid=stress_max,
         )
         self.latest, self.latest_terms = vector, terms
         gradient = terms.dloss_dparameters
@@ -272,11 +278,11 @@ class Fit:
         if not self.n_validation or not math.isnan(step.val_loss):
             return step
         totals = self.loss.evaluate(self.latest, "validation", gradient=False)
+        terms = LossTerms(self.loss.coefficients.weighted(totals), *totals)
         energy, energy_max, force, force_max = self._errors(
-            LossTerms(self.loss.coefficients.weighted(totals), *totals),
-            self.n_validation,
-            self.n_validation_forces,
+            terms, self.n_validation, self.n_validation_forces
         )
+        stress, stress_max = self._stress_errors(terms, self.n_validation_stresses)
         return replace(
             step,
             val_loss=self.loss.coefficients.weighted(totals),
@@ -284,6 +290,8 @@ class Fit:
             val_energy_maxresid=energy_max,
             val_force_rmse=force,
             val_force_maxresid=force_max,
+            val_stress_rmse=stress,
+            val_stress_maxresid=stress_max,
         )
 
     def _errors(
@@ -298,6 +306,12 @@ class Fit:
             return energy, terms.energy_maxresid, math.nan, math.nan
         force = math.sqrt(terms.force_loss / n_forces)
         return energy, terms.energy_maxresid, force, terms.force_maxresid
+
+    def _stress_errors(self, terms: LossTerms, n_stresses: float) -> tuple[float, float]:
+        """Return rmse and largest residual of the stress, over the `n_stresses` that there are."""
+        if self.loss.coefficients.stress is None or not n_stresses:
+            return math.nan, math.nan
+        return math.sqrt(terms.stress_squares / n_stresses), terms.stress_maxresid
 
     def _terms_at(self, vector: Array) -> LossTerms:
         """Loss and gradient at a point, with their parts under Amp's names."""
@@ -317,6 +331,9 @@ class Fit:
             totals.energy_maxresid,
             totals.force_maxresid,
             gradient,
+            totals.stress,
+            totals.stress_squares,
+            totals.stress_maxresid,
         )
 
     def _loss_at(self, vector: Array) -> float:

@@ -90,6 +90,8 @@ def plan_memory(
     need = 2 * 8 * width * atoms_total + 200 * atoms_total
     if dataset.forces:
         need += pairs_total * (3 * width + 1) * 8
+    if dataset.stress:
+        need += 6 * 8 * width * atoms_total
     need = BASE_BYTES + need / group_size * 1.05 + 2 * READ_BYTES + 20 * 8 * width * BATCH_ATOMS
     allowed = limit if limit is not None else _free_per_rank(comm)
     return MemoryPlan(

@@ -14,7 +14,7 @@ from ampmpi.errors import ImageError
 from ampmpi.images import ImageRef, Images, digest_image, open_images
 from ampmpi.images.glance import choose_labels
 from ampmpi.images.imageset import file_names
-from ampmpi.images.labels import Choice, LabelKeys, energy_of, forces_of
+from ampmpi.images.labels import Choice, LabelKeys, energy_of, forces_of, stress_of
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all
@@ -31,7 +31,8 @@ class Target:
     symbols: tuple[str, ...]
     energy: float  # eV
     forces: Array | None  # (n_atoms, 3), eV/Å, where they are trained
-    atoms: Any = None  # the image, where its derivatives are computed anew in each pass
+    atoms: Any = None  # the image, where derivatives are computed from it
+    stress: Array | None = None  # (6,), eV/Å³, where it is trained
 
     @property
     def largest_force(self) -> float:
@@ -40,15 +41,21 @@ class Target:
             return float("nan")
         return float(np.sqrt(np.einsum("ij,ij->i", self.forces, self.forces).max()))
 
+    @property
+    def largest_stress(self) -> float:
+        """Largest component of the stress, eV/Å³; nan without one."""
+        return float("nan") if self.stress is None else float(np.abs(self.stress).max())
+
     def digest(self) -> bytes:
         """Return 16 bytes that change with anything that the training sees."""
         text = f"{self.key} {self.energy!r}".encode()
         data = b"" if self.forces is None else np.ascontiguousarray(self.forces).tobytes()
+        data += b"" if self.stress is None else self.stress.tobytes()
         return hashlib.md5(text + data, usedforsecurity=False).digest()
 
 
-def target(atoms: Any, key: str, keys: LabelKeys, *, forces: bool) -> Target:
-    """Take an image's energy and forces, without its constraints, as Amp does.
+def target(atoms: Any, key: str, keys: LabelKeys, *, forces: bool, stress: bool = False) -> Target:
+    """Take an image's energy, forces and stress, without its constraints, as Amp does.
 
     Raises
     ------
@@ -57,7 +64,10 @@ def target(atoms: Any, key: str, keys: LabelKeys, *, forces: bool) -> Target:
     """
     energy = energy_of(atoms, keys)
     reference = forces_of(atoms, keys) if forces else None
-    return Target(key, tuple(atoms.get_chemical_symbols()), energy, reference)
+    symbols = tuple(atoms.get_chemical_symbols())
+    return Target(
+        key, symbols, energy, reference, stress=stress_of(atoms, keys) if stress else None
+    )
 
 
 class Pool:
@@ -92,9 +102,9 @@ class Pool:
         first = len(self.parts[0])
         return (self.parts[0], index) if index < first else (self.parts[1], index - first)
 
-    def choose_labels(self, keys: LabelKeys, forces: bool) -> Choice:
+    def choose_labels(self, keys: LabelKeys, forces: bool, stress: bool = False) -> Choice:
         """Find out from some images to train on under which names the labels are."""
-        return choose_labels(self.parts[0], keys, forces=forces)
+        return choose_labels(self.parts[0], keys, forces=forces, stress=stress)
 
     def read(self, indices: Sequence[int]) -> Iterator[tuple[int, str, str, Atoms]]:
         """Read images in ascending order, as index, hash, name and atoms; then close the files."""

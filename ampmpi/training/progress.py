@@ -88,7 +88,8 @@ class FitProgress:
 def errors_of(step: Step) -> str:
     """Return a step's rms errors in a few words."""
     forces = "" if math.isnan(step.force_rmse) else f", {1e3 * step.force_rmse:.3g} meV/Å"
-    return f"{1e3 * step.energy_rmse:.3g} meV/atom{forces}"
+    stress = "" if math.isnan(step.stress_rmse) else f", {1e3 * step.stress_rmse:.3g} meV/Å³"
+    return f"{1e3 * step.energy_rmse:.3g} meV/atom{forces}{stress}"
 
 
 def duration(seconds: float) -> str:

@@ -87,13 +87,17 @@ def best_of(results: Sequence[MemberResult]) -> MemberResult | None:
 
 
 COLUMNS = ("loss", "energy_rmse", "force_rmse", "val_loss", "val_energy_rmse", "val_force_rmse")
+STRESS_COLUMNS = ("stress_rmse", "val_stress_rmse")
 
 
 def _table(results: Sequence[MemberResult], files: dict[str, str]) -> str:
     """Return how every member ended, one line each, the best first; `files` by member's name."""
-    rows: list[list[Any]] = [["member", "outcome", "steps", *COLUMNS, "committee"]]
+    steps = [result.best for result in results if result.best is not None]
+    stress = any(not math.isnan(step.stress_rmse) for step in steps)
+    columns = COLUMNS + (STRESS_COLUMNS if stress else ())
+    rows: list[list[Any]] = [["member", "outcome", "steps", *columns, "committee"]]
     for result in sorted(results, key=lambda r: r.score):
-        values = [getattr(result.best, name, np.nan) for name in COLUMNS]
+        values = [getattr(result.best, name, np.nan) for name in columns]
         outcome = result.outcome.replace(" ", "-") if result.best else "failed"
         numbers = [f"{value:.6g}" for value in values]
         file = Path(files.get(result.name, "-")).name
@@ -149,11 +153,12 @@ def save(
 def _errors(best: Step | None) -> str:
     assert best is not None
     lines = []
-    for kind, energy, force in (
-        ("training", best.energy_rmse, best.force_rmse),
-        ("validation", best.val_energy_rmse, best.val_force_rmse),
+    for kind, energy, force, stress in (
+        ("training", best.energy_rmse, best.force_rmse, best.stress_rmse),
+        ("validation", best.val_energy_rmse, best.val_force_rmse, best.val_stress_rmse),
     ):
         forces = "" if math.isnan(force) else f", {1e3 * force:.3g} meV/Å"
+        forces += "" if math.isnan(stress) else f", {1e3 * stress:.3g} meV/Å³"
         if not math.isnan(energy):
             lines.append(f"{kind} rmse {1e3 * energy:.3g} meV/atom{forces}")
     return "\n".join(lines)

@@ -138,8 +138,17 @@ class Session:
         self.label, self.dblabel = label, dblabel
         self.model = members[0].model
         self.forces = self.model.forcetraining
+        self.stress = self.model.lossfunction.trains_stress
         if self.maker is None:
             self.descriptor = on_all(comm, partial(require_descriptor, descriptor))
+        if self.stress and self.maker is None and not has_derivatives(self.descriptor):
+            raise share(
+                InputError(
+                    f"the descriptor {in_words(self.descriptor)} has no derivatives, and no "
+                    "stresses can be trained: leave --stress-coefficient (stress_coefficient in "
+                    "a script) out, or give a descriptor with derivatives"
+                )
+            )
         if self.forces and self.maker is None and not has_derivatives(self.descriptor):
             raise share(
                 InputError(
@@ -249,6 +258,7 @@ class Session:
             comm,
             open_pool(comm, self.images, self.validation),
             forces=self.forces,
+            stress=self.stress,
             fraction=settings.validation_fraction,
             seed=settings.seed,
             keys=settings.keys,
@@ -445,25 +455,33 @@ class Session:
 
 
 def _terms_of(step: Step, dataset: Dataset) -> LossTerms:
-    """Return the loss of a step that was made earlier; its gradient is not known."""
-    force = 0.0 if math.isnan(step.force_rmse) else step.force_rmse
+    """Return the loss of a step that was made earlier; gradient and stress loss are not known."""
+    force = _number(step.force_rmse)
     return LossTerms(
         step.loss,
         step.energy_rmse**2 * dataset.n_training,
         force**2 * dataset.n_training_forces(),
         step.energy_maxresid,
-        0.0 if math.isnan(step.force_maxresid) else step.force_maxresid,
+        _number(step.force_maxresid),
         None,
+        stress_squares=_number(step.stress_rmse) ** 2 * dataset.n_training_stresses(),
+        stress_maxresid=_number(step.stress_maxresid),
     )
+
+
+def _number(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
 
 
 def _complaint(result: TrainingResult) -> str:
     """Say which fits have not reached their criteria."""
     if len(result.members) == 1:
+        rmse = result.best.stress_rmse
+        stress = "" if math.isnan(rmse) else f", stress rmse {rmse:.3g} eV/Å³"
         return (
             f"the training did not reach its criteria in {result.steps} steps (energy rmse "
             f"{result.best.energy_rmse:.3g} eV per atom, force rmse "
-            f"{result.best.force_rmse:.3g} eV/Å); its parameters are in {result.file}"
+            f"{result.best.force_rmse:.3g} eV/Å{stress}); its parameters are in {result.file}"
         )
     stalled = [one.name for one in result.members if one.outcome == STALLED]
     return (

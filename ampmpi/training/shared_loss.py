@@ -17,7 +17,8 @@ from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.launch import stop
 
 # What is added up: energy and force sums, requests to stop; then the two largest
-# residuals for each rank, then the gradient.
+# residuals for each rank, then the gradient. Where stresses are trained their two sums follow,
+# and the largest residual for each rank.
 HEAD = 3
 
 
@@ -62,12 +63,18 @@ class SharedLoss:
         sums = loss_sums(
             self.network, vector, self.sets[which], self.coefficients, gradient=gradient
         )
-        message = np.zeros(HEAD + 2 * size + (len(vector) if gradient else 0))
+        start = HEAD + 2 * size
+        end = start + (len(vector) if gradient else 0)
+        stress = 0 if self.coefficients.stress is None else 2 + size
+        message = np.zeros(end + stress)
         message[:HEAD] = sums.energy, sums.force, float(stop.requested)
         message[HEAD + rank] = sums.energy_maxresid
         message[HEAD + size + rank] = sums.force_maxresid
         if gradient:
-            message[HEAD + 2 * size :] = sums.gradient
+            message[start:end] = sums.gradient
+        if stress:
+            message[end : end + 2] = sums.stress, sums.stress_squares
+            message[end + 2 + rank] = sums.stress_maxresid
         total = self.comm.allreduce(message)
         self.stop_requested = bool(total[2] > 0)
         return LossSums(
@@ -75,5 +82,8 @@ class SharedLoss:
             force=float(total[1]),
             energy_maxresid=float(total[HEAD : HEAD + size].max()),
             force_maxresid=float(total[HEAD + size : HEAD + 2 * size].max()),
-            gradient=total[HEAD + 2 * size :],
+            gradient=total[start:end],
+            stress=float(total[end]) if stress else 0.0,
+            stress_squares=float(total[end + 1]) if stress else 0.0,
+            stress_maxresid=float(total[end + 2 :].max()) if stress else 0.0,
         )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
-from ampmpi.descriptor import Descriptor
+from ampmpi.descriptor import Descriptor, has_kernels, strain_derivatives
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
 from ampmpi.heap import keep_freed_memory
@@ -74,7 +74,15 @@ class Source:
                     t.forces,
                     weights.get(t.key, 1.0),
                     only_atoms.get(t.key, -1),
+                    **({} if t.stress is None else self._stress_of(t)),
                 )
+
+    def _stress_of(self, target: Target) -> dict[str, Any]:
+        """Return what a sample has for a stress; the derivatives are computed from the image."""
+        assert target.stress is not None
+        volume = abs(float(np.linalg.det(target.atoms.cell.array)))
+        strains = strain_derivatives(self.descriptor, target.atoms)
+        return {"virial": volume * target.stress, "volume": volume, "strains": strains}
 
     def _open(self, path: str) -> FingerprintDatabase:
         """Open a database, and see that it is the descriptor's: another may have its name now."""
@@ -178,6 +186,8 @@ def load(
     """
     keep_freed_memory()
     warm_up(comm, "ampmpi.model")
+    if dataset.stress and has_kernels(source.descriptor):
+        warm_up(comm, "ampmpi.descriptor.strain_warmup")
     keys = [key.decode() for key in dataset.keys]
     weights: dict[str, float] = {}
     if lossfunction.weight_duplicates:

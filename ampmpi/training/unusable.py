@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,14 @@ from ampmpi.errors import ImageError, UnusableImagesError
 from ampmpi.images import ImageRef
 from ampmpi.images.checks import problem, unreadable
 from ampmpi.images.doubts import SHOWN, named
-from ampmpi.images.labels import NO_ENERGY, NO_FORCES, Choice
+from ampmpi.images.labels import NO_CELL, NO_ENERGY, NO_FORCES, NO_STRESS, Choice
 from ampmpi.text import amount
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 NO_FORCES_ADVICE = "train energies alone with --no-forces, or in a script without force criteria"
+NO_STRESS_ADVICE = "train without stresses: leave --stress-coefficient (stress_coefficient) out"
 NAMED = 50
 """So many runs of images of a kind are named where they are refused."""
 
@@ -25,6 +26,8 @@ KEY_ADVICE = (
     "give the names of the labels with --energy-key and --forces-key (energy_key and forces_key "
     "in a script)"
 )
+
+STRESS_KEY_ADVICE = "give the name of the stresses with --stress-key (stress_key in a script)"
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,10 @@ def complaint(
     """Return the error for images that cannot be trained on: it names all of them."""
     kinds = {one.kind for one in unusable}
     n = len(unusable)
-    if n == n_images and len(kinds) == 1 and kinds <= {NO_ENERGY, NO_FORCES}:
+    if n == n_images and len(kinds) == 1 and kinds <= {NO_ENERGY, NO_FORCES, NO_STRESS}:
         return _nothing(unusable, choice)
     advice = [NO_FORCES_ADVICE] if NO_FORCES in kinds else []
+    advice += [NO_STRESS_ADVICE] if kinds & {NO_STRESS, NO_CELL} else []
     if n == 1:
         return UnusableImagesError(
             f"{unusable[0].sentence}; {advice[0] if advice else 'take it out of the set'}"
@@ -85,12 +89,15 @@ def complaint(
 def _nothing(unusable: Sequence[Unusable], choice: Choice) -> UnusableImagesError:
     """Return the error where all images lack one kind of label."""
     first = unusable[0]
-    name = choice.keys.get("energy" if first.kind == NO_ENERGY else "forces")
+    kind = {NO_ENERGY: "energy", NO_FORCES: "forces", NO_STRESS: "stress"}[first.kind]
+    name = choice.keys.get(kind)
     others = f", nor {'has' if len(unusable) == 2 else 'have'} the {len(unusable) - 1} others"
-    alone = f", or {NO_FORCES_ADVICE}" if first.kind == NO_FORCES else ""
+    other = {NO_FORCES: NO_FORCES_ADVICE, NO_STRESS: NO_STRESS_ADVICE}.get(first.kind)
+    alone = "" if other is None else f", or {other}"
+    key_advice = STRESS_KEY_ADVICE if first.kind == NO_STRESS else KEY_ADVICE
     return UnusableImagesError(
         f"{first.sentence} under the name '{name}'{others if len(unusable) > 1 else ''}: "
-        f"{choice.found}; {KEY_ADVICE}{alone}"
+        f"{choice.found}; {key_advice}{alone}"
     )
 
 
@@ -110,13 +117,14 @@ def by_kind(
 
 def left_out(
     unusable: Sequence[Unusable],
-    lacking: Sequence[int],
+    lacking: Mapping[str, Sequence[int]],
     given_for_validation: range,
     ref: Callable[[int], ImageRef],
 ) -> list[str]:
-    """Return what is said of images that are left out, and of those without forces.
+    """Return what is said of images that are left out, and of those that lack a kind of label.
 
-    Images that were given for validation are counted apart.
+    `lacking` has the numbers of the latter. Images that were given for validation are counted
+    apart.
     """
     lines = []
     for numbers, purpose in (
@@ -124,15 +132,17 @@ def left_out(
         (given_for_validation, " to validate on"),
     ):
         some = [one for one in unusable if one.index in numbers]
-        alone = sorted(index for index in lacking if index in numbers)
         if some:
             why = "; ".join(by_kind(some, ref, SHOWN))
             n = amount(len(numbers), "image")
             lines.append(f"{len(some)} of {n}{purpose} left out: {why}")
-        if alone:
-            how = "validated" if purpose else "trained"
-            lines.append(
-                f"{amount(len(alone), 'image')} without forces, {how} on by energy alone: "
-                f"{named(map(ref, alone), SHOWN)}"
-            )
+        for what, which in lacking.items():
+            alone = sorted(index for index in which if index in numbers)
+            if alone:
+                how = "validated" if purpose else "trained"
+                by = "by energy alone" if what == "forces" else "without it"
+                lines.append(
+                    f"{amount(len(alone), 'image')} without {what}, {how} on {by}: "
+                    f"{named(map(ref, alone), SHOWN)}"
+                )
     return lines

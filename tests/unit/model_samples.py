@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.model.batch import Sample
 
 N_FEATURES = {"Cu": 5, "Pt": 4}
+
+
+def with_stress(sample: Sample, seed: int = 0) -> Sample:
+    """Return a sample with a virial, and derivatives by strain that belong to nothing."""
+    rng = np.random.default_rng(seed)
+    strains = rng.normal(
+        size=(len(sample.fingerprint.symbols), 6, sample.fingerprint.values.shape[1])
+    )
+    for n, symbol in enumerate(sample.fingerprint.symbols):
+        strains[n, :, N_FEATURES[symbol] :] = 0.0
+    virial, volume = rng.normal(size=6), float(rng.uniform(5.0, 50.0))
+    return replace(sample, virial=virial, volume=volume, strains=strains)
 
 
 def random_sample(seed: int, n_atoms: int = 4, *, weight: float = 1.0, only_atom: int = -1):

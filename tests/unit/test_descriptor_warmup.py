@@ -7,7 +7,14 @@ import numpy as np
 from ase import Atoms
 from ase.build import bulk
 
-from ampmpi.descriptor import Gaussian, Polynomial, compile_count, make_symmetry_functions, warm_up
+from ampmpi.descriptor import (
+    Gaussian,
+    Polynomial,
+    compile_count,
+    make_symmetry_functions,
+    strain_warmup,
+    warm_up,
+)
 from ampmpi.descriptor.compiled import ENTRIES, entry
 
 
@@ -21,6 +28,7 @@ def test_importing_the_descriptor_does_not_import_numba():
 
 def test_one_signature_each_whatever_the_data():
     warm_up()
+    strain_warmup.warm_up()
     rng = np.random.default_rng(0)
     rich = make_symmetry_functions(["Cu", "Pt"], "G5", [4.0], zetas=[2.5], gammas=[0.5])
     for gaussian in (
@@ -36,6 +44,7 @@ def test_one_signature_each_whatever_the_data():
             gaussian.fingerprint(atoms)
             gaussian.contract(atoms, dE_dG)
             gaussian.contract(atoms, dE_dG.astype(np.float32))
+            gaussian.strain_derivatives(atoms)
     assert [len(entry.signatures) for entry in ENTRIES] == [1] * len(ENTRIES)
 
 
