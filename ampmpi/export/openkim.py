@@ -103,6 +103,15 @@ def openkim_text(calc: Amp, units: str = "metal") -> str:
     return "\n".join(lines) + "\n"
 
 
+def lammps_lines(calc: Amp, units: str = "metal") -> list[str]:
+    """Return the lines of a LAMMPS input that use the model, installed under its usual name."""
+    return [
+        f"units {units}",
+        "pair_style kim amp_parameterized_model",
+        f"pair_coeff * * {' '.join(calc.model.network.elements)}",
+    ]
+
+
 def _words(function: dict[str, Any]) -> str:
     if function["type"] == "G2":
         return f"{function['element']} {function['eta']}  # eta"

@@ -94,6 +94,20 @@ def prophet_texts(calc: Amp, units: str = "metal") -> dict[str, str]:
     }
 
 
+def lammps_lines(calc: Amp, folder: str | os.PathLike[str], units: str = "metal") -> list[str]:
+    """Return the lines of a LAMMPS input that use files potential_X in a folder."""
+    potential = potential_of(calc, PROGRAM)
+    radius = in_units(require_cosine(potential, PROGRAM), "distance", units)
+    return [
+        f"units {units}",
+        f"pair_style nn {radius!r}",
+        *(
+            f'pair_coeff {number} "{os.fspath(folder).rstrip("/")}/potential_{element}"'
+            for number, element in enumerate(potential.elements, 1)
+        ),
+    ]
+
+
 def _text(potential: Potential, element: str, around: list[str], radius: float, units: str) -> str:
     families, columns = _families(potential, element, around)
     ranges = potential.ranges[element]

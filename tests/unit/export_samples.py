@@ -41,12 +41,19 @@ def rich_functions(elements):
 
 
 def calculator(
-    cutoff, hidden, activation="tanh", functions=rich_functions, elements=("Au", "Pd"), seed=1
+    cutoff,
+    hidden,
+    activation="tanh",
+    functions=rich_functions,
+    elements=("Au", "Pd"),
+    seed=1,
+    by_element=None,
 ):
     """Return a calculator with random parameters, whose ranges are those of the images."""
     rng = np.random.default_rng(seed)
     listed = functions(list(elements))
-    by_element = {e: listed[k:] + listed[: k % 2] for k, e in enumerate(elements)}
+    if by_element is None:
+        by_element = {e: listed[k:] + listed[: k % 2] for k, e in enumerate(elements)}
     descriptor = Gaussian(cutoff=cutoff, Gs=by_element, elements=list(elements))
     rows = {element: [] for element in elements}
     for atoms in images_of(elements):
