@@ -7,21 +7,12 @@ from typing import NoReturn
 
 RANKS = "ranks come from mpirun, and no script starts workers"
 STEP = "it is a step of Amp's own calculation, which compiled kernels do here"
-EXPORT = "ampmpi does not export potentials to other programs"
 NEARSIGHTED = "nearsighted force training goes no further than nft_ids here"
 
 LEFT_OUT: dict[str, dict[str, str]] = {
     "": {
         "get_git_commit": "LABEL-log.txt and ampmpi --version tell the version",
         "importhelper": "no file decides what is imported here",
-    },
-    "convert": {
-        "get_Gs_indices": EXPORT,
-        "overwrite_file": EXPORT,
-        "save_to_n2p2": EXPORT,
-        "save_to_n2p2_images_only": EXPORT,
-        "save_to_openkim": EXPORT,
-        "save_to_prophet": EXPORT,
     },
     "descriptor.bispectrum": {
         "*": "it takes hours for an image with its defaults and has no derivatives; use Zernike or "

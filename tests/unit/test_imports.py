@@ -27,8 +27,8 @@ MAY_IMPORT = {
     "database": BASE | {"entries", "files"},
 }
 USE_OTHERS = {
-    "amp", "cli", "evaluation", "plots", "report", "fingerprinting", "functions", "training",
-    "members", "calculator", "committee"
+    "amp", "cli", "evaluation", "export", "plots", "report", "fingerprinting", "functions",
+    "training", "members", "calculator", "committee"
 }  # fmt: skip
 WHEN_CALLED = {
     "descriptor.gaussian": {"functions"},  # Gaussian.from_images
