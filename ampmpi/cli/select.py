@@ -34,7 +34,7 @@ EXAMPLE = "ampmpi select COMMITTEE TRAJECTORIES -n 20 -o next.traj"
 @click.option("--closest", type=click.FloatRange(min=0.0), metavar="PART", default=0.6,
               show_default=True,
               help="Leave out atoms closer than this part of their covalent radii.")  # fmt: skip
-@click.option("--tolerance", type=click.FloatRange(min=0.0), metavar="PART", default=0.01,
+@click.option("--tolerance", type=click.FloatRange(min=0.0), metavar="PART", default=0.003,
               show_default=True,
               help="Images are alike whose features differ by less.")  # fmt: skip
 @click.option("--descriptor", metavar="MODULE:OBJECT", help=HELP)

@@ -33,8 +33,9 @@ QUANTILE = 0.7
 CLOSEST = 0.6
 """Part of the sum of covalent radii that no two atoms of a sound image are closer than."""
 
-TOLERANCE = 0.01
-"""Images are alike whose features differ by this part of their trained range."""
+TOLERANCE = 0.003
+"""Images are alike whose features differ by this part of their trained range: in an alloy, by
+displacements of some 0.01 Å."""
 
 PARTS = (0.5, 0.9, 0.99)
 
@@ -217,14 +218,11 @@ def select(
     """
     ranks = as_communicator(comm)
     with abort_on_error(ranks):
-        try:
-            _check(n, limit, quantile, upper, closest, tolerance)
-            asked = as_committee(committee)
-            given, before = (as_read(one, units, format) for one in (images, known))
-        except InputError as error:
-            raise share(error) from error.__cause__
-        if given is not None and file_names(given) is None:
-            given = image_list(given)
+        on_all(ranks, lambda: _check(n, limit, quantile, upper, closest, tolerance))
+        asked = on_all(ranks, lambda: as_committee(committee))
+        given, before = on_all(
+            ranks, lambda: [as_read(one, units, format) for one in (images, known)]
+        )
         warm_up(ranks, "ampmpi.descriptor")
         opened = _open(ranks, given)
         seen = on_all(ranks, partial(_survey, ranks, asked, opened, closest))

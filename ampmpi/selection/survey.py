@@ -7,6 +7,7 @@ turned, shifted or numbered.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from ampmpi.descriptor import has_derivatives, in_words
 from ampmpi.errors import ImageError, InputError, ModelError, UnusableImagesError
 from ampmpi.evaluation import NARROW, LeftOut, bare
 from ampmpi.images import Images, open_images
-from ampmpi.images.checks import problem, unreadable
+from ampmpi.images.checks import VARYING, problem, unreadable
 from ampmpi.images.distances import ratio, shortest
 from ampmpi.text import plain
 
@@ -122,7 +123,7 @@ def survey(
                         committee.calculate(one, ["energy", "forces"])
                         vector = scale.vector(one)
                 except ImageError as error:
-                    kind = f"cannot be described ({plain(str(error).rstrip('.'), 120)})"
+                    kind = f"cannot be described ({_reason(error)})"
                 except ModelError as error:
                     raise ModelError(f"{images.ref(index)}: {error}") from error
                 else:
@@ -148,6 +149,12 @@ def survey(
         np.array(vectors, dtype=np.float64).reshape(len(found), scale.n_components),
         left,
     )
+
+
+def _reason(error: ImageError) -> str:
+    """Return why an image cannot be described, without what differs from image to image."""
+    first = plain(str(error), 120).partition(": ")[0].rstrip(".")
+    return VARYING.sub("…", re.sub(r" \(\w+\)", "", first))
 
 
 def _problem(image: Atoms | ImageError) -> str | None:
