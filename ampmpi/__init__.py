@@ -20,11 +20,12 @@ if TYPE_CHECKING:
         Zernike,
         make_symmetry_functions,
     )
-    from ampmpi.errors import TrainingConvergenceError
+    from ampmpi.errors import SpreadError, TrainingConvergenceError
     from ampmpi.evaluation import Evaluation, evaluate
     from ampmpi.fingerprinting import fingerprint
     from ampmpi.images import hash_image, hash_images
     from ampmpi.model import LossFunction, NeuralNetwork, Regressor
+    from ampmpi.selection import Selection, SpreadObserver, SpreadWatch, select, spread_quantile
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,10 @@ _HOME = {
     "NeuralNetwork": "model",
     "Polynomial": "descriptor",
     "Regressor": "model",
+    "Selection": "selection",
+    "SpreadError": "errors",
+    "SpreadObserver": "selection",
+    "SpreadWatch": "selection",
     "TrainingConvergenceError": "errors",
     "Zernike": "descriptor",
     "evaluate": "evaluation",
@@ -48,6 +53,8 @@ _HOME = {
     "hash_image": "images",
     "hash_images": "images",
     "make_symmetry_functions": "descriptor",
+    "select": "selection",
+    "spread_quantile": "selection",
 }
 
 __all__ = [
@@ -63,6 +70,10 @@ __all__ = [
     "NeuralNetwork",
     "Polynomial",
     "Regressor",
+    "Selection",
+    "SpreadError",
+    "SpreadObserver",
+    "SpreadWatch",
     "TrainingConvergenceError",
     "Zernike",
     "evaluate",
@@ -70,6 +81,8 @@ __all__ = [
     "hash_image",
     "hash_images",
     "make_symmetry_functions",
+    "select",
+    "spread_quantile",
 ]
 
 

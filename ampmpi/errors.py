@@ -98,6 +98,10 @@ class TrainingConvergenceError(AmpmpiError, RuntimeError):
     exit_code = 8
 
 
+class SpreadError(AmpmpiError, RuntimeError):
+    """A dynamics was stopped because a committee's forces disagree too much."""
+
+
 class ConvergenceOccurred(Exception):
     """A loss function meets its criteria: what ends an optimiser that a script has started."""
 

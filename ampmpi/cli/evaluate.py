@@ -95,11 +95,13 @@ def command(
         _write("--predictions", predictions, _extended_xyz(evaluation.predictions(results)))
 
 
-def split(files: Sequence[str]) -> tuple[list[str], list[str]]:
+def split(
+    files: Sequence[str], example: str = "ampmpi evaluate CALC.amp IMAGES"
+) -> tuple[list[str], list[str]]:
     """Return the .amp files and the files of images among some names; InputError without both.
 
     What is there as a file is images, unless it ends in .amp; another name may be that of a
-    training.
+    training. The error shows an example.
     """
     from ampmpi.members import calculator_files
 
@@ -115,7 +117,7 @@ def split(files: Sequence[str]) -> tuple[list[str], list[str]]:
             images.append(name)
     if not calculators or not images:
         lacking = "calculator (.amp file or label)" if not calculators else "file of images"
-        raise InputError(f"no {lacking} is given; ampmpi evaluate CALC.amp IMAGES")
+        raise InputError(f"no {lacking} is given; {example}")
     return list(dict.fromkeys(calculators)), images
 
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "Train a potential, a sweep or a committee.",
     "run": "Run a script written for Amp, also under mpirun.",
     "evaluate": "Measure the errors of calculators on images.",
+    "select": "Choose the images to compute next.",
     "plot": "Plot learning curves, parity and committee spread.",
     "export": "Write a potential for n2p2, LAMMPS, OpenKIM or PROPhet.",
     "jobscript": "Print a SLURM job script for your files.",
