@@ -183,6 +183,42 @@ class AtomCentered(AmpDescriptor, Descriptor):
         self._kernels.add_forces(species, *near[:4], self._tables, weights, forces, virial)
         return forces, virial
 
+    def species_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of each atom's species, as `neighbors` are grouped by; -1 for none."""
+        species: NDArray[np.int64] = self._tables.species_of[numbers]
+        return species
+
+    def features_among(
+        self, species: NDArray[np.int64], near: NeighborList
+    ) -> NDArray[np.float64]:
+        """Return the features of the atoms whose neighbours are listed.
+
+        Parameters
+        ----------
+        species : (n_atoms,) int64 array
+            Species of all atoms, those that are only neighbours behind the others.
+        near : NeighborList
+            The neighbours of the first n_centres atoms.
+
+        Returns
+        -------
+        (n_centres, max_features) float array
+        """
+        values = np.zeros((len(near.start) - 1, max(self.n_features.values())))
+        self._kernels.add_fingerprints(species, *near[:4], self._tables, values)
+        return values
+
+    def forces_among(
+        self, species: NDArray[np.int64], near: NeighborList, dE_dG: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return forces on all atoms, (n_atoms, 3), and the virial, as `contract`.
+
+        `species` and `near` are those of `features_among`; `dE_dG` has a row for each centre.
+        """
+        forces, virial = np.zeros((len(species), 3)), np.zeros((3, 3))
+        self._kernels.add_forces(species, *near[:4], self._tables, dE_dG, forces, virial)
+        return forces, virial
+
     def expected_neighbors(self, atoms: Atoms) -> float:
         """Neighbours of an atom if the atoms filled the cell, or the box around them, evenly.
 

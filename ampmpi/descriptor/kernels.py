@@ -332,7 +332,7 @@ def make_environment(start, tables):
 def add_fingerprints(species, start, neighbor, vectors, squares, tables, values, sources=SOURCES):
     """Add the features of each atom to `values`."""
     env = make_environment(start, tables)
-    for i in range(len(species)):
+    for i in range(len(start) - 1):
         s = species[i]
         set_centre(i, species, start, neighbor, vectors, squares, tables, env)
         radial_symmetry_functions(s, tables, env, values[i])
@@ -358,7 +358,7 @@ def add_fingerprint_primes(
     env = make_environment(start, tables)
     no_energy = np.empty(0)
     pair = 0
-    for i in range(len(species)):
+    for i in range(len(start) - 1):
         s = species[i]
         set_centre(i, species, start, neighbor, vectors, squares, tables, env)
         radial_symmetry_functions(s, tables, env, values[i])
@@ -376,7 +376,7 @@ def add_forces(
     gradient = np.empty((env.neighbors.shape[1], 3, 1))
     slots = np.arange(env.neighbors.shape[1])
     no_values = np.empty(0)
-    for i in range(len(species)):
+    for i in range(len(start) - 1):
         n = set_centre(i, species, start, neighbor, vectors, squares, tables, env)
         gradient[:n] = 0.0
         add_derivatives(species[i], tables, env, dE_dG[i], no_values, slots, gradient)

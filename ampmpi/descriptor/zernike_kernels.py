@@ -241,7 +241,7 @@ def clear_gradient(n, env):
 def add_fingerprints(species, start, neighbor, vectors, squares, tables, values, sources=SOURCES):
     """Set the features of each atom in `values`."""
     env = make_environment(start, tables)
-    for i in range(len(species)):
+    for i in range(len(start) - 1):
         n = set_centre(i, species, start, neighbor, vectors, squares, tables, env)
         zernike_features(species[i], n, tables, env, values[i])
 
@@ -265,7 +265,7 @@ def add_fingerprint_primes(
     near = env.neighbors
     per_length = 1.0 / tables.cutoff
     pair = 0
-    for i in range(len(species)):
+    for i in range(len(start) - 1):
         s = species[i]
         n = set_centre(i, species, start, neighbor, vectors, squares, tables, env)
         zernike_features(s, n, tables, env, values[i])
@@ -288,7 +288,7 @@ def add_forces(
     near = env.neighbors
     per_length = 1.0 / tables.cutoff
     values = np.empty(len(tables.features))
-    for i in range(len(species)):
+    for i in range(len(start) - 1):
         s = species[i]
         n = set_centre(i, species, start, neighbor, vectors, squares, tables, env)
         zernike_features(s, n, tables, env, values)
