@@ -188,9 +188,37 @@ class AtomCentered(AmpDescriptor, Descriptor):
         species: NDArray[np.int64] = self._tables.species_of[numbers]
         return species
 
-    def features_among(
-        self, species: NDArray[np.int64], near: NeighborList
-    ) -> NDArray[np.float64]:
+    def neighbors_among(
+        self,
+        positions: NDArray[np.float64],
+        candidate_start: NDArray[np.int64],
+        candidate: NDArray[np.int32],
+        species: NDArray[np.int64],
+        cutoff: float | None = None,
+    ) -> NeighborList:
+        """Choose the neighbours of the first atoms from candidates.
+
+        Parameters
+        ----------
+        positions : (n_atoms, 3) float array, Å
+            Positions of all atoms; periodic images are atoms of their own, behind the others.
+        candidate_start : (n_centres + 1,) int64 array
+            The candidates of atom i are ``candidate_start[i]`` to ``candidate_start[i + 1]``.
+        candidate : (n_candidates,) int32 array
+            Atoms that may be neighbours; never the atom itself.
+        species : (n_atoms,) int64 array
+            Species of all atoms.
+        cutoff : float, Å, optional
+            Neighbours are closer than this; by default than the descriptor's cutoff radius.
+        """
+        from .neighbors import neighbors_among
+
+        radius = self.cutoff_radius if cutoff is None else cutoff
+        return neighbors_among(
+            positions, candidate_start, candidate, species, self._tables.n_species, radius
+        )
+
+    def features_among(self, species: NDArray[np.int64], near: NeighborList) -> NDArray[np.float64]:
         """Return the features of the atoms whose neighbours are listed.
 
         Parameters

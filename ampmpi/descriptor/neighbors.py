@@ -382,6 +382,88 @@ def neighbor_list(
     return NeighborList(*_neighbor_list(positions, cell, periodic, cutoff, species, n_species))
 
 
+@entry
+def _neighbors_among(
+    positions, candidate_start, candidate, species, n_species, cutoff, sources=SOURCES
+):
+    n_centres = len(candidate_start) - 1
+    limit = cutoff * cutoff
+    closest = np.array([-1.0, -1.0, np.inf])
+    start = np.zeros(n_centres + 1, np.int64)
+    neighbor = np.empty(len(candidate), np.int64)
+    vectors = np.empty((len(candidate), 3))
+    squares = np.empty(len(candidate))
+    most = 0
+    for i in range(n_centres):
+        most = max(most, candidate_start[i + 1] - candidate_start[i])
+    found = np.empty(most, np.int64)
+    square = np.empty(most)
+    cursor = np.empty(n_species + 1, np.int64)
+    for i in range(n_centres):
+        begin, end = candidate_start[i], candidate_start[i + 1]
+        xi, yi, zi = positions[i, 0], positions[i, 1], positions[i, 2]
+        n_found = 0
+        cursor[:] = 0
+        for q in range(begin, end):
+            j = candidate[q]
+            x, y, z = positions[j, 0] - xi, positions[j, 1] - yi, positions[j, 2] - zi
+            found[n_found] = j
+            square[n_found] = x * x + y * y + z * z
+            n_found += square[n_found] < limit
+        for f in range(n_found):
+            cursor[species[found[f]] + 1] += 1
+        cursor[0] = start[i]
+        for s in range(n_species):
+            cursor[s + 1] += cursor[s]
+        start[i + 1] = start[i] + n_found
+        for f in range(n_found):
+            j = found[f]
+            k = cursor[species[j]]
+            cursor[species[j]] += 1
+            neighbor[k] = j
+            vectors[k, 0] = positions[j, 0] - xi
+            vectors[k, 1] = positions[j, 1] - yi
+            vectors[k, 2] = positions[j, 2] - zi
+            squares[k] = square[f]
+            if square[f] < closest[2]:
+                closest[0], closest[1], closest[2] = i, j, square[f]
+    n = start[n_centres]
+    return start, neighbor[:n], vectors[:n], squares[:n], closest
+
+
+def neighbors_among(
+    positions: NDArray[np.float64],
+    candidate_start: NDArray[np.int64],
+    candidate: NDArray[np.int32],
+    species: NDArray[np.int64],
+    n_species: int,
+    cutoff: float,
+) -> NeighborList:
+    """Choose the neighbours of the first atoms from candidates.
+
+    There are no periodic images here: those that matter are atoms of their own, behind the
+    others.
+
+    Parameters
+    ----------
+    positions : (n_atoms, 3) float array, Å
+        Positions of all atoms; the first n_centres have neighbours.
+    candidate_start : (n_centres + 1,) int64 array
+        The candidates of atom i are ``candidate_start[i]`` to ``candidate_start[i + 1]``.
+    candidate : (n_candidates,) int32 array
+        Atoms that may be closer than the cutoff; never the atom itself.
+    species : (n_atoms,) int64 array
+        Number of each atom's species, by which neighbours are grouped.
+    n_species : int
+        Number of species.
+    cutoff : float, Å
+        Neighbours are closer than this.
+    """
+    return NeighborList(
+        *_neighbors_among(positions, candidate_start, candidate, species, n_species, cutoff)
+    )
+
+
 @inner
 def _sorted_by(keys, order, n_keys):
     """Sort the indices in `order` by their keys, all below `n_keys`; ties keep their order."""
