@@ -21,6 +21,13 @@ def warm_up() -> None:
         descriptor = kind(cutoff=2.0, elements=["H"])
         descriptor.calculate(atoms)
         descriptor.contract(atoms, descriptor.fingerprint(atoms).values)
+        verlet = descriptor.verlet_list(0.5)
+        for _ in range(2):
+            found = verlet.of(atoms)
+        species = found.species
+        near = descriptor.neighbors_among(found.positions, found.start, found.candidate, species)
+        features = descriptor.features_among(species, near)
+        found.fold(descriptor.forces_among(species, near, features)[0])
 
 
 def compile_count() -> int:

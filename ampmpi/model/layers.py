@@ -249,6 +249,50 @@ def feature_gradient(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 
 @entry
+def predict(  # type: ignore[no-untyped-def]  # pragma: no cover
+    parameters, ranges, narrowest, rows, features, activation, energies, dE_dG
+):
+    """Write atomic energies of one element, and their derivatives, into rows of arrays.
+
+    Parameters
+    ----------
+    parameters : ElementParameters
+        The network.
+    ranges : (n_features, 2) float array
+        Smallest and largest value of each feature in the training set.
+    narrowest : float
+        A feature whose range is not wider is not scaled.
+    rows : (n,) int64 array
+        Which rows of the other arrays are atoms of this element.
+    features : (n_atoms, max_features) float array
+        Features of atoms.
+    activation : int
+        Index into `ACTIVATIONS`.
+    energies : (n_atoms,) float array, eV
+        Written.
+    dE_dG : (n_atoms, max_features) float array, eV
+        Its first columns are written.
+    """
+    n = len(ranges)
+    x = np.ones((n + 1, len(rows)))
+    for f in range(n):
+        low, width = ranges[f, 0], ranges[f, 1] - ranges[f, 0]
+        for i in range(len(rows)):
+            value = features[rows[i], f]
+            x[f, i] = -1.0 + 2.0 * ((value - low) / width) if width > narrowest else value
+    values, found = forward(parameters, x, activation)
+    _, by_net = sensitivities(parameters, values, activation)
+    scaled = np.dot(_matrix(parameters, 1)[:-1], _rows(parameters, by_net, 1))
+    for i in range(len(rows)):
+        energies[rows[i]] = found[i]
+    for f in range(n):
+        width = ranges[f, 1] - ranges[f, 0]
+        factor = 2.0 / width if width > narrowest else 1.0
+        for i in range(len(rows)):
+            dE_dG[rows[i], f] = factor * scaled[f, i]
+
+
+@entry
 def energy_gradient(  # type: ignore[no-untyped-def]  # pragma: no cover
     parameters, gradient, x, values, seeds, activation
 ):

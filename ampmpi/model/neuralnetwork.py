@@ -12,9 +12,10 @@ import numpy as np
 from ampmpi.entries import Fingerprint
 from ampmpi.errors import InputError, ModelError
 from ampmpi.model.amp_methods import AmpModel
-from ampmpi.model.layers import ACTIVATIONS, Array, feature_gradient, forward, sensitivities
+from ampmpi.model.layers import ACTIVATIONS, Array
 from ampmpi.model.network import Network, random_parameters
-from ampmpi.model.scaling import feature_scaling, initial_scaling, network_input, prescale
+from ampmpi.model.predictor import Predictor
+from ampmpi.model.scaling import initial_scaling, prescale
 from ampmpi.model.settings import LossFunction, Regressor
 from ampmpi.parameters import ParametersOf
 
@@ -300,35 +301,48 @@ class NeuralNetwork(AmpModel):
         ModelError
             An element is missing from the model, or has another number of features.
         """
-        parts, activation = self.network.split(self.vector), self.network.activation_index
+        predictor = self.predictor
         energies = np.empty(len(fingerprint.symbols))
         dE_dG = np.zeros_like(fingerprint.values)
         symbols = np.array(fingerprint.symbols)
         for element in sorted(set(fingerprint.symbols)):
-            fprange = self._range(element, fingerprint.n_features[element])
+            predictor.check(element, fingerprint.n_features[element])
             rows = np.flatnonzero(symbols == element)
-            n = len(fprange)
-            x = network_input(fingerprint.values[rows, :n], fprange)
-            values, energies[rows] = forward(parts[element], x, activation)
-            _, by_net = sensitivities(parts[element], values, activation)
-            gradient = np.zeros((len(rows), dE_dG.shape[1]))
-            feature_gradient(parts[element], by_net, feature_scaling(fprange), gradient)
-            dE_dG[rows] = gradient
+            predictor.predict(element, rows, fingerprint.values, energies, dE_dG)
         return energies, dE_dG
 
-    def _range(self, element: str, n_features: int) -> Array:
+    @property
+    def predictor(self) -> Predictor:
+        """The parameters as they are now, as the kernels take them.
+
+        Raises
+        ------
+        ModelError
+            The model is not trained.
+        """
+        state = self._state()
+        kept: tuple[Any, Array, Predictor] | None = self.__dict__.get("_last_predictor")
+        if kept is not None and kept[0] == state[0] and np.array_equal(kept[1], state[1]):
+            return kept[2]
+        network = self.network
+        parts = network.split(self.vector)
         assert self.fprange is not None
-        if element not in self.fprange:
-            raise ModelError(
-                f"the image holds {element}, an element that the model lacks "
-                f"(it has {', '.join(sorted(self.fprange))})"
-            )
-        if len(self.fprange[element]) != n_features:
-            raise ModelError(
-                f"the model takes {len(self.fprange[element])} features for {element}, but the "
-                f"descriptor gives {n_features}: model and descriptor do not belong together"
-            )
-        return self.fprange[element]
+        ranges = {e: np.ascontiguousarray(self.fprange[e], dtype=float) for e in parts}
+        found = Predictor(parts, ranges, network.activation_index)
+        self.__dict__["_last_predictor"] = *state, found
+        return found
+
+    def _state(self) -> tuple[Any, Array]:
+        """Return everything that a prediction depends on: names and shapes, and numbers."""
+        groups = self.fprange or {}, self.layers or {}, self.scalings or {}
+        names: list[Any] = [self.activation, repr(self.hiddenlayers)]
+        arrays = [np.empty(0)]
+        for group in groups:
+            for element, found in group.items():
+                several = found if isinstance(found, list) else [found]
+                names += [element, *(one.shape for one in several)]
+                arrays += [one.ravel() for one in several]
+        return names, np.concatenate(arrays)
 
     def _fits(self, network: Network) -> bool:
         """Whether the weights have the network's shapes, and every element its scaling."""

@@ -10,6 +10,7 @@ from ampmpi.model.layers import (
     energy_gradient,
     feature_gradient,
     forward,
+    predict,
     sensitivities,
     tangent_gradient,
 )
@@ -29,5 +30,6 @@ def warm_up() -> None:
     values, energies = forward(network, x, 0)
     by_value, by_net = sensitivities(network, values, 0)
     feature_gradient(network, by_net, weight, row)
+    predict(network, np.zeros((1, 2)), 0.0, ends[:1], row, 0, weight, row)
     energy_gradient(network, network, x, values, energies, 0)
     tangent_gradient(network, network, x, values, by_value, by_net, energies, row, weight, 0)
