@@ -38,14 +38,20 @@ def write_folder(
     Raises
     ------
     InputError
-        The folder holds something already, and `overwrite` is not set; or it is a file.
+        The folder holds something already, and `overwrite` is not set; it is a file, or cannot
+        be made.
     FileError
-        The folder cannot be made or written to.
+        The files cannot be written.
     """
     require_room(folder, overwrite=overwrite)
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{target} cannot be made: {error.strerror}; give another folder"
+        ) from error
+    try:
         with tempfile.TemporaryDirectory(prefix=".new-", dir=target) as new:
             for name, text in files.items():
                 Path(new, name).write_text(text, encoding="utf-8")

@@ -228,6 +228,8 @@ def test_a_folder_with_files_is_replaced_only_when_asked(tmp_path):
     assert {f.cutoff for f in N2P2(tmp_path).functions[46]} == {4.5}
     with pytest.raises(InputError, match=r"mine.txt is a file"):
         save_to_n2p2(calc, tmp_path / "mine.txt")
+    with pytest.raises(InputError, match=r"mine.txt/new cannot be made: Not a directory"):
+        save_to_n2p2(calc, tmp_path / "mine.txt" / "new")
 
 
 def test_a_failing_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
