@@ -1,8 +1,8 @@
 #!/bin/sh
 # The whole way once, in demo/: images, functions that fit them, fingerprints
 # under MPI, what lies on disk, a second run, compression, reading back, a
-# committee, its errors on images that it has not seen, a report, and
-# molecular dynamics.
+# committee, its errors on images that it has not seen, a report,
+# molecular dynamics, and the images to compute next.
 set -eu
 cd "$(dirname "$0")/.."
 rm -rf demo
@@ -52,4 +52,7 @@ run ampmpi plot cupt held-out.traj --training bulk.traj --training clusters.traj
 
 say "Molecular dynamics, with EMT, from which the images come, beside it"
 run python ../examples/dynamics.py
+
+say "The images of that trajectory that are most worth computing next"
+run mpirun -n 2 ampmpi select cupt md.traj -n 5 -o next.traj --known bulk.traj --known clusters.traj
 run ls

@@ -1,4 +1,7 @@
-"""Molecular dynamics with the demo's committee and, from the same start, with EMT itself."""
+"""Molecular dynamics with the demo's committee and, from the same start, with EMT itself.
+
+What the committee is unsure of goes into unsure.extxyz, and the whole trajectory into md.traj.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import numpy as np
 from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.io import Trajectory
 from ase.md.verlet import VelocityVerlet
 
-from ampmpi import Committee
+from ampmpi import Committee, SpreadObserver, spread_quantile
 
 
 def crystal() -> Atoms:
@@ -36,7 +40,11 @@ def main() -> None:
     ours, reference = crystal(), crystal()
     committee = Committee.load("cupt")
     ours.calc, reference.calc = committee, EMT()
+    usual = spread_quantile(committee, "held-out.traj", 0.95)
+    watch = SpreadObserver(ours, limit=usual, output="unsure.extxyz", stop_above=20 * usual)
     runs = [VelocityVerlet(atoms, 2.0 * units.fs) for atoms in (ours, reference)]
+    runs[0].attach(watch, interval=5)
+    runs[0].attach(Trajectory("md.traj", "w", ours), interval=2)
     start = ours.get_total_energy()
     print(f"At the start {ours.get_temperature():.0f} K, half of it for the displacements.")
     print("Mean temperatures of 80 fs each, and what the committee says at their ends:")
@@ -46,6 +54,7 @@ def main() -> None:
         drift = 1000 * (ours.get_total_energy() - start) / len(ours)
         spread = 1000 * committee.results["forces_spread"].max()
         print(f"{2 * step:5}  {temperature:8.0f} K {expected:8.0f} K{drift:+25.2f}{spread:22.0f}")
+    print(watch.summary())
 
 
 if __name__ == "__main__":

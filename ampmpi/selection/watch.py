@@ -102,12 +102,12 @@ class SpreadWatch:
         elif self.stop_above is not None and spread > self.stop_above:
             reason = (
                 f"the committee's forces on atom {atom} disagree by {figures(spread, 3)} eV/Å, "
-                f"more than stop_above, {self.stop_above:g}"
+                f"more than stop_above, {figures(self.stop_above, 3)}"
             )
         elif unsure and self.most is not None and self.n_unsure >= self.most:
             reason = (
                 f"{amount(self.n_unsure, 'image')}, as many as asked for by most, had forces that "
-                f"disagree by more than {self.limit:g} eV/Å"
+                f"disagree by more than {figures(self.limit, 3)} eV/Å"
             )
         return Look(number, spread, atom, unsure, reason)
 
@@ -116,7 +116,7 @@ class SpreadWatch:
         if not self.n_looks:
             return "the forces were not looked at yet"
         return (
-            f"{amount(self.n_looks, 'look')}: the forces disagreed by more than {self.limit:g} "
-            f"eV/Å at {self.n_unsure}, at most by {figures(self.largest, 3)} (look "
+            f"{amount(self.n_looks, 'look')}: the forces disagreed by more than "
+            f"{figures(self.limit, 3)} eV/Å at {self.n_unsure}, at most by {figures(self.largest, 3)} (look "
             f"{self.largest_at})"
         )
