@@ -212,8 +212,76 @@ def angular_powers(begin, end, gamma, zeta, row):
 
 
 @fast
-def angular_sums(begin, end, gamma, plus, minus, row):
+def _linear_sums(begin, end, gamma, row):
+    begin &= MASK
+    total = total_cos = 0.0
+    for lane in range((end - begin) & MASK):
+        k = begin + lane
+        total += row[PRODUCT + k]
+        total_cos += row[COS + k] * row[PRODUCT + k]
+    return total + gamma * total_cos, total - gamma * total_cos
+
+
+@fast
+def _square(x):
+    return x * x
+
+
+@fast
+def _to_the_4th(x):
+    return _square(x * x)
+
+
+@fast
+def _to_the_8th(x):
+    return _to_the_4th(x * x)
+
+
+@fast
+def _to_the_16th(x):
+    return _to_the_8th(x * x)
+
+
+def _make_power_sums(power):
+    """Return the sums of `angular_sums` for one ζ, without arrays of powers in between."""
+
+    @fast
+    def power_sums(begin, end, gamma, row):
+        begin &= MASK
+        total_plus = total_minus = 0.0
+        for lane in range((end - begin) & MASK):
+            k = begin + lane
+            g, q = gamma * row[COS + k], row[PRODUCT + k]
+            total_plus += power(1.0 + g) * q
+            total_minus += power(1.0 - g) * q
+        return total_plus, total_minus
+
+    return power_sums
+
+
+_sums_2, _sums_4 = _make_power_sums(_square), _make_power_sums(_to_the_4th)
+_sums_8, _sums_16 = _make_power_sums(_to_the_8th), _make_power_sums(_to_the_16th)
+
+
+@fast
+def angular_sums(begin, end, gamma, zeta, row):
     """Return Σ_k (1 ± γ cos θ)^ζ q for both signs."""
+    if zeta == 1.0:
+        return _linear_sums(begin, end, gamma, row)
+    if zeta == 2.0:
+        return _sums_2(begin, end, gamma, row)
+    if zeta == 4.0:
+        return _sums_4(begin, end, gamma, row)
+    if zeta == 8.0:
+        return _sums_8(begin, end, gamma, row)
+    if zeta == 16.0:
+        return _sums_16(begin, end, gamma, row)
+    plus, minus = angular_powers(begin, end, gamma, zeta, row)
+    return _sums_of_powers(begin, end, gamma, plus, minus, row)
+
+
+@fast
+def _sums_of_powers(begin, end, gamma, plus, minus, row):
     begin &= MASK
     plus &= MASK
     minus &= MASK

@@ -91,8 +91,7 @@ def angular_symmetry_functions(group, tables, env, values):
             triplets(kind, begin, n, x, y, z, u, inverse, c, row)
             for term in range(first_term, last_term):
                 gamma, zeta = terms[term, 0], terms[term, 1]
-                plus, minus = angular_powers(begin, n, gamma, zeta, row)
-                total_plus, total_minus = angular_sums(begin, n, gamma, plus, minus, row)
+                total_plus, total_minus = angular_sums(begin, n, gamma, zeta, row)
                 scale = w[j] * terms[term, 2]
                 if features[term, 0] >= 0:
                     values[features[term, 0]] += scale * total_plus

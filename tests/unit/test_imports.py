@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 USE_OTHERS = {
     "amp", "cli", "evaluation", "export", "plots", "report", "fingerprinting", "functions",
-    "training", "members", "calculator", "committee", "molecular", "potential", "selection"
+    "training", "members", "calculator", "committee", "on_atoms", "potential", "selection"
 }  # fmt: skip
 WHEN_CALLED = {
     "descriptor.gaussian": {"functions"},  # Gaussian.from_images
