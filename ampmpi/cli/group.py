@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "Train a potential, a sweep or a committee.",
     "run": "Run a script written for Amp, also under mpirun.",
     "evaluate": "Measure the errors of calculators on images.",
+    "lammps": "Run an input script of LAMMPS with a potential.",
     "plot": "Plot learning curves, parity and committee spread.",
     "jobscript": "Print a SLURM job script for your files.",
     "doctor": "Check MPI, threads, caches and file systems.",

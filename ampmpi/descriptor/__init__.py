@@ -8,6 +8,7 @@ fingerprint is computed.
 from __future__ import annotations
 
 from .amp_methods import EntriesByKey
+from .candidates import Candidates, candidates_among
 from .checks import check_numbers
 from .custom import Custom
 from .cutoffs import Cosine, Polynomial, as_cutoff
@@ -28,6 +29,7 @@ from .warmup import compile_count, warm_up
 from .zernike import Zernike
 
 __all__ = [
+    "Candidates",
     "Cosine",
     "Custom",
     "Descriptor",
@@ -36,6 +38,7 @@ __all__ = [
     "Polynomial",
     "Zernike",
     "as_cutoff",
+    "candidates_among",
     "check_numbers",
     "compile_count",
     "feature_names",

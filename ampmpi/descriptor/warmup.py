@@ -13,6 +13,7 @@ def warm_up() -> None:
     """
     from ase import Atoms
 
+    from .candidates import candidates_among
     from .gaussian import Gaussian
     from .zernike import Zernike
 
@@ -21,6 +22,9 @@ def warm_up() -> None:
         descriptor = kind(cutoff=2.0, elements=["H"])
         descriptor.calculate(atoms)
         descriptor.contract(atoms, descriptor.fingerprint(atoms).values)
+    species = descriptor.species_of(atoms.numbers)
+    candidates = candidates_among(atoms.positions, len(atoms), 2.0)
+    descriptor.neighbors_among(atoms.positions, *candidates, species, 2.0)
 
 
 def compile_count() -> int:
