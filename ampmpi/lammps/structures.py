@@ -54,7 +54,7 @@ def write_image(file: str, atoms: Atoms) -> None:
     from ase.io import write
 
     try:
-        write(file, atoms, format="extxyz", append=True)
+        write(file, atoms, format="extxyz", append=True, parallel=False)
     except OSError as error:
         raise FileError(
             f"{file}: {error.strerror}; give another file for the structures"
