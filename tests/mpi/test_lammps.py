@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read
-from conftest import AMPMPI, finish, run, start
+from conftest import finish, run, start
 
 from ampmpi import Amp, Committee, Gaussian, NeuralNetwork, Zernike
 from ampmpi.errors import ImageError, InputError
@@ -227,7 +229,7 @@ def test_atoms_outside_the_trained_range_are_counted_and_can_stop_a_run(lammps, 
     assert coupling.tally.looks == 3
     assert "outside the trained range in 3 of 3 looks" in coupling.tally.summary()
     attach(lmp, calculator(width=0.0), ["Pt", "Cu"], Watch("stop"))
-    with pytest.raises(ImageError, match="range at step 20.*stopped as you asked"):
+    with pytest.raises(ImageError, match=r"range at step 20.*stopped as you asked"):
         lmp.command("run 20")
     assert lmp.extract_global("ntimestep") == 20
     attach(lmp, calculator(width=9.0), ["Pt", "Cu"], Watch("stop"))
@@ -282,3 +284,144 @@ def test_what_does_not_fit_is_named(change, elements, match, lammps):
 def test_a_box_must_be_there(lammps):
     with pytest.raises(InputError, match="no simulation box yet"):
         attach(lammps("units metal"), calculator(), ["Pt", "Cu"])
+
+
+SCRIPT = """
+variable a index 3.7 3.8     # two lattices
+label loop
+clear
+include in.box
+velocity all create 300 1 loop geom
+fix 1 all nve
+if "${a} > 3.75" then "variable steps equal 20" "print 'larger'" elif "$a < 1" "print never" else &
+   "variable steps equal 10" &
+   "print 'smaller'"
+run ${steps}
+next a
+jump SELF loop
+print \"\"\"after the
+loop: $(step) steps, pe $(pe:%20.15g)\"\"\"
+jump SELF end
+print "left out"
+label end
+quit 0
+print "never reached"
+"""
+
+BOX = CUBE.replace("3.8", "$a") + 'if "1 == 1" then "pair_style ampmpi Pt Cu"\n'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in.script").write_text(SCRIPT)
+    (tmp_path / "in.box").write_text(BOX)
+    Committee([calculator(width=9.0)]).save(tmp_path / "cupt.ensemble")
+    return tmp_path
+
+
+def printed_energy(text):
+    (line,) = [line for line in text.splitlines() if line.startswith("loop: ")]
+    return float(line.split()[-1])
+
+
+@pytest.mark.starts_jobs
+def test_scripts_with_loops_and_includes_run_as_in_lammps(folder):
+    energies = []
+    for ranks in (0, 2):
+        done = run(["lammps", "cupt.ensemble", "-in", "in.script", "-log", f"log.{ranks}"],
+                   ranks, folder)  # fmt: skip
+        assert done.code == 0, done.err
+        assert done.err == ""
+        assert done.out.index("smaller") < done.out.index("larger") < done.out.index("after the")
+        assert done.out.count("Loop time") == 2
+        assert "20 steps" in done.out
+        for word in ("never", "left out"):
+            assert word not in done.out
+        assert "pair_style zero" in (folder / f"log.{ranks}").read_text()
+        energies.append(printed_energy(done.out))
+    assert energies[0] == pytest.approx(energies[1], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("units metal\nbogus 1\n", "in.script, line 2: LAMMPS says: Unknown command: bogus"),
+        ("units metal\nprint $x\n", "in.script, line 2: LAMMPS says: "),
+        ("units metal\npair_style ampmpi Cu\n", "in.script, line 2: there is no simulation box"),
+        ("include in.nowhere\n", "in.nowhere: No such file or directory"),
+        ("jump SELF nowhere\n", "in.script: there is no line 'label nowhere'"),
+        ("units metal\n", "no line stands for the potential: put a line like 'pair_style ampmpi"),
+        ("pair_style ampmpi\n", "line 1: give the element of each atom type"),
+        ("pair_style hybrid ampmpi Cu zbl 1 2\n", "line 1: the potential stands alone"),
+        (BOX.replace("$a", "4") + "pair_coeff * * Cu\n", "line 12: leave pair_coeff out"),
+        ("include in.script\n", "more than 16 scripts include one another"),
+    ],
+)
+def test_scripts_that_are_wrong_are_told_where(script, told, lammps, comm, shared_path):
+    file = shared_path / "in.script"
+    if comm.rank == 0:
+        file.write_text(script.replace("include in.script", f"include {file}"))
+    comm.barrier()
+    with pytest.raises(InputError, match=re.escape(told)):
+        run_script(lammps(""), str(file), calculator())
+
+
+@pytest.mark.starts_jobs
+def test_a_wrong_script_ends_all_ranks_with_one_sentence(folder):
+    (folder / "in.script").write_text("units metal\nbogus\n")
+    done = run(["lammps", "cupt.ensemble", "-in", "in.script", "-log", "none"], 2, folder)
+    assert done.code == 2
+    assert done.err.count("in.script, line 2: LAMMPS says: Unknown command: bogus") == 1
+    assert "Traceback" not in done.err
+
+
+IN_TROUBLE = """
+import sys
+from ampmpi.lammps import coupling
+original = coupling.Coupling._evaluate
+def troubled(self, *arguments):
+    if self._comm.rank == self._comm.size - 1 and self._lmp.extract_global("ntimestep") == 7:
+        {trouble}
+    return original(self, *arguments)
+coupling.Coupling._evaluate = troubled
+from ampmpi.cli.main import ampmpi
+ampmpi()
+"""
+
+
+@pytest.mark.starts_jobs
+@pytest.mark.parametrize(
+    ("ranks", "trouble", "code", "told"),
+    [
+        (0, "raise RuntimeError('a bug')", 1, "RuntimeError: a bug"),
+        (2, "raise RuntimeError('a bug')", 1, "RuntimeError: a bug"),
+        (2, "raise coupling.ImageError('atoms overlap')", 3, "atoms overlap"),
+    ],
+)
+def test_an_error_of_one_rank_within_a_step_ends_the_job(ranks, trouble, code, told, folder):
+    words = ["-c", IN_TROUBLE.format(trouble=trouble), "lammps", "cupt.ensemble", "-in",
+             "in.script", "-log", "none"]  # fmt: skip
+    done = finish(start(words, ranks, folder))
+    assert done.code == code
+    assert told in done.err
+    if ranks == 2:
+        assert "on rank 1 of 2" in done.err
+    assert "after the" not in done.out
+
+
+@pytest.mark.starts_jobs
+def test_two_atoms_on_top_of_each_other_are_named(folder):
+    (folder / "in.script").write_text(
+        "variable a index 3.8\ninclude in.box\ncreate_atoms 1 single 1.0 1.0 1.0 units box\n"
+        "create_atoms 1 single 1.0 1.0 1.0 units box\nrun 0\n"
+    )
+    done = run(["lammps", "cupt.ensemble", "-in", "in.script", "-log", "none"], 2, folder)
+    assert done.code == 3
+    assert "IDs 109 and 110 overlap" in done.err or "IDs 110 and 109 overlap" in done.err
+
+
+@pytest.mark.starts_jobs
+def test_options_that_cannot_be_used_are_refused(folder):
+    done = run(["lammps", "cupt.ensemble", "-in", "in.script", "-partition", "2x1"], 0, folder)
+    assert done.code == 2
+    assert "-partition" in done.err
