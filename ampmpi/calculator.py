@@ -15,6 +15,7 @@ import numpy as np
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from ampmpi.descriptor import (
+    AtomCentered,
     Descriptor,
     fingerprint_once,
     from_parameters,
@@ -25,6 +26,7 @@ from ampmpi.descriptor import (
 )
 from ampmpi.errors import InputError, ModelError
 from ampmpi.model import NeuralNetwork, amp_file
+from ampmpi.molecular import ThreadedCalculator
 from ampmpi.parallel.failure import share
 from ampmpi.parallel.log import LabelLog
 from ampmpi.parallel.wishes import note_cores, note_envcommand, note_parallel
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from ampmpi.training import Settings, TrainingResult
 
 
-class Amp(Calculator):
+class Amp(ThreadedCalculator):
     """Machine-learning potential: a descriptor and a model, as an ASE calculator.
 
     Predicting needs no database and writes no file. `train` works alone and on all ranks
@@ -62,6 +64,9 @@ class Amp(Calculator):
         Whether a training writes LABEL-log.txt.
     atoms : ase.Atoms, optional
         Atoms to attach the calculator to.
+    threads : int
+        How many threads share the work of a calculation; the results do not depend on it.
+        Under MPI with several ranks it is 1.
 
     Raises
     ------
@@ -81,10 +86,11 @@ class Amp(Calculator):
         envcommand: str | None = None,
         logging: bool = True,
         atoms: Atoms | None = None,
+        threads: int = 1,
     ) -> None:
         self.cores = cores
         note_envcommand(envcommand)
-        Calculator.__init__(self, label=label, atoms=atoms)  # type: ignore[no-untyped-call]
+        ThreadedCalculator.__init__(self, threads, label=label, atoms=atoms)
         self.descriptor = descriptor
         self.model = model
         self.logging = bool(logging)
@@ -128,7 +134,7 @@ class Amp(Calculator):
         self._descriptor = require_descriptor(descriptor)
         if hasattr(descriptor, "parent"):
             descriptor.parent = self
-        self.reset()  # type: ignore[no-untyped-call]
+        self._forget()
 
     @property
     def model(self) -> NeuralNetwork:
@@ -141,7 +147,15 @@ class Amp(Calculator):
         self._model = model
         if hasattr(model, "parent"):
             model.parent = self
-        self.reset()  # type: ignore[no-untyped-call]
+        self._forget()
+
+    @property
+    def shares_neighbors(self) -> bool:
+        """Whether descriptor and model are this package's, which need only a neighbour list."""
+        return (
+            type(self.model).atomic_energies is NeuralNetwork.atomic_energies
+            and type(self.descriptor).fingerprint is AtomCentered.fingerprint
+        )
 
     @classmethod
     def load(
@@ -198,6 +212,7 @@ class Amp(Calculator):
     ) -> None:
         """Calculate energies and, where one of them is asked for, forces and stress.
 
+        Neighbours are searched anew when an atom has moved by half of a skin since the last time.
         Calculators that are given the same `described` share the fingerprints of these atoms,
         by the digest of their descriptors.
 
@@ -216,27 +231,35 @@ class Amp(Calculator):
         )
         if self.atoms is None:
             raise InputError("there are no atoms to calculate: give some, or attach them")
-        atoms = cast("Atoms", self.atoms)
-        periodic_cell = atoms.cell.rank == 3
-        if "stress" in wanted and not periodic_cell:
-            raise PropertyNotImplementedError("stress needs a cell with three vectors")
+        atoms = cast("Atoms", self.atoms)  # this thread's
+        check_stress(wanted, atoms)
         if wanted & {"forces", "stress"} and not has_derivatives(self.descriptor):
             raise PropertyNotImplementedError(
                 f"forces and stress need derivatives, which the descriptor "
                 f"{in_words(self.descriptor)} does not have: ask for energies only"
             )
-        descriptor = self.descriptor.resolve(self.model.network.elements)
-        energies, dE_dG = self.model.atomic_energies(fingerprint_once(descriptor, atoms, described))
+        with_forces = bool(wanted & {"forces", "stress"})
+        outcome = None
+        if described is None and self.shares_neighbors:
+            members = [(self.descriptor, self.model)]
+            outcome = self._kept.dynamics.evaluate(members, atoms, with_forces, self.threads)
+        if outcome is not None:
+            energies, forces = outcome.energies[0], outcome.forces
+            virial: NDArray[np.float64] | None = outcome.virial
+        else:
+            descriptor = self.descriptor.resolve(self.model.network.elements)
+            fingerprint = fingerprint_once(descriptor, atoms, described)
+            energies, dE_dG = self.model.atomic_energies(fingerprint)
+            if with_forces:
+                forces, virial = descriptor.contract(atoms, dE_dG)
+                if virial is None and "stress" in wanted:
+                    virial = virial_by_differences(descriptor, atoms, dE_dG)
         energy = float(energies.sum())
         self.results = {"energy": energy, "free_energy": energy, "energies": energies}
-        if wanted & {"forces", "stress"}:
-            forces, virial = descriptor.contract(atoms, dE_dG)
+        if with_forces:
             self.results["forces"] = forces
-            if virial is None and "stress" in wanted:
-                virial = virial_by_differences(descriptor, atoms, dE_dG)
-            if periodic_cell and virial is not None:
-                stress = virial / abs(np.linalg.det(atoms.cell.array))
-                self.results["stress"] = stress.flat[[0, 4, 8, 5, 2, 1]]
+            if virial is not None and atoms.cell.rank == 3:
+                self.results["stress"] = stress_of(virial, atoms)
 
     def calculate_numerical_forces(self, atoms: Atoms, d: float = 0.001) -> NDArray[np.float64]:
         """Return forces by central differences of the energy, (n_atoms, 3) float array, eV/Å.
@@ -322,7 +345,7 @@ class Amp(Calculator):
                 ranks.rank,
                 derivatives=self.model.forcetraining,
             )
-            self.reset()  # type: ignore[no-untyped-call]
+            self._forget()
         else:
             self.descriptor = result.descriptor
         return result
@@ -364,6 +387,18 @@ class Amp(Calculator):
         if remark is not None:
             sys.stderr.write(f"ampmpi: {remark}\n")
         return str(target)
+
+
+def check_stress(wanted: set[str], atoms: Atoms) -> None:
+    """Raise ASE's error where a stress is wanted of atoms that have no volume."""
+    if "stress" in wanted and atoms.cell.rank < 3:
+        raise PropertyNotImplementedError("stress needs a cell with three vectors")
+
+
+def stress_of(virial: NDArray[np.float64], atoms: Atoms) -> NDArray[np.float64]:
+    """Return the stress in Voigt's order, (6,) float array, eV/Å³, of a virial."""
+    stress: NDArray[np.float64] = virial.flat[[0, 4, 8, 5, 2, 1]] / abs(np.linalg.det(atoms.cell))
+    return stress
 
 
 def _settings(kind: type[Settings], every: int | None, options: Mapping[str, Any]) -> Settings:

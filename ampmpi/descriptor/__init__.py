@@ -7,9 +7,12 @@ fingerprint is computed.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .amp_methods import EntriesByKey
-from .candidates import Candidates, candidates_among
-from .checks import check_numbers
+from .atom_centered import AtomCentered, can_share_neighbors
+from .candidates import candidates_among
+from .checks import check_numbers, check_overlap
 from .custom import Custom
 from .cutoffs import Cosine, Polynomial, as_cutoff
 from .gaussian import Gaussian
@@ -28,18 +31,26 @@ from .symmetry_functions import make_default_symmetry_functions, make_symmetry_f
 from .warmup import compile_count, warm_up
 from .zernike import Zernike
 
+if TYPE_CHECKING:
+    from .neighbors import NeighborList
+    from .verlet import VerletList
+
 __all__ = [
-    "Candidates",
+    "AtomCentered",
     "Cosine",
     "Custom",
     "Descriptor",
     "EntriesByKey",
     "Gaussian",
+    "NeighborList",
     "Polynomial",
+    "VerletList",
     "Zernike",
     "as_cutoff",
+    "can_share_neighbors",
     "candidates_among",
     "check_numbers",
+    "check_overlap",
     "compile_count",
     "feature_names",
     "fingerprint_once",

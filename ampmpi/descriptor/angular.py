@@ -18,9 +18,9 @@ The arrays, by neighbour k:
 - COS: cos θ; PRODUCT: q = w(R_k) w(R_jk); PRODUCT_SLOPE: w(R_k) dw/dt(R_jk);
 - COS_SLOPE_J = q cos θ/2R_j² and COS_SLOPE_K = q/2R_jR_k: the derivative of cos θ by
   the vector of j, times q/2, is COS_SLOPE_K r_k − COS_SLOPE_J r_j;
-- PLUS, MINUS: (1 ± γ cos θ)^(ζ−1); ONES: the same for ζ = 1;
-- MIXTURE, MIXTURE_SLOPE: A = Σ g 2^(1−ζ) (1 + γ cos θ)^ζ over functions with weights g,
-  the derivatives of an energy, and dA/d cos θ.
+- PLUS, MINUS: (1 ± γ cos θ)^(ζ−1); ONES: the same for ζ = 1.
+
+`forces` has further ones.
 
 References
 ----------
@@ -50,12 +50,13 @@ CHUNK = 256
 """Neighbours in a row at most."""
 
 STRIDE = CHUNK + LANES  # not a power of two, whose arrays would fall on the same cache lines
-N_ARRAYS = 16
+N_ARRAYS = 21
 X, Y, Z, U, INVERSE, WEIGHT, COS, PRODUCT = range(0, 8 * STRIDE, STRIDE)
-PRODUCT_SLOPE, COS_SLOPE_J, COS_SLOPE_K, PLUS, MINUS, ONES, MIXTURE, MIXTURE_SLOPE = range(
-    8 * STRIDE, N_ARRAYS * STRIDE, STRIDE
+PRODUCT_SLOPE, COS_SLOPE_J, COS_SLOPE_K, PLUS, MINUS, ONES = range(8 * STRIDE, 14 * STRIDE, STRIDE)
+MIXTURE, MIXTURE_SLOPE, WEIGHT_SLOPE, ALONG, ACROSS_X, ACROSS_Y, ACROSS_Z = range(
+    14 * STRIDE, N_ARRAYS * STRIDE, STRIDE
 )
-_MASK = 0xFFFF  # tells the compiler that an index is neither negative nor wraps around
+MASK = 0xFFFF  # tells the compiler that an index is neither negative nor wraps around
 
 
 @inner
@@ -91,7 +92,7 @@ def load_neighbors(row, begin, end, near, weights):
 
 
 @fast
-def _cosine_and_third_side(k, x, y, z, u, inverse, row):
+def cosine_and_third_side(k, x, y, z, u, inverse, row):
     """Return cos θ, and t = 1 − R_jk² of the third side, clipped to [0, 1]."""
     dot = x * row[X + k] + y * row[Y + k] + z * row[Z + k]
     t = min(max(1.0 - u - row[U + k] + 2.0 * dot, 0.0), 1.0)
@@ -103,20 +104,20 @@ def _make_loop(factor, slopes):
 
     @fast
     def fill_triplets(begin, end, x, y, z, u, inverse, c, row):
-        begin &= _MASK
-        for lane in range((end - begin) & _MASK):
+        begin &= MASK
+        for lane in range((end - begin) & MASK):
             k = begin + lane
-            cos_theta, t = _cosine_and_third_side(k, x, y, z, u, inverse, row)
+            cos_theta, t = cosine_and_third_side(k, x, y, z, u, inverse, row)
             value, _ = factor(t, c)
             row[COS + k] = cos_theta
             row[PRODUCT + k] = row[WEIGHT + k] * value
 
     @fast
     def fill_derivatives(begin, end, x, y, z, u, inverse, c, row):
-        begin &= _MASK
-        for lane in range((end - begin) & _MASK):
+        begin &= MASK
+        for lane in range((end - begin) & MASK):
             k = begin + lane
-            cos_theta, t = _cosine_and_third_side(k, x, y, z, u, inverse, row)
+            cos_theta, t = cosine_and_third_side(k, x, y, z, u, inverse, row)
             value, slope = factor(t, c)
             q = row[WEIGHT + k] * value
             row[COS + k] = cos_theta
@@ -174,8 +175,8 @@ def triplet_derivatives(kind, begin, end, x, y, z, u, inverse, c, row):
 @fast
 def angular_powers(begin, end, gamma, zeta, row):
     """Evaluate (1 ± γ cos θ)^(ζ−1), 0 where the base is not above 0; return the two arrays."""
-    begin &= _MASK
-    length = (end - begin) & _MASK
+    begin &= MASK
+    length = (end - begin) & MASK
     exponent = np.int64(zeta) - 1
     if exponent + 1.0 != zeta:
         for lane in range(length):
@@ -211,13 +212,81 @@ def angular_powers(begin, end, gamma, zeta, row):
 
 
 @fast
-def angular_sums(begin, end, gamma, plus, minus, row):
+def _linear_sums(begin, end, gamma, row):
+    begin &= MASK
+    total = total_cos = 0.0
+    for lane in range((end - begin) & MASK):
+        k = begin + lane
+        total += row[PRODUCT + k]
+        total_cos += row[COS + k] * row[PRODUCT + k]
+    return total + gamma * total_cos, total - gamma * total_cos
+
+
+@fast
+def _square(x):
+    return x * x
+
+
+@fast
+def _to_the_4th(x):
+    return _square(x * x)
+
+
+@fast
+def _to_the_8th(x):
+    return _to_the_4th(x * x)
+
+
+@fast
+def _to_the_16th(x):
+    return _to_the_8th(x * x)
+
+
+def _make_power_sums(power):
+    """Return the sums of `angular_sums` for one ζ, without arrays of powers in between."""
+
+    @fast
+    def power_sums(begin, end, gamma, row):
+        begin &= MASK
+        total_plus = total_minus = 0.0
+        for lane in range((end - begin) & MASK):
+            k = begin + lane
+            g, q = gamma * row[COS + k], row[PRODUCT + k]
+            total_plus += power(1.0 + g) * q
+            total_minus += power(1.0 - g) * q
+        return total_plus, total_minus
+
+    return power_sums
+
+
+_sums_2, _sums_4 = _make_power_sums(_square), _make_power_sums(_to_the_4th)
+_sums_8, _sums_16 = _make_power_sums(_to_the_8th), _make_power_sums(_to_the_16th)
+
+
+@fast
+def angular_sums(begin, end, gamma, zeta, row):
     """Return Σ_k (1 ± γ cos θ)^ζ q for both signs."""
-    begin &= _MASK
-    plus &= _MASK
-    minus &= _MASK
+    if zeta == 1.0:
+        return _linear_sums(begin, end, gamma, row)
+    if zeta == 2.0:
+        return _sums_2(begin, end, gamma, row)
+    if zeta == 4.0:
+        return _sums_4(begin, end, gamma, row)
+    if zeta == 8.0:
+        return _sums_8(begin, end, gamma, row)
+    if zeta == 16.0:
+        return _sums_16(begin, end, gamma, row)
+    plus, minus = angular_powers(begin, end, gamma, zeta, row)
+    return _sums_of_powers(begin, end, gamma, plus, minus, row)
+
+
+@fast
+def _sums_of_powers(begin, end, gamma, plus, minus, row):
+    begin &= MASK
+    plus &= MASK
+    minus &= MASK
     total_plus = total_minus = 0.0
-    for lane in range((end - begin) & _MASK):
+    for lane in range((end - begin) & MASK):
         k = begin + lane
         g, q = gamma * row[COS + k], row[PRODUCT + k]
         total_plus += row[plus + k] * (1.0 + g) * q
@@ -233,11 +302,11 @@ def angular_derivative_sums(n, gamma, zeta, plus, minus, row):
     ``A PRODUCT_SLOPE + A' COS_SLOPE_J`` and ``… COS_SLOPE_K``: the sums of A PRODUCT, of
     b_j, and of the three components of b_k r_k.
     """
-    plus &= _MASK
-    minus &= _MASK
+    plus &= MASK
+    minus &= MASK
     vp = ap = xp = yp = zp = 0.0
     vm = am = xm = ym = zm = 0.0
-    for k in range(n & _MASK):
+    for k in range(n & MASK):
         g, q, m = gamma * row[COS + k], row[PRODUCT + k], row[PRODUCT_SLOPE + k]
         cos_slope_j = gamma * zeta * row[COS_SLOPE_J + k]
         cos_slope_k = gamma * zeta * row[COS_SLOPE_K + k]
@@ -268,7 +337,7 @@ def linear_derivative_sums(n, gamma, row):
     """Return the same as `angular_derivative_sums` for ζ = 1, from the sums over 1 and cos θ."""
     v1 = a1 = x1 = y1 = z1 = 0.0
     vc = ac = xc = yc = zc = 0.0
-    for k in range(n & _MASK):
+    for k in range(n & MASK):
         c, q, side = row[COS + k], row[PRODUCT + k], row[PRODUCT_SLOPE + k]
         x, y, z = row[X + k], row[Y + k], row[Z + k]
         v1 += q
@@ -288,39 +357,3 @@ def linear_derivative_sums(n, gamma, row):
         (v1 + vc, a1 + ac, x1 + xc, y1 + yc, z1 + zc),
         (v1 - vc, a1 - ac, x1 - xc, y1 - yc, z1 - zc),
     )
-
-
-@fast
-def clear_mixture(n, row):
-    """Set the weighted sum of angular parts to zero, before a neighbour j."""
-    for k in range(n & _MASK):
-        row[MIXTURE + k] = 0.0
-        row[MIXTURE_SLOPE + k] = 0.0
-
-
-@fast
-def add_to_mixture(n, gamma, zeta, plus, minus, gp, gm, row):
-    """Add the angular parts of two functions, weighted with `gp` and `gm`, and their slopes."""
-    plus &= _MASK
-    minus &= _MASK
-    for k in range(n & _MASK):
-        g = gamma * row[COS + k]
-        p, m = gp * row[plus + k], gm * row[minus + k]
-        row[MIXTURE + k] += p * (1.0 + g) + m * (1.0 - g)
-        row[MIXTURE_SLOPE + k] += gamma * zeta * (p - m)
-
-
-@fast
-def mixture_derivative_sums(n, row):
-    """Return the sums of `angular_derivative_sums` for the weighted sum of all angular parts."""
-    v = a = x = y = z = 0.0
-    for k in range(n & _MASK):
-        A, slope = row[MIXTURE + k], row[MIXTURE_SLOPE + k]
-        side = A * row[PRODUCT_SLOPE + k]
-        across = side + slope * row[COS_SLOPE_K + k]
-        v += A * row[PRODUCT + k]
-        a += side + slope * row[COS_SLOPE_J + k]
-        x += across * row[X + k]
-        y += across * row[Y + k]
-        z += across * row[Z + k]
-    return v, a, x, y, z

@@ -14,13 +14,21 @@ from numpy.typing import NDArray
 from ..entries import Fingerprint, FingerprintPrimes
 from ..parameters import Parameters
 from .amp_methods import AmpDescriptor
-from .checks import MOST_NEIGHBORS, check_cell, check_elements, check_numbers, check_overlap
+from .checks import (
+    MOST_NEIGHBORS,
+    SMALLEST_DISTANCE,
+    check_cell,
+    check_elements,
+    check_numbers,
+    check_overlap,
+)
 from .protocol import Descriptor
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from .neighbors import NeighborList
+    from .verlet import VerletList
 
 ATOM_SIZE = 2.5
 """Å; added to the extent of the positions where a density is estimated."""
@@ -31,6 +39,14 @@ class Surroundings(NamedTuple):
 
     species: NDArray[np.int64]
     neighbors: NeighborList
+
+
+class Composition(NamedTuple):
+    """The symbol of each atom, the number of features of each element, and the largest one."""
+
+    symbols: tuple[str, ...]
+    n_features: dict[str, int]
+    width: int
 
 
 class AtomCentered(AmpDescriptor, Descriptor):
@@ -91,7 +107,11 @@ class AtomCentered(AmpDescriptor, Descriptor):
     @property
     @abstractmethod
     def _kernels(self) -> ModuleType:
-        """The module with `add_fingerprints`, `add_fingerprint_primes` and `add_forces`."""
+        """The module with the entries.
+
+        They are `fingerprint_image`, `add_fingerprints`, `add_fingerprint_primes` and
+        `add_forces`.
+        """
 
     def check(self, atoms: Atoms) -> None:
         """Raise `ImageError` when the image cannot be used.
@@ -128,11 +148,24 @@ class AtomCentered(AmpDescriptor, Descriptor):
         ImageError
             When the image cannot be used.
         """
-        species, near = self.surroundings(atoms)
-        symbols, n_features = self._features(atoms)
-        values = np.zeros((len(species), max(n_features.values())))
-        self._kernels.add_fingerprints(species, *near[:4], self._tables, values)
-        return Fingerprint(symbols, n_features, values)
+        tables, radius = self._tables, self.cutoff_radius
+        numbers = atoms.numbers
+        if len(numbers) == 0 or self.looks_at_angles:
+            self.surroundings(atoms)
+        species = tables.species_of[numbers]
+        # Copies: what the kernels are given always has the one type they are compiled for.
+        positions = np.array(atoms.positions, dtype=float, order="C")
+        cell = np.array(atoms.cell.array, dtype=float, order="C")
+        periodic = np.array(atoms.pbc, dtype=bool)
+        composition = self._features(numbers)
+        values = np.zeros((len(species), composition.width))
+        check_cell(cell, periodic, len(species), radius)
+        closest = self._kernels.fingerprint_image(
+            positions, cell, periodic, radius, species, tables.n_species, tables.for_kernels, values
+        )
+        if not closest >= SMALLEST_DISTANCE**2:
+            self.surroundings(atoms)  # says what is wrong
+        return Fingerprint(composition.symbols, composition.n_features, values)
 
     def calculate(self, atoms: Atoms) -> tuple[Fingerprint, FingerprintPrimes]:
         """Return fingerprint and derivatives of one image, computed together.
@@ -145,13 +178,12 @@ class AtomCentered(AmpDescriptor, Descriptor):
         from .neighbors import derivative_pairs
 
         species, near = self.surroundings(atoms)
-        symbols, n_features = self._features(atoms)
-        width = max(n_features.values())
+        symbols, n_features, width = self._features(atoms.numbers)
         pairs, slots = derivative_pairs(near.start, near.neighbor)
         values = np.zeros((len(species), width))
         primes = np.zeros((len(pairs), 3, width))
         self._kernels.add_fingerprint_primes(
-            species, *near[:4], self._tables, pairs, slots, values, primes
+            species, *near[:4], self._tables.for_kernels, pairs, slots, values, primes
         )
         return (
             Fingerprint(symbols, n_features, values),
@@ -179,9 +211,7 @@ class AtomCentered(AmpDescriptor, Descriptor):
         """
         weights = np.array(dE_dG, dtype=float, order="C")
         species, near = self.surroundings(atoms)
-        forces, virial = np.zeros((len(species), 3)), np.zeros((3, 3))
-        self._kernels.add_forces(species, *near[:4], self._tables, weights, forces, virial)
-        return forces, virial
+        return self.forces_among(species, near, weights)
 
     def species_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each atom's species, as `neighbors` are grouped by; -1 for none."""
@@ -195,56 +225,85 @@ class AtomCentered(AmpDescriptor, Descriptor):
         candidate: NDArray[np.int32],
         species: NDArray[np.int64],
         cutoff: float | None = None,
+        first: int = 0,
     ) -> NeighborList:
-        """Choose the neighbours of the first atoms from candidates.
+        """Choose the neighbours of some atoms from candidates.
 
         Parameters
         ----------
         positions : (n_atoms, 3) float array, Å
-            Positions of all atoms; periodic images are atoms of their own, behind the others.
+            Positions of all atoms; periodic images are atoms of their own.
         candidate_start : (n_centres + 1,) int64 array
-            The candidates of atom i are ``candidate_start[i]`` to ``candidate_start[i + 1]``.
+            The candidates of atom ``first + i`` are ``candidate_start[i]`` to
+            ``candidate_start[i + 1]``.
         candidate : (n_candidates,) int32 array
             Atoms that may be neighbours; never the atom itself.
         species : (n_atoms,) int64 array
             Species of all atoms.
         cutoff : float, Å, optional
             Neighbours are closer than this; by default than the descriptor's cutoff radius.
+        first : int
+            The first atom whose neighbours are wanted.
         """
         from .neighbors import neighbors_among
 
         radius = self.cutoff_radius if cutoff is None else cutoff
+        n_species = self._tables.n_species
         return neighbors_among(
-            positions, candidate_start, candidate, species, self._tables.n_species, radius
+            positions, candidate_start, candidate, species, n_species, radius, first
         )
 
-    def features_among(self, species: NDArray[np.int64], near: NeighborList) -> NDArray[np.float64]:
+    def verlet_list(self, skin: float, cutoff: float | None = None) -> VerletList:
+        """Return a list of candidates that is kept while atoms move by less than half the skin.
+
+        `cutoff` is that of `neighbors_among`; both are in Å.
+        """
+        from .verlet import VerletList
+
+        radius = self.cutoff_radius if cutoff is None else cutoff
+        return VerletList(self._tables.species_of, self.elements or (), radius, skin)
+
+    def features_among(
+        self, species: NDArray[np.int64], near: NeighborList, first: int = 0
+    ) -> NDArray[np.float64]:
         """Return the features of the atoms whose neighbours are listed.
 
         Parameters
         ----------
         species : (n_atoms,) int64 array
-            Species of all atoms, those that are only neighbours behind the others.
+            Species of all atoms, those that are only neighbours among them.
         near : NeighborList
-            The neighbours of the first n_centres atoms.
+            The neighbours of n_centres atoms.
+        first : int
+            The first of these atoms; the others follow it.
 
         Returns
         -------
         (n_centres, max_features) float array
         """
         values = np.zeros((len(near.start) - 1, max(self.n_features.values())))
-        self._kernels.add_fingerprints(species, *near[:4], self._tables, values)
+        tables = self._tables.for_kernels
+        self._kernels.add_fingerprints(first, species, *near[:4], tables, values)
         return values
 
     def forces_among(
-        self, species: NDArray[np.int64], near: NeighborList, dE_dG: NDArray[np.float64]
+        self,
+        species: NDArray[np.int64],
+        near: NeighborList,
+        dE_dG: NDArray[np.float64],
+        first: int = 0,
+        forces: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return forces on all atoms, (n_atoms, 3), and the virial, as `contract`.
 
-        `species` and `near` are those of `features_among`; `dE_dG` has a row for each centre.
+        `species`, `near` and `first` are those of `features_among`; `dE_dG` has a row for each
+        centre. Where `forces` are given, they are added to.
         """
-        forces, virial = np.zeros((len(species), 3)), np.zeros((3, 3))
-        self._kernels.add_forces(species, *near[:4], self._tables, dE_dG, forces, virial)
+        if forces is None:
+            forces = np.zeros((len(species), 3))
+        virial = np.zeros((3, 3))
+        tables = self._tables.for_kernels
+        self._kernels.add_forces(first, species, *near[:4], tables, dE_dG, forces, virial)
         return forces, virial
 
     def expected_neighbors(self, atoms: Atoms) -> float:
@@ -254,10 +313,27 @@ class AtomCentered(AmpDescriptor, Descriptor):
         """
         return min(_expected_neighbors(atoms, self.cutoff_radius), float(MOST_NEIGHBORS))
 
-    def _features(self, atoms: Atoms) -> tuple[tuple[str, ...], dict[str, int]]:
-        """Return the symbol of each atom, and the number of features of each element."""
-        symbols = tuple([chemical_symbols[number] for number in atoms.numbers.tolist()])
-        return symbols, {symbol: self.n_features[symbol] for symbol in sorted(set(symbols))}
+    @property
+    def looks_at_angles(self) -> bool:
+        """Whether `surroundings` refuses images for their angles."""
+        return False
+
+    def _features(self, numbers: NDArray[np.int64]) -> Composition:
+        """Return symbols and numbers of features; those of the last image are kept."""
+        key = self.settings, numbers.tobytes()
+        kept: tuple[Any, Composition] | None = self.__dict__.get("_last_composition")
+        if kept is not None and kept[0][0] is key[0] and kept[0][1] == key[1]:
+            return kept[1]
+        symbols = tuple([chemical_symbols[number] for number in numbers.tolist()])
+        n_features = {symbol: self.n_features.get(symbol, 0) for symbol in sorted(set(symbols))}
+        found = Composition(symbols, n_features, max(n_features.values()))
+        self.__dict__["_last_composition"] = key, found
+        return found
+
+
+def can_share_neighbors(descriptor: Any) -> bool:
+    """Whether a descriptor, `resolve`d, can be computed from a neighbour list alone."""
+    return isinstance(descriptor, AtomCentered) and not descriptor.looks_at_angles
 
 
 def _expected_neighbors(atoms: Atoms, radius: float) -> float:

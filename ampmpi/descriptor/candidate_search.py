@@ -11,7 +11,7 @@ BINS_PER_RADIUS = 2.0
 
 @entry
 def find_candidates(positions, n_centres, radius, sources=SOURCES):
-    """Return `Candidates.start` and `Candidates.atom`; there must be a centre."""
+    """Return what `candidates_among` does; there must be a centre."""
     n_atoms = len(positions)
     low, scale = np.zeros(3), np.zeros(3)
     count, reach = np.ones(3, np.int64), np.zeros(3, np.int64)

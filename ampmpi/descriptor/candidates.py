@@ -6,28 +6,13 @@ images included, such as a program with its own domain decomposition.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 
-class Candidates(NamedTuple):
-    """Candidates of the first atoms, as `neighbors_among` takes them.
-
-    Attributes
-    ----------
-    start : (n_centres + 1,) int64 array
-        The candidates of atom i are entries ``start[i]`` to ``start[i + 1]``.
-    atom : (n_candidates,) int32 array
-        Those atoms, never atom i itself; atoms that are close in space stand together.
-    """
-
-    start: NDArray[np.int64]
-    atom: NDArray[np.int32]
-
-
-def candidates_among(positions: NDArray[np.float64], n_centres: int, radius: float) -> Candidates:
+def candidates_among(
+    positions: NDArray[np.float64], n_centres: int, radius: float
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Find all atoms closer to the first atoms than a radius, in the order of their places.
 
     Parameters
@@ -38,9 +23,17 @@ def candidates_among(positions: NDArray[np.float64], n_centres: int, radius: flo
         How many of the atoms have candidates.
     radius : float, Å
         The cutoff and how far two atoms may come closer before the candidates are found anew.
+
+    Returns
+    -------
+    start : (n_centres + 1,) int64 array
+        The candidates of atom i are ``start[i]`` to ``start[i + 1]``.
+    candidate : (n_candidates,) int32 array
+        Those atoms, never atom i itself.
     """
     if n_centres == 0:
-        return Candidates(np.zeros(1, np.int64), np.empty(0, np.int32))
+        return np.zeros(1, np.int64), np.empty(0, np.int32)
     from .candidate_search import find_candidates
 
-    return Candidates(*find_candidates(positions, n_centres, radius))
+    start, candidate = find_candidates(positions, n_centres, radius)
+    return start, candidate

@@ -61,17 +61,18 @@ def check_cell(
     cell: NDArray[np.float64], periodic: NDArray[np.bool_], n_atoms: int, cutoff: float
 ) -> None:
     """Raise `ImageError` unless the periodic cell vectors are independent and large enough."""
-    if not periodic.any():
-        return
     # Plain numbers: numpy would take ten times as long over three vectors.
-    axes = cell[periodic].tolist()
+    on = periodic.tolist()
+    if True not in on:
+        return
+    axes = [axis for axis, wanted in zip(cell.tolist(), on, strict=True) if wanted]
     measure = math.hypot(*axes[0])
     if len(axes) > 1:
         normal = _cross(axes[0], axes[1])
         measure = math.hypot(*normal)
     if len(axes) > 2:
         measure = abs(sum(a * b for a, b in zip(normal, axes[2], strict=True)))
-    axes_text = ", ".join(name for name, on in zip("abc", periodic.tolist(), strict=True) if on)
+    axes_text = ", ".join(name for name, wanted in zip("abc", on, strict=True) if wanted)
     if measure <= 1.0e-10 * math.prod(math.hypot(*axis) for axis in axes):
         raise ImageError(
             f"the cell is singular along its periodic axes ({axes_text}): "

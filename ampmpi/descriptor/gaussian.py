@@ -17,7 +17,7 @@ from .toml import read_settings, write_settings
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from .tables import FunctionTables
+    from .tables import Tables
 
 
 class Gaussian(AtomCentered):
@@ -126,7 +126,7 @@ class Gaussian(AtomCentered):
         return {element: len(listed) for element, listed in self.settings.by_element.items()}
 
     @cached_property
-    def _tables(self) -> FunctionTables:
+    def _tables(self) -> Tables:
         from .tables import make_tables
 
         return make_tables(self.settings.cutoff, self.settings.by_element)
@@ -140,6 +140,11 @@ class Gaussian(AtomCentered):
         from . import kernels
 
         return kernels
+
+    @property
+    def looks_at_angles(self) -> bool:
+        """Whether some functions have no value at some angles."""
+        return bool(self._doubtful)
 
     def surroundings(self, atoms: Atoms) -> Surroundings:
         """Check an image and find its neighbours."""

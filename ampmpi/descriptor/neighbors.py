@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import FARTHEST
 from .compiled import SOURCES, entry, inner
 
 BINS_PER_CUTOFF = 2.0
@@ -113,7 +114,7 @@ def _reduce(axes, periodic):
 
 
 @inner
-def _search_axes(cell, periodic):
+def search_axes(cell, periodic):
     """Axes of the reduced cell, those without periodicity orthogonal to the others."""
     axes = np.empty((3, 3))
     known = np.empty(3, np.bool_)
@@ -151,7 +152,7 @@ def _search_axes(cell, periodic):
 
 
 @inner
-def _wrap(positions, axes, periodic):
+def wrap(positions, axes, periodic):
     """Positions in the cell along periodic axes, the fractions of axes, and the cell's heights."""
     n_atoms = len(positions)
     wrapped = np.empty((n_atoms, 3))
@@ -177,7 +178,8 @@ def _wrap(positions, axes, periodic):
 
 
 @inner
-def _make_grid(fractions, heights, periodic, cutoff):
+def make_grid(fractions, heights, periodic, cutoff):
+    """Return the bins for a search within a cutoff."""
     n_atoms = len(fractions)
     low, span, length = np.zeros(3), np.ones(3), np.empty(3)
     count, reach = np.ones(3, np.int64), np.zeros(3, np.int64)
@@ -210,7 +212,8 @@ def _make_grid(fractions, heights, periodic, cutoff):
 
 
 @inner
-def _bin_of(grid, fractions, i, a):
+def bin_of(grid, fractions, i, a):
+    """Return the bin of atom i along axis a."""
     place = int((fractions[i, a] - grid.low[a]) * grid.scale[a])
     return min(place, grid.n_bins[a] - 1)
 
@@ -225,7 +228,8 @@ def _images(place, a, grid, periodic):
 
 
 @inner
-def _make_candidates(wrapped, fractions, axes, periodic, grid):
+def make_candidates(wrapped, fractions, axes, periodic, grid):
+    """Return atoms and images in the order of their bins."""
     n_atoms = len(wrapped)
     count, reach = grid.n_bins, grid.reach
     size0, size1, size2 = (
@@ -243,9 +247,9 @@ def _make_candidates(wrapped, fractions, axes, periodic, grid):
             atom = np.empty(n_candidates, np.int64)
             x, y, z = np.empty(n_candidates), np.empty(n_candidates), np.empty(n_candidates)
         for i in range(n_atoms):
-            p0 = _bin_of(grid, fractions, i, 0)
-            p1 = _bin_of(grid, fractions, i, 1)
-            p2 = _bin_of(grid, fractions, i, 2)
+            p0 = bin_of(grid, fractions, i, 0)
+            p1 = bin_of(grid, fractions, i, 1)
+            p2 = bin_of(grid, fractions, i, 2)
             first0, last0 = _images(p0, 0, grid, periodic)
             first1, last1 = _images(p1, 1, grid, periodic)
             first2, last2 = _images(p2, 2, grid, periodic)
@@ -275,20 +279,41 @@ def _make_candidates(wrapped, fractions, axes, periodic, grid):
 
 
 @inner
-def _grown(old, needed):
+def grown(old, needed):
+    """Return a copy of an array with at least twice its room."""
     new = np.empty(max(needed, 2 * len(old)), old.dtype)
     for index in range(len(old)):
         new[index] = old[index]
     return new
 
 
-@entry
-def _neighbor_list(positions, cell, periodic, cutoff, species, n_species, sources=SOURCES):
+@inner
+def can_be_searched(positions, cell, species):
+    """Whether there are atoms, all of known species and at finite positions that are not too far.
+
+    What is wrong otherwise, the checks of `checks` say.
+    """
+    for i in range(len(positions)):
+        if species[i] < 0:
+            return False
+        for d in range(3):
+            if not abs(positions[i, d]) <= FARTHEST:
+                return False
+    for a in range(3):
+        for d in range(3):
+            if not np.isfinite(cell[a, d]):
+                return False
+    return len(positions) > 0
+
+
+@inner
+def find_neighbors(positions, cell, periodic, cutoff, species, n_species):
+    """Return the fields of a `NeighborList`; the arguments are those of `neighbor_list`."""
     n_atoms = len(positions)
-    axes = _search_axes(cell, periodic)
-    wrapped, fractions, heights = _wrap(positions, axes, periodic)
-    grid = _make_grid(fractions, heights, periodic, cutoff)
-    atom, x, y, z, bin_start = _make_candidates(wrapped, fractions, axes, periodic, grid)
+    axes = search_axes(cell, periodic)
+    wrapped, fractions, heights = wrap(positions, axes, periodic)
+    grid = make_grid(fractions, heights, periodic, cutoff)
+    atom, x, y, z, bin_start = make_candidates(wrapped, fractions, axes, periodic, grid)
     size1 = grid.n_bins[1] + 2 * grid.reach[1]
     size2 = grid.n_bins[2] + 2 * grid.reach[2]
 
@@ -304,9 +329,9 @@ def _neighbor_list(positions, cell, periodic, cutoff, species, n_species, source
     for i in range(n_atoms):
         xi, yi, zi = wrapped[i, 0], wrapped[i, 1], wrapped[i, 2]
         b0, b1, b2 = (
-            _bin_of(grid, fractions, i, 0),
-            _bin_of(grid, fractions, i, 1),
-            _bin_of(grid, fractions, i, 2),
+            bin_of(grid, fractions, i, 0),
+            bin_of(grid, fractions, i, 1),
+            bin_of(grid, fractions, i, 2),
         )
         n_found = 0
         for e0 in range(b0, b0 + 2 * grid.reach[0] + 1):
@@ -323,9 +348,9 @@ def _neighbor_list(positions, cell, periodic, cutoff, species, n_species, source
         first = start[i]
         start[i + 1] = first + n_found - 1
         if start[i + 1] > len(neighbor):
-            neighbor = _grown(neighbor, start[i + 1])
-            vectors = _grown(vectors, 3 * start[i + 1])
-            squares = _grown(squares, start[i + 1])
+            neighbor = grown(neighbor, start[i + 1])
+            vectors = grown(vectors, 3 * start[i + 1])
+            squares = grown(squares, start[i + 1])
         for s in range(n_species + 1):
             cursor[s] = 0
         cursor[species[i] + 1] = -1
@@ -352,6 +377,11 @@ def _neighbor_list(positions, cell, periodic, cutoff, species, n_species, source
             squares[k] = square[q]
     n = start[n_atoms]
     return start, neighbor[:n], vectors[: 3 * n].reshape(n, 3), squares[:n], closest
+
+
+@entry
+def _neighbor_list(positions, cell, periodic, cutoff, species, n_species, sources=SOURCES):
+    return find_neighbors(positions, cell, periodic, cutoff, species, n_species)
 
 
 def neighbor_list(
@@ -384,15 +414,16 @@ def neighbor_list(
 
 @entry
 def _neighbors_among(
-    positions, candidate_start, candidate, species, n_species, cutoff, sources=SOURCES
+    first, positions, candidate_start, candidate, species, n_species, cutoff, sources=SOURCES
 ):
     n_centres = len(candidate_start) - 1
     limit = cutoff * cutoff
     closest = np.array([-1.0, -1.0, np.inf])
     start = np.zeros(n_centres + 1, np.int64)
-    neighbor = np.empty(len(candidate), np.int64)
-    vectors = np.empty((len(candidate), 3))
-    squares = np.empty(len(candidate))
+    n_candidates = candidate_start[n_centres] - candidate_start[0]
+    neighbor = np.empty(n_candidates, np.int64)
+    vectors = np.empty((n_candidates, 3))
+    squares = np.empty(n_candidates)
     most = 0
     for i in range(n_centres):
         most = max(most, candidate_start[i + 1] - candidate_start[i])
@@ -401,7 +432,8 @@ def _neighbors_among(
     cursor = np.empty(n_species + 1, np.int64)
     for i in range(n_centres):
         begin, end = candidate_start[i], candidate_start[i + 1]
-        xi, yi, zi = positions[i, 0], positions[i, 1], positions[i, 2]
+        centre = first + i
+        xi, yi, zi = positions[centre, 0], positions[centre, 1], positions[centre, 2]
         n_found = 0
         cursor[:] = 0
         for q in range(begin, end):
@@ -426,7 +458,7 @@ def _neighbors_among(
             vectors[k, 2] = positions[j, 2] - zi
             squares[k] = square[f]
             if square[f] < closest[2]:
-                closest[0], closest[1], closest[2] = i, j, square[f]
+                closest[0], closest[1], closest[2] = centre, j, square[f]
     n = start[n_centres]
     return start, neighbor[:n], vectors[:n], squares[:n], closest
 
@@ -438,8 +470,9 @@ def neighbors_among(
     species: NDArray[np.int64],
     n_species: int,
     cutoff: float,
+    first: int = 0,
 ) -> NeighborList:
-    """Choose the neighbours of the first atoms from candidates.
+    """Choose the neighbours of some atoms from candidates.
 
     There are no periodic images here: those that matter are atoms of their own, behind the
     others.
@@ -447,9 +480,10 @@ def neighbors_among(
     Parameters
     ----------
     positions : (n_atoms, 3) float array, Å
-        Positions of all atoms; the first n_centres have neighbours.
+        Positions of all atoms.
     candidate_start : (n_centres + 1,) int64 array
-        The candidates of atom i are ``candidate_start[i]`` to ``candidate_start[i + 1]``.
+        The candidates of atom ``first + i`` are ``candidate_start[i]`` to
+        ``candidate_start[i + 1]``.
     candidate : (n_candidates,) int32 array
         Atoms that may be closer than the cutoff; never the atom itself.
     species : (n_atoms,) int64 array
@@ -458,9 +492,11 @@ def neighbors_among(
         Number of species.
     cutoff : float, Å
         Neighbours are closer than this.
+    first : int
+        The first atom whose neighbours are wanted.
     """
     return NeighborList(
-        *_neighbors_among(positions, candidate_start, candidate, species, n_species, cutoff)
+        *_neighbors_among(first, positions, candidate_start, candidate, species, n_species, cutoff)
     )
 
 

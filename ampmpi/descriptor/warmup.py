@@ -22,9 +22,14 @@ def warm_up() -> None:
         descriptor = kind(cutoff=2.0, elements=["H"])
         descriptor.calculate(atoms)
         descriptor.contract(atoms, descriptor.fingerprint(atoms).values)
-    species = descriptor.species_of(atoms.numbers)
-    candidates = candidates_among(atoms.positions, len(atoms), 2.0)
-    descriptor.neighbors_among(atoms.positions, *candidates, species, 2.0)
+        verlet = descriptor.verlet_list(0.5)
+        for _ in range(2):
+            found = verlet.of(atoms)
+        species = found.species
+        near = descriptor.neighbors_among(found.positions, found.start, found.candidate, species)
+        features = descriptor.features_among(species, near)
+        found.fold(descriptor.forces_among(species, near, features)[0])
+    candidates_among(atoms.positions, len(atoms), 2.0)
 
 
 def compile_count() -> int:

@@ -16,7 +16,7 @@ from .zernike_settings import VERSION, ZernikeSettings, from_amp, read_settings,
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from .zernike_tables import ZernikeTables
+    from .tables import Tables
 
 
 class Zernike(AtomCentered):
@@ -107,11 +107,13 @@ class Zernike(AtomCentered):
         }
 
     @cached_property
-    def _tables(self) -> ZernikeTables:
+    def _tables(self) -> Tables:
+        from .tables import Tables
         from .zernike_tables import make_tables
 
         settings = self.settings
-        return make_tables(settings.cutoff, settings.by_element(), settings.degrees())
+        tables = make_tables(settings.cutoff, settings.by_element(), settings.degrees())
+        return Tables(tables.species_of, tables.n_species, tables)
 
     @property
     def _kernels(self) -> ModuleType:

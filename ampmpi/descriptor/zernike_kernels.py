@@ -28,7 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import SOURCES, entry, fast, inner
-from .kernels import as_tuple, fill_own_derivatives, radial_factor
+from .environment import as_tuple, radial_factor
+from .kernels import fill_own_derivatives
+from .neighbors import can_be_searched, find_neighbors
 
 if TYPE_CHECKING:
     pass
@@ -94,8 +96,8 @@ def make_environment(start, tables):
 
 
 @inner
-def set_centre(i, species, start, neighbor, vectors, squares, tables, env):
-    """Make atom i the centre of the environment; return the number of its neighbours."""
+def set_centre(i, s, species, start, neighbor, vectors, squares, tables, env):
+    """Make the i-th atom of the list, of species s, the centre; return how many neighbours."""
     begin, n = start[i], start[i + 1] - start[i]
     scale = 1.0 / tables.cutoff
     near = env.neighbors
@@ -108,10 +110,10 @@ def set_centre(i, species, start, neighbor, vectors, squares, tables, env):
     c = as_tuple(tables.cutoff_coefficients)
     radial_factor(tables.cutoff_kind, n, c, near[4], env.weight, env.weight_slope)
     for j in range(n):
-        eta = tables.weights[species[i], species[neighbor[begin + j]]]
+        eta = tables.weights[s, species[neighbor[begin + j]]]
         env.weight[j] *= eta
         env.weight_slope[j] *= eta
-    solid_harmonics(tables.degree[species[i]], n, near, tables.harmonics, env.harmonics)
+    solid_harmonics(tables.degree[s], n, near, tables.harmonics, env.harmonics)
     return n
 
 
@@ -238,12 +240,36 @@ def clear_gradient(n, env):
 
 
 @entry
-def add_fingerprints(species, start, neighbor, vectors, squares, tables, values, sources=SOURCES):
-    """Set the features of each atom in `values`."""
+def add_fingerprints(
+    first, species, start, neighbor, vectors, squares, tables, values, sources=SOURCES
+):
+    """Set the features of the atoms from `first` on, whose neighbours are listed, in `values`."""
     env = make_environment(start, tables)
     for i in range(len(start) - 1):
-        n = set_centre(i, species, start, neighbor, vectors, squares, tables, env)
-        zernike_features(species[i], n, tables, env, values[i])
+        s = species[first + i]
+        n = set_centre(i, s, species, start, neighbor, vectors, squares, tables, env)
+        zernike_features(s, n, tables, env, values[i])
+
+
+@entry
+def fingerprint_image(
+    positions, cell, periodic, cutoff, species, n_species, tables, values, sources=SOURCES
+):
+    """Set the features of each atom of an image in `values`; return the smallest squared distance.
+
+    It is NaN for an image that cannot be used.
+    """
+    if not can_be_searched(positions, cell, species):
+        return np.nan
+    start, neighbor, vectors, squares, closest = find_neighbors(
+        positions, cell, periodic, cutoff, species, n_species
+    )
+    env = make_environment(start, tables)
+    for i in range(len(start) - 1):
+        s = species[i]
+        n = set_centre(i, s, species, start, neighbor, vectors, squares, tables, env)
+        zernike_features(s, n, tables, env, values[i])
+    return closest[2]
 
 
 @entry
@@ -267,7 +293,7 @@ def add_fingerprint_primes(
     pair = 0
     for i in range(len(start) - 1):
         s = species[i]
-        n = set_centre(i, species, start, neighbor, vectors, squares, tables, env)
+        n = set_centre(i, s, species, start, neighbor, vectors, squares, tables, env)
         zernike_features(s, n, tables, env, values[i])
         for f in range(tables.n_features[s]):
             clear_gradient(n, env)
@@ -281,16 +307,17 @@ def add_fingerprint_primes(
 
 @entry
 def add_forces(
-    species, start, neighbor, vectors, squares, tables, dE_dG, forces, virial, sources=SOURCES
-):
+    first, species, start, neighbor, vectors, squares, tables, dE_dG, forces, virial,
+    sources=SOURCES,
+):  # fmt: skip
     """Add an energy's forces and its derivative by strain, given its derivative by features."""
     env = make_environment(start, tables)
     near = env.neighbors
     per_length = 1.0 / tables.cutoff
     values = np.empty(len(tables.features))
     for i in range(len(start) - 1):
-        s = species[i]
-        n = set_centre(i, species, start, neighbor, vectors, squares, tables, env)
+        s = species[first + i]
+        n = set_centre(i, s, species, start, neighbor, vectors, squares, tables, env)
         zernike_features(s, n, tables, env, values)
         clear_gradient(n, env)
         for f in range(tables.n_features[s]):
@@ -300,6 +327,6 @@ def add_forces(
             for d in range(3):
                 pull = env.along[j] * near[d, j] + env.across[d, j]
                 forces[neighbor[entry], d] -= pull
-                forces[i, d] += pull
+                forces[first + i, d] += pull
                 for e in range(3):
                     virial[d, e] += pull * vectors[entry, e]

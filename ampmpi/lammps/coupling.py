@@ -145,17 +145,15 @@ class Coupling:
         """Return this rank's energy, forces on its atoms, atoms outside, and largest spread."""
         assert self._owners is not None
         n_elements = len(self.potential.elements)
-        prediction, near = None, None
+        prediction = None
         forces, outside = np.zeros((len(species), 3)), np.zeros(n_elements)
         energies, virial = np.zeros(0), np.zeros((3, 3))
         if n_local:
-            near = self.potential.neighbors_among(
-                positions, self._kept.start, self._kept.atom, species
-            )
-            if near.closest[2] < CLOSEST**2:
-                first, second = (tags[int(number)] for number in near.closest[:2])
+            around = positions, self._kept.start, self._kept.candidate, species
+            prediction = self.potential.evaluate_among(*around)
+            if prediction.closest[2] < CLOSEST**2:
+                first, second = sorted(tags[int(number)] for number in prediction.closest[:2])
                 raise ImageError(f"the atoms with the IDs {first} and {second} overlap")
-            prediction = self.potential.evaluate(species, near)
             forces, virial = prediction.forces, prediction.virial
             energies = prediction.energies.mean(axis=0)
             if look and self.watch.outside != "ignore":
@@ -166,7 +164,7 @@ class Coupling:
         forces = sum_at_owners(self._mpi, self._owners, forces)
         spread = 0.0
         if look and self.watch.spread is not None:
-            spread = self._largest_spread(species, near, prediction)
+            spread = self._largest_spread(positions, species, prediction)
         return float(energies.sum()), forces, outside, spread
 
     def _outside(self, prediction: Prediction, species: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -179,7 +177,7 @@ class Coupling:
         return far
 
     def _largest_spread(
-        self, species: NDArray[np.int64], near: Any, prediction: Prediction | None
+        self, positions: Array, species: NDArray[np.int64], prediction: Prediction | None
     ) -> float:
         from ampmpi.evaluation import atom_spreads
 
@@ -187,7 +185,9 @@ class Coupling:
         n_members = self.potential.n_members
         each = np.zeros((n_members, len(species), 3))
         if prediction is not None:
-            each = self.potential.member_forces(species, near, prediction)
+            each = self.potential.member_forces_among(
+                positions, self._kept.start, self._kept.candidate, species, prediction
+            )
         columns = each.transpose(1, 0, 2).reshape(len(species), 3 * n_members)
         summed = sum_at_owners(self._mpi, self._owners, columns)
         spreads = atom_spreads(summed.reshape(-1, n_members, 3).transpose(1, 0, 2))

@@ -31,7 +31,7 @@ class Kept:
     def __init__(self, cutoff: float) -> None:
         self.radius = cutoff + SKIN
         self.start: NDArray[np.int64] = np.zeros(1, np.int64)
-        self.atom: NDArray[np.int32] = np.empty(0, np.int32)
+        self.candidate: NDArray[np.int32] = np.empty(0, np.int32)
         self._tags: Any = None
         self._n_local = -1
         self._positions: Any = None
@@ -63,6 +63,6 @@ class Kept:
                 "the run has blown up; look at its last steps, and take a shorter timestep or "
                 "a potential that was trained on such structures"
             )
-        self.start, self.atom = candidates_among(positions, self._n_local, self.radius)
+        self.start, self.candidate = candidates_among(positions, self._n_local, self.radius)
         self._positions = positions.copy()
         return True

@@ -320,11 +320,29 @@ class NeuralNetwork(AmpModel):
         ModelError
             The model is not trained.
         """
+        state = self._state()
+        kept: tuple[Any, Array, Predictor] | None = self.__dict__.get("_last_predictor")
+        if kept is not None and kept[0] == state[0] and np.array_equal(kept[1], state[1]):
+            return kept[2]
         network = self.network
         parts = network.split(self.vector)
         assert self.fprange is not None
         ranges = {e: np.ascontiguousarray(self.fprange[e], dtype=float) for e in parts}
-        return Predictor(parts, ranges, network.activation_index)
+        found = Predictor(parts, ranges, network.activation_index)
+        self.__dict__["_last_predictor"] = *state, found
+        return found
+
+    def _state(self) -> tuple[Any, Array]:
+        """Return everything that a prediction depends on: names and shapes, and numbers."""
+        groups = self.fprange or {}, self.layers or {}, self.scalings or {}
+        names: list[Any] = [self.activation, repr(self.hiddenlayers)]
+        arrays = [np.empty(0)]
+        for group in groups:
+            for element, found in group.items():
+                several = found if isinstance(found, list) else [found]
+                names += [element, *(one.shape for one in several)]
+                arrays += [one.ravel() for one in several]
+        return names, np.concatenate(arrays)
 
     def _fits(self, network: Network) -> bool:
         """Whether the weights have the network's shapes, and every element its scaling."""

@@ -61,6 +61,17 @@ def note_envcommand(command: Any) -> None:
         )
 
 
+def note_threads(threads: int) -> int:
+    """Return how many threads a calculator may use: one where a launcher gave several ranks."""
+    if threads > 1 and launch.several_ranks():
+        _say(
+            f"threads={threads} is taken for 1: there are {launch.ranks_promised()} ranks, and "
+            "each computes on one core; leave threads out, or start the script without mpirun"
+        )
+        return 1
+    return threads
+
+
 @cache
 def _say(line: str) -> None:
     """Print a line, once, on the first rank."""

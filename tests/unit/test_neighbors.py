@@ -93,9 +93,9 @@ def test_the_search_of_an_atom_does_not_grow_with_the_cell(periodic):
     for repeats in (12, 16, 24):
         atoms = bulk("Cu", a=3.6, cubic=True) * (repeats, repeats, repeats)
         pbc = np.full(3, periodic)
-        axes = neighbors._search_axes(atoms.cell.array, pbc)
-        _, fractions, heights = neighbors._wrap(atoms.positions, axes, pbc)
-        grid = neighbors._make_grid(fractions, heights, pbc, 6.0)
+        axes = neighbors.search_axes(atoms.cell.array, pbc)
+        _, fractions, heights = neighbors.wrap(atoms.positions, axes, pbc)
+        grid = neighbors.make_grid(fractions, heights, pbc, 6.0)
         per_bin = len(atoms) / grid.n_bins.prod()
         looked_at.append(per_bin * (2 * grid.reach + 1).prod())
     near = 4 / 3.6**3 * 4 / 3 * np.pi * 6.0**3

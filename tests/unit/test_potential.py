@@ -157,7 +157,7 @@ def test_wrong_members_are_named():
     custom = Custom(lambda atoms: np.zeros((len(atoms), 1)), name="mine", elements=["Cu", "Pt"])
     with pytest.raises(InputError, match="at least one member"):
         Potential([])
-    with pytest.raises(InputError, match=r"member 1 .*no kernels"):
+    with pytest.raises(InputError, match=r"member 1 .*from lists of neighbours"):
         Potential([(good.descriptor, good.model), (custom, good.model)])
     with pytest.raises(InputError, match=r"member 0 .*descriptor of Au, Cu, Pt"):
         Potential([(Gaussian(elements=["Au", "Cu", "Pt"]), good.model)])

@@ -1,0 +1,186 @@
+"""What calculators share: a potential on ASE's atoms, step after step, in any thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from ase.calculators.calculator import Calculator
+from numpy.typing import NDArray
+
+from ampmpi.descriptor import can_share_neighbors, check_overlap
+from ampmpi.errors import InputError
+from ampmpi.parallel.wishes import note_threads
+from ampmpi.potential import Potential, Prediction
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from ampmpi.descriptor import Descriptor, VerletList
+    from ampmpi.model import NeuralNetwork
+
+SKIN = 0.6
+"""Å; candidates of neighbours are searched again when an atom has moved by half of it."""
+
+Member: TypeAlias = "tuple[Descriptor, NeuralNetwork]"
+
+
+class Outcome:
+    """A potential's prediction for the atoms of one image, in their order.
+
+    Attributes
+    ----------
+    energies : (n_members, n_atoms) float array, eV
+        Atomic energies of each member.
+    forces : (n_atoms, 3) float array, eV/Å
+        Mean of the members' forces; empty where they were not asked for.
+    virial : (3, 3) float array, eV
+        Mean of the members' derivatives of the energy by strain.
+    """
+
+    def __init__(self, potential: Potential, found: Any, prediction: Prediction) -> None:
+        self._potential, self._prediction = potential, prediction
+        # The list's positions are overwritten by the next step.
+        self._found = found._replace(positions=found.positions.copy())
+        self.energies = found.unsort(prediction.energies)
+        self.forces = found.fold(prediction.forces) if len(prediction.forces) else prediction.forces
+        self.virial = prediction.virial
+
+    def member_forces(self) -> NDArray[np.float64]:
+        """Return each member's forces, (n_members, n_atoms, 3) float array, eV/Å."""
+        found = self._found
+        forces = self._potential.member_forces_among(
+            found.positions, found.start, found.candidate, found.species, self._prediction
+        )
+        return np.array([found.fold(one) for one in forces])
+
+
+class Dynamics:
+    """A potential that follows its models, and the candidates of the image it saw last."""
+
+    def __init__(self) -> None:
+        self._made_of: list[Any] = []
+        self._potential: Potential | None = None
+        self._verlet: VerletList | None = None
+
+    def evaluate(
+        self, members: Sequence[Member], atoms: Atoms, forces: bool, threads: int
+    ) -> Outcome | None:
+        """Evaluate members on an image; None where they cannot share neighbours.
+
+        Raises
+        ------
+        ImageError
+            When the image cannot be used.
+        ModelError
+            A model is not trained, or lacks an element of the image.
+        """
+        made_of: list[Any] = [threads]
+        for descriptor, model in members:
+            made_of += [getattr(descriptor, "settings", descriptor), model.predictor]
+        if len(made_of) != len(self._made_of) or any(
+            one is not other for one, other in zip(made_of, self._made_of, strict=True)
+        ):
+            self._potential = _potential(members, threads)
+            self._made_of = made_of
+            self._verlet = None
+        if self._potential is None:
+            return None
+        if self._verlet is None:
+            self._verlet = self._potential.verlet_list(SKIN)
+        found = self._verlet.of(atoms)
+        prediction = self._potential.evaluate_among(
+            found.positions, found.start, found.candidate, found.species, forces
+        )
+        _check_overlap(atoms, prediction, found.owner)
+        return Outcome(self._potential, found, prediction)
+
+
+def _potential(members: Sequence[Member], threads: int) -> Potential | None:
+    """Return the potential of members; None where they are no such members."""
+    resolved = [(d.resolve(model.network.elements), model) for d, model in members]
+    if not all(can_share_neighbors(descriptor) for descriptor, _ in resolved):
+        return None
+    if len({descriptor.elements for descriptor, _ in resolved}) > 1:
+        return None
+    return Potential(resolved, threads)
+
+
+def _check_overlap(atoms: Atoms, prediction: Prediction, owner: NDArray[np.int64]) -> None:
+    first, second, square = prediction.closest
+    check_overlap(atoms, np.array([owner[int(first)], owner[int(second)], square]))
+
+
+class ThreadedCalculator(Calculator):
+    """A calculator whose atoms and results each Python thread has for itself.
+
+    Parameters
+    ----------
+    threads : int
+        How many threads of its own share the work of a calculation.
+    **keywords
+        Those of ASE's `Calculator`.
+
+    Raises
+    ------
+    InputError
+        `threads` is no number above zero.
+    """
+
+    def __init__(self, threads: int = 1, **keywords: Any) -> None:
+        self._kept = _Kept()
+        self.threads = threads
+        Calculator.__init__(self, **keywords)  # type: ignore[no-untyped-call]
+
+    @property
+    def threads(self) -> int:
+        """How many threads share the work of a calculation; 1 under MPI with several ranks."""
+        return self._threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        if not isinstance(threads, int | np.integer) or isinstance(threads, bool) or threads < 1:
+            raise InputError(f"threads is {threads!r}; give a whole number above zero")
+        self._threads = note_threads(int(threads))
+
+    @property
+    def atoms(self) -> Any:
+        """The atoms of this thread's last calculation."""
+        return self._kept.atoms
+
+    @atoms.setter
+    def atoms(self, atoms: Any) -> None:
+        self._kept.atoms = atoms
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """The results of this thread's last calculation."""
+        return self._kept.results
+
+    @results.setter
+    def results(self, results: dict[str, Any]) -> None:
+        self._kept.results = results
+
+    def _forget(self) -> None:
+        """Forget the results of all threads."""
+        self._kept = _Kept()
+
+
+class _Kept(threading.local):
+    """What a thread keeps of its last calculation. Copies have that of the thread that copies."""
+
+    def __init__(self) -> None:
+        self.atoms: Any = None
+        self.results: dict[str, Any] = {}
+        self.dynamics = Dynamics()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.atoms, dict(self.results))
+
+
+def _restored(atoms: Any, results: dict[str, Any]) -> _Kept:
+    kept = _Kept()
+    kept.atoms, kept.results = atoms, results
+    return kept
