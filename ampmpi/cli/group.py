@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "Run a script written for Amp, also under mpirun.",
     "evaluate": "Measure the errors of calculators on images.",
     "select": "Choose the images to compute next.",
+    "lammps": "Run an input script of LAMMPS with a potential.",
     "plot": "Plot learning curves, parity and committee spread.",
     "export": "Write a potential for n2p2, LAMMPS, OpenKIM or PROPhet.",
     "jobscript": "Print a SLURM job script for your files.",

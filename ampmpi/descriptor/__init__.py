@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .amp_methods import EntriesByKey
 from .atom_centered import AtomCentered, can_share_neighbors
+from .candidates import candidates_among
 from .checks import check_numbers, check_overlap
 from .custom import Custom
 from .cutoffs import Cosine, Polynomial, as_cutoff
@@ -48,6 +49,7 @@ __all__ = [
     "Zernike",
     "as_cutoff",
     "can_share_neighbors",
+    "candidates_among",
     "check_numbers",
     "check_overlap",
     "compile_count",

@@ -13,6 +13,7 @@ def warm_up() -> None:
     """
     from ase import Atoms
 
+    from .candidates import candidates_among
     from .gaussian import Gaussian
     from .zernike import Zernike
 
@@ -28,6 +29,7 @@ def warm_up() -> None:
         near = descriptor.neighbors_among(found.positions, found.start, found.candidate, species)
         features = descriptor.features_among(species, near)
         found.fold(descriptor.forces_among(species, near, features)[0])
+    candidates_among(atoms.positions, len(atoms), 2.0)
 
 
 def compile_count() -> int:

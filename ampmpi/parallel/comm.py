@@ -244,7 +244,7 @@ def world() -> Communicator:
     if "mpi4py.MPI" not in sys.modules and not under_launcher():
         return SerialCommunicator()
     try:
-        MPI = _start_mpi()
+        MPI = start_mpi()
     except LaunchError:
         raise
     except (ImportError, RuntimeError) as error:
@@ -259,7 +259,7 @@ def world() -> Communicator:
     return MPICommunicator(MPI.COMM_WORLD) if size > 1 else SerialCommunicator()
 
 
-def _start_mpi() -> Any:
+def start_mpi() -> Any:
     """Import mpi4py and start MPI, unless the launcher is one under which MPI would abort."""
     if "mpi4py.MPI" not in sys.modules:
         import mpi4py

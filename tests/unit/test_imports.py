@@ -28,7 +28,8 @@ MAY_IMPORT = {
 }
 USE_OTHERS = {
     "amp", "cli", "evaluation", "export", "plots", "report", "fingerprinting", "functions",
-    "training", "members", "calculator", "committee", "on_atoms", "potential", "selection"
+    "training", "members", "calculator", "committee", "lammps", "on_atoms", "potential",
+    "selection"
 }  # fmt: skip
 WHEN_CALLED = {
     "descriptor.gaussian": {"functions"},  # Gaussian.from_images
@@ -144,7 +145,7 @@ def outside(name: str, allowed: set[str]) -> bool:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("mpi4py", {"parallel"}),
+        ("mpi4py", {"parallel", "lammps"}),
         ("click", {"cli"}),
         ("signal", {"cli", "parallel.launch", "database.workers"}),
         ("numba", {"descriptor", "cli", "parallel.launch", "model"}),
