@@ -123,8 +123,8 @@ def test_the_lines_for_lammps_name_the_cutoff_the_folder_and_the_units():
     units, style, coefficients = lammps_lines(calc, "some where/")
     assert units == "units metal"
     assert style == (
-        'pair_style hdnnp 6.006 dir "some where/" showew no showewsum 1000 resetew yes maxew 100 '
-        "cflength 1.0 cfenergy 1.0"
+        'pair_style hdnnp 6.006 dir "some where/" showew no showewsum 1000 resetew yes '
+        "maxew 1000000 cflength 1.0 cfenergy 1.0"
     )
     assert coefficients == "pair_coeff * * Au Pd"
     units, style, _ = lammps_lines(calc, "f", units="electron")
