@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ampmpi.errors import FileError, InputError
+from ampmpi.files.whole import write_whole
 
 
 def require_room(folder: str | os.PathLike[str], *, overwrite: bool) -> None:
@@ -54,7 +55,7 @@ def write_folder(
     try:
         with tempfile.TemporaryDirectory(prefix=".new-", dir=target) as new:
             for name, text in files.items():
-                Path(new, name).write_text(text, encoding="utf-8")
+                write_whole(Path(new, name), text.encode())
             (target / last).unlink(missing_ok=True)
             for name in sorted(files, key=lambda name: name == last):
                 Path(new, name).replace(target / name)

@@ -131,8 +131,9 @@ def lammps_lines(calc: Amp, folder: str | os.PathLike[str], units: str = "metal"
     """Return the lines of a LAMMPS input that use the potential in a folder.
 
     The cutoff is a little larger than the functions' own, so that rounding in conversions of
-    units cannot make it smaller. A step ends the run where more than 100 functions of the atoms
-    of one process are outside the range that they had in the training.
+    units cannot make it smaller. Every 1,000 steps the mean number of functions that are outside
+    their trained range is printed; so many that they end the run are for the user to set, as the
+    number grows with the system.
     """
     potential = potential_of(calc, PROGRAM)
     cutoff = float(f"{1.001 * in_units(potential.cutoff.Rc, 'distance', units):.4g}")
@@ -140,7 +141,7 @@ def lammps_lines(calc: Amp, folder: str | os.PathLike[str], units: str = "metal"
     return [
         f"units {units}",
         f'pair_style hdnnp {cutoff!r} dir "{os.fspath(folder).rstrip("/")}/" showew no '
-        f"showewsum 1000 resetew yes maxew 100 cflength {length!r} cfenergy {energy!r}",
+        f"showewsum 1000 resetew yes maxew 1000000 cflength {length!r} cfenergy {energy!r}",
         f"pair_coeff * * {' '.join(potential.elements)}",
     ]
 

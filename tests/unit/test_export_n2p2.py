@@ -17,7 +17,7 @@ from n2p2_evaluator import N2P2
 
 from ampmpi import Amp, Cosine, Custom, Gaussian, NeuralNetwork, Polynomial, Zernike
 from ampmpi.errors import FileError, InputError, ModelError
-from ampmpi.export import save_to_n2p2
+from ampmpi.export import folder, save_to_n2p2
 from ampmpi.export.n2p2 import input_data, lammps_lines
 
 MIXED = {"Au": (4, 3, 2), "Pd": (5,)}
@@ -123,8 +123,8 @@ def test_the_lines_for_lammps_name_the_cutoff_the_folder_and_the_units():
     units, style, coefficients = lammps_lines(calc, "some where/")
     assert units == "units metal"
     assert style == (
-        'pair_style hdnnp 6.006 dir "some where/" showew no showewsum 1000 resetew yes maxew 100 '
-        "cflength 1.0 cfenergy 1.0"
+        'pair_style hdnnp 6.006 dir "some where/" showew no showewsum 1000 resetew yes '
+        "maxew 1000000 cflength 1.0 cfenergy 1.0"
     )
     assert coefficients == "pair_coeff * * Au Pd"
     units, style, _ = lammps_lines(calc, "f", units="electron")
@@ -236,16 +236,16 @@ def test_a_failing_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     calc = calculator(Cosine(5.0), (2,))
     save_to_n2p2(calc, tmp_path / "a")
     before = {path.name: path.read_text() for path in (tmp_path / "a").iterdir()}
-    written = Path.write_text
+    written = folder.write_whole
 
-    def fail_late(self, text, **keywords):
-        if self.name == "weights.079.data":
+    def fail_late(path, data):
+        if path.name == "weights.079.data":
             raise OSError(28, "No space left on device")
-        return written(self, text, **keywords)
+        written(path, data)
 
-    monkeypatch.setattr(Path, "write_text", fail_late)
-    for folder in ("a", "b"):
+    monkeypatch.setattr(folder, "write_whole", fail_late)
+    for name in ("a", "b"):
         with pytest.raises(FileError, match="No space left"):
-            save_to_n2p2(calculator(Cosine(4.5), (3,)), tmp_path / folder, overwrite=True)
+            save_to_n2p2(calculator(Cosine(4.5), (3,)), tmp_path / name, overwrite=True)
     assert {path.name: path.read_text() for path in (tmp_path / "a").iterdir()} == before
     assert list((tmp_path / "b").iterdir()) == []
