@@ -56,8 +56,8 @@ class Overview:
         Composition of each, which counts every element: ``Cu3Pt``.
     periodic : list of int
         Number of periodic directions of each.
-    stresses : int
-        How many have a stress.
+    stresses : list
+        Largest component of each image's stress, eV/Å³; nan where it has none.
     carried : Counter
         How often each name is carried beside atoms and cell.
     pairs : dict
@@ -76,7 +76,7 @@ class Overview:
     volumes: list[float] = field(default_factory=list)
     formulas: list[tuple[tuple[str, int], ...]] = field(default_factory=list)
     periodic: list[int] = field(default_factory=list)
-    stresses: int = 0
+    stresses: list[float] = field(default_factory=list)
     carried: Counter[str] = field(default_factory=Counter)
     pairs: Pairs = field(default_factory=dict)
     ratios: list[Ratio] = field(default_factory=list)
@@ -105,7 +105,7 @@ class Overview:
         return seen
 
     def _add(self, index: int, image: Atoms, choice: Choice) -> None:
-        energy = largest = squares = float("nan")
+        energy = largest = squares = stress = float("nan")
         try:
             energy = energy_of(image, choice.keys)
         except LabelError as error:
@@ -120,8 +120,7 @@ class Overview:
             if error.kind != NO_FORCES:
                 self.wrong.append((index, error.kind, str(error)))
         try:
-            stress_of(image, choice.keys)
-            self.stresses += 1
+            stress = float(np.abs(stress_of(image, choice.keys)).max())
         except LabelError as error:
             if error.kind not in (NO_STRESS, NO_CELL):
                 self.wrong.append((index, error.kind, str(error)))
@@ -131,6 +130,7 @@ class Overview:
         self.energies.append(energy)
         self.largest.append(largest)
         self.squares.append(squares)
+        self.stresses.append(stress)
         self.formulas.append(tuple(sorted(Counter(image.symbols).items())))
         n_periodic = int(image.pbc.sum())
         self.periodic.append(n_periodic)
@@ -145,13 +145,12 @@ class Overview:
         """Return what several ranks have seen, in the order of the images."""
         whole = cls()
         columns = (
-            "indices", "keys", "energies", "largest", "squares", "volumes", "formulas", "periodic",
-            "ratios", "wrong",
+            "indices", "keys", "energies", "largest", "squares", "stresses", "volumes",
+            "formulas", "periodic", "ratios", "wrong",
         )  # fmt: skip
         for part in parts:
             for name in columns:
                 getattr(whole, name).extend(getattr(part, name))
-            whole.stresses += part.stresses
             whole.carried.update(part.carried)
             whole.pairs = merge([whole.pairs, part.pairs])
         return whole
@@ -176,6 +175,7 @@ class Overview:
             np.array(self.largest, dtype=float),
             composition.reshape(len(self.formulas), len(elements)),
             tuple(elements),
+            np.array(self.stresses, dtype=float),
         )
 
     def duplicates(self) -> list[int]:
@@ -236,8 +236,12 @@ class Overview:
                 f"  forces      {amount(int(forced.sum()), 'image')}, rms {rms:.4g} eV/Å, largest "
                 f"{facts.largest_forces[top]:.4g} eV/Å ({ref(int(facts.indices[top]))})"
             )
-        if self.stresses:
-            lines.append(f"  stress      {amount(self.stresses, 'image')}")
+        stresses = np.array(self.stresses)
+        if (stressed := np.isfinite(stresses)).any():
+            lines.append(
+                f"  stress      {amount(int(stressed.sum()), 'image')}, largest component "
+                f"{stresses[stressed].max():.4g} eV/Å³"
+            )
         for have, what in ((good, "energy"), (forced, "forces")):
             if not have.any():
                 lines.append(f"  {what:<12}none")
