@@ -114,30 +114,36 @@ def heated(rng: np.random.Generator, n_runs: int, n_frames: int) -> list[Atoms]:
     ]
 
 
-def pool_of(seed: int) -> list[Atoms]:
-    """Return 900 frames without labels: 600 at 300 K, and 300 of heated dynamics."""
+def pool_of(seed: int, n_cold: int = 200, n_runs: int = 4) -> list[Atoms]:
+    """Return frames without labels: of 900, 600 at 300 K and 300 of heated dynamics."""
     rng = np.random.default_rng(seed)
-    cold = [frame for atoms in starts() for frame in dynamics(atoms, rng, 200, (300.0, 300.0))]
-    return cold + heated(rng, 4, 25)
+    cold = [frame for atoms in starts() for frame in dynamics(atoms, rng, n_cold, (300.0, 300.0))]
+    return cold + heated(rng, n_runs, 25)
 
 
-def held_out_of(seed: int) -> list[Atoms]:
-    """Return 360 labelled frames of heated dynamics that the pool does not have."""
-    return [labelled(atoms) for atoms in heated(np.random.default_rng(1000 + seed), 4, 30)]
+def held_out_of(seed: int, n_runs: int = 4) -> list[Atoms]:
+    """Return labelled frames, 360 of them, of heated dynamics that the pool does not have."""
+    return [labelled(atoms) for atoms in heated(np.random.default_rng(1000 + seed), n_runs, 30)]
 
 
-def train(images: list[Atoms], descriptor: Gaussian, seed: int) -> Committee:
+def train(
+    images: list[Atoms],
+    descriptor: Gaussian,
+    seed: int,
+    n_members: int = MEMBERS,
+    max_steps: int = MAX_STEPS,
+) -> Committee:
     """Train a committee on images, in a folder that does not stay."""
     members = []
     with tempfile.TemporaryDirectory() as folder, chdir(folder), open(os.devnull, "w") as nowhere:
-        for number in range(MEMBERS):
+        for number in range(n_members):
             model = NeuralNetwork(
                 hiddenlayers=(10, 10),
                 lossfunction=LossFunction(
                     force_coefficient=0.3,
                     overfit=1e-3,
                     convergence={"energy_rmse": 1e-5, "force_rmse": 1e-4},
-                    maxiter=MAX_STEPS,
+                    maxiter=max_steps,
                 ),
                 regressor=Regressor("L-BFGS"),
                 randomseed=100 * seed + number,

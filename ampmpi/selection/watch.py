@@ -117,6 +117,6 @@ class SpreadWatch:
             return "the forces were not looked at yet"
         return (
             f"{amount(self.n_looks, 'look')}: the forces disagreed by more than "
-            f"{figures(self.limit, 3)} eV/Å at {self.n_unsure}, at most by {figures(self.largest, 3)} (look "
-            f"{self.largest_at})"
+            f"{figures(self.limit, 3)} eV/Å at {self.n_unsure}, at most by "
+            f"{figures(self.largest, 3)} (look {self.largest_at})"
         )
