@@ -26,7 +26,7 @@ from ampmpi.descriptor import (
 )
 from ampmpi.errors import InputError, ModelError
 from ampmpi.model import NeuralNetwork, amp_file
-from ampmpi.molecular import ThreadedCalculator
+from ampmpi.on_atoms import ThreadSafeCalculator
 from ampmpi.parallel.failure import share
 from ampmpi.parallel.log import LabelLog
 from ampmpi.parallel.wishes import note_cores, note_envcommand, note_parallel
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ampmpi.training import Settings, TrainingResult
 
 
-class Amp(ThreadedCalculator):
+class Amp(ThreadSafeCalculator):
     """Machine-learning potential: a descriptor and a model, as an ASE calculator.
 
     Predicting needs no database and writes no file. `train` works alone and on all ranks
@@ -90,7 +90,7 @@ class Amp(ThreadedCalculator):
     ) -> None:
         self.cores = cores
         note_envcommand(envcommand)
-        ThreadedCalculator.__init__(self, threads, label=label, atoms=atoms)
+        ThreadSafeCalculator.__init__(self, threads, label=label, atoms=atoms)
         self.descriptor = descriptor
         self.model = model
         self.logging = bool(logging)
@@ -242,7 +242,7 @@ class Amp(ThreadedCalculator):
         outcome = None
         if described is None and self.shares_neighbors:
             members = [(self.descriptor, self.model)]
-            outcome = self._kept.dynamics.evaluate(members, atoms, with_forces, self.threads)
+            outcome = self._kept.on_atoms.evaluate(members, atoms, with_forces, self.threads)
         if outcome is not None:
             energies, forces = outcome.energies[0], outcome.forces
             virial: NDArray[np.float64] | None = outcome.virial

@@ -18,7 +18,7 @@ from ampmpi.errors import InputError, ModelError
 from ampmpi.evaluation import atom_spreads, spread_of
 from ampmpi.members import calculator_files
 from ampmpi.model import amp_file, ensemble
-from ampmpi.molecular import Outcome, ThreadedCalculator
+from ampmpi.on_atoms import Outcome, ThreadSafeCalculator
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -44,7 +44,7 @@ def ensemble_members(file: str | os.PathLike[str], **keywords: Any) -> list[Amp]
     return members
 
 
-class Committee(ThreadedCalculator):
+class Committee(ThreadSafeCalculator):
     """The mean of several potentials, and how far they disagree, as an ASE calculator.
 
     Beside ASE's properties, `results` holds ``energy_spread`` (float, eV), the standard
@@ -84,7 +84,7 @@ class Committee(ThreadedCalculator):
     ) -> None:
         if not members or not all(isinstance(one, Amp) for one in members):
             raise InputError("Committee: give a list of Amp, or use Committee.load(files)")
-        ThreadedCalculator.__init__(self, threads, atoms=atoms)
+        ThreadSafeCalculator.__init__(self, threads, atoms=atoms)
         self.members = tuple(members)
 
     def __repr__(self) -> str:
@@ -177,7 +177,7 @@ class Committee(ThreadedCalculator):
         if all(one.shares_neighbors for one in self.members):
             pairs = [(one.descriptor, one.model) for one in self.members]
             with_forces = bool(wanted & {"forces", "stress"})
-            outcome = self._kept.dynamics.evaluate(pairs, self.atoms, with_forces, self.threads)
+            outcome = self._kept.on_atoms.evaluate(pairs, self.atoms, with_forces, self.threads)
         if outcome is not None:
             self.results = _results_of(outcome, self.atoms)
         else:

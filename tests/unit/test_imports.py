@@ -28,7 +28,7 @@ MAY_IMPORT = {
 }
 USE_OTHERS = {
     "amp", "cli", "evaluation", "plots", "report", "fingerprinting", "functions", "training",
-    "lammps", "members", "calculator", "committee", "potential"
+    "lammps", "members", "calculator", "committee", "on_atoms", "potential"
 }  # fmt: skip
 WHEN_CALLED = {
     "descriptor.gaussian": {"functions"},  # Gaussian.from_images

@@ -57,7 +57,7 @@ class Outcome:
         return np.array([found.fold(one) for one in forces])
 
 
-class Dynamics:
+class OnAtoms:
     """A potential that follows its models, and the candidates of the image it saw last."""
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ def _check_overlap(atoms: Atoms, prediction: Prediction, owner: NDArray[np.int64
     check_overlap(atoms, np.array([owner[int(first)], owner[int(second)], square]))
 
 
-class ThreadedCalculator(Calculator):
+class ThreadSafeCalculator(Calculator):
     """A calculator whose atoms and results each Python thread has for itself.
 
     Parameters
@@ -174,7 +174,7 @@ class _Kept(threading.local):
     def __init__(self) -> None:
         self.atoms: Any = None
         self.results: dict[str, Any] = {}
-        self.dynamics = Dynamics()
+        self.on_atoms = OnAtoms()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restored, (self.atoms, dict(self.results))
