@@ -371,7 +371,7 @@ def _settings(kind: type[Settings], every: int | None, options: Mapping[str, Any
 
     Negative `checkpoints` keep each; None or 0 leaves those that a restart needs.
     """
-    known = {field.name for field in fields(kind)} - {"overwrite", "groups", "logging"}
+    known = {field.name for field in fields(kind)} - {"overwrite", "groups", "logging", "halving"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise share(

@@ -119,6 +119,8 @@ COUNT = click.IntRange(min=1)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1),
               help="Seed of weights, validation set and bootstrap.")  # fmt: skip
 @click.option("--starts", default=1, show_default=True, type=COUNT, help="Random starts of each.")
+@click.option("--halving", is_flag=True,
+              help="Let the worse half of a sweep end after each round.")  # fmt: skip
 @click.option(
     "--committee", default=1, show_default=True, type=COUNT, help="Members of a committee."
 )
@@ -146,6 +148,8 @@ COUNT = click.IntRange(min=1)
               help="scipy's optimiser.")  # fmt: skip
 @click.option("--max-steps", default=10000, show_default=True, type=COUNT,
               help="End after so many evaluations of the loss.")  # fmt: skip
+@click.option("--max-seconds", type=POSITIVE, metavar="S",
+              help="End so many seconds after the start.")  # fmt: skip
 @click.option("--validation", multiple=True, metavar="FILE", shell_complete=complete_files,
               help="Images to validate on.")  # fmt: skip
 @click.option("--validation-fraction", default=0.0, show_default=True,
@@ -205,6 +209,8 @@ def _members(o: dict[str, Any]) -> list[Member]:
 
     if o["bootstrap"] and o["committee"] == 1:
         raise InputError("--bootstrap needs --committee with more than one member")
+    if o["halving"] and len(o["hidden"]) * o["starts"] == 1:
+        raise InputError("--halving needs several fits: give --hidden several times, or --starts")
     if o["validation"] and o["validation_fraction"]:
         raise InputError("--validation and --validation-fraction are given; leave one of them out")
     for name in ("force_rmse", "force_maxresid", "force_coefficient"):
@@ -288,9 +294,11 @@ def _settings(o: dict[str, Any]) -> Settings:
             patience=o["patience"],
             checkpoint_every=o["checkpoint_every"],
             keep_checkpoints=o["keep_checkpoints"],
+            max_seconds=o["max_seconds"],
         ),
         memory=None if o["memory"] is None else 1e9 * o["memory"],
         groups=o["groups"],
+        halving=o["halving"],
         overwrite=o["overwrite"],
         restart=o["restart"],
         compress=not o["no_compress"],
