@@ -15,6 +15,7 @@ from ampmpi.errors import InputError
 
 if TYPE_CHECKING:
     from ampmpi.cli.functions import OwnFunctions
+    from ampmpi.cli.start_from import StartFrom
     from ampmpi.descriptor import Descriptor
     from ampmpi.members import Member
     from ampmpi.model import LossFunction
@@ -105,6 +106,8 @@ COUNT = click.IntRange(min=1)
 @click.option("--dblabel", type=PREFIX, help="Prefix of the databases, where jobs share them.")
 @click.option("--descriptor", metavar="FILE", shell_complete=complete_files,
               help="TOML file of the descriptor; or module:object.")  # fmt: skip
+@click.option("--start-from", metavar="FILE", shell_complete=complete_files,
+              help="Calculator, or label, to go on from with these images.")  # fmt: skip
 @click.option(
     "--cutoff", type=POSITIVE, metavar="Å", help="Cutoff radius of Amp's default functions."
 )
@@ -185,11 +188,12 @@ def command(**options: Any) -> None:
     stop.install()
     comm = world()
     with abort_on_error(comm):
-        descriptor = _descriptor(comm, options)
+        start = _start(comm, options)
+        descriptor = _descriptor(comm, options) if start is None else start.descriptor
         session = Session(
             list(options["images"]),
             descriptor,
-            on_all(comm, lambda: _members(options)),
+            on_all(comm, lambda: _members(options, start)),
             label=options["label"],
             dblabel=options["dblabel"],
             settings=_settings(options),
@@ -202,7 +206,19 @@ def command(**options: Any) -> None:
             session.train()
 
 
-def _members(o: dict[str, Any]) -> list[Member]:
+def _start(comm: Communicator, o: dict[str, Any]) -> StartFrom | None:
+    """Return what ``--start-from`` names, read on every rank."""
+    from ampmpi.cli.descriptors import make_known
+    from ampmpi.cli.start_from import start_from
+    from ampmpi.parallel.failure import on_all
+
+    if o["start_from"] is None:
+        return None
+    make_known(comm, o["descriptor"])
+    return on_all(comm, lambda: start_from(o["start_from"], o))
+
+
+def _members(o: dict[str, Any], start: StartFrom | None = None) -> list[Member]:
     """Return what is to be fitted; refuse what contradicts."""
     from ampmpi.members import make_members
     from ampmpi.model import NeuralNetwork, Regressor
@@ -230,6 +246,18 @@ def _members(o: dict[str, Any]) -> list[Member]:
             prescale=o["prescale"],
         )
 
+    def fitted_model(hidden: tuple[int, ...], seed: int) -> NeuralNetwork:
+        model = next(fitted)
+        model.lossfunction, model.regressor = _lossfunction(o), Regressor(o["optimizer"])
+        model.randomseed, model.prescale = seed, o["prescale"]
+        return model
+
+    if start is not None:
+        fitted = start.by_seat(o["committee"])
+        return make_members(
+            fitted_model, [start.hidden], seats=o["committee"],
+            bootstrap=o["bootstrap"], seed=o["seed"],
+        )  # fmt: skip
     return make_members(
         make_model, o["hidden"], o["starts"], o["committee"],
         bootstrap=o["bootstrap"], seed=o["seed"],
@@ -299,6 +327,7 @@ def _settings(o: dict[str, Any]) -> Settings:
         memory=None if o["memory"] is None else 1e9 * o["memory"],
         groups=o["groups"],
         halving=o["halving"],
+        widen=o["start_from"] is not None,
         overwrite=o["overwrite"],
         restart=o["restart"],
         compress=not o["no_compress"],

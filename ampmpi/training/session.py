@@ -270,6 +270,8 @@ class Session:
             if line:
                 self.voice.warn(line)
         dataset.check_validation(self.model.fprange or ())
+        if self.model.fprange is not None and not settings.skip_unusable:
+            dataset.check_elements(self.model.fprange)
         if dataset.n_shared:
             self.voice.warn(
                 f"{dataset.n_shared} of the images given for validation are among those to train "
@@ -361,6 +363,9 @@ class Session:
         if n and (self.loaded is None or size != self.size):
             self.size, self.loaded = size, None  # the arrays go before new ones come
             self.loaded = self._load(dataset, n)
+            if self.settings.widen:
+                for member in self.members:
+                    member.model.widen(self.loaded[1].fprange)
 
     def _load(self, dataset: Dataset, n: int) -> tuple[Communicator, Prepared]:
         """Split the ranks into groups, and read this rank's share of its group's images."""
