@@ -9,13 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ampmpi
 from ampmpi.descriptor import feature_names, in_words
 from ampmpi.errors import ModelError
 from ampmpi.evaluation import describe
 from ampmpi.model import checkpoint as checkpoints
+
+if TYPE_CHECKING:
+    from ampmpi.training.halving import Round
 
 Row = tuple[str, ...]
 
@@ -274,6 +277,33 @@ def _rounded(cell: str) -> str:
 
 def _number(value: Any) -> str:
     return "" if value is None else f"{value:.6g}"
+
+
+def rounds_section(rounds: Sequence[Round], image: str = "") -> Section:
+    """Show how the fits of a sweep with halving competed: who was out when, and how good.
+
+    Parameters
+    ----------
+    rounds : sequence of Round
+        What each round decided.
+    image : str
+        A picture of it, as base64 of a PNG.
+    """
+    scores: dict[str, list[str]] = {}
+    for one in rounds:
+        for fit in sorted(one.results, key=lambda fit: fit.score):
+            cell = "failed" if fit.best is None else f"{fit.score:.4g}"
+            scores.setdefault(fit.name, []).append(cell + (", out" if fit.out else ""))
+    by_rounds = sorted(scores.items(), key=lambda item: -len(item[1]) - ("out" not in item[1][-1]))
+    head = ("fit", *(f"round {i}, to step {one.steps}" for i, one in enumerate(rounds, 1)))
+    rows = [(name, *cells, *[""] * (len(rounds) - len(cells))) for name, cells in by_rounds]
+    return Section(
+        "Rounds",
+        "best validation loss at the end of each round, when the worse half was out; those that "
+        "were left went on to the end",
+        image,
+        table=(head, *rows),
+    )
 
 
 def members_section(path: Path) -> Section | None:

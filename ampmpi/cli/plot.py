@@ -56,8 +56,8 @@ def command(
 
     A .amp file in place of the label is the only calculator that is evaluated. IMAGES are to
     be held out of the training; --training shows others beside them. Writes LABEL-learning,
-    LABEL-parity and LABEL-spread, and LABEL-report.html, which holds them all and opens
-    without a network.
+    LABEL-rounds (of a sweep with halving), LABEL-parity and LABEL-spread, and
+    LABEL-report.html, which holds them all and opens without a network.
     """
     for module in ("matplotlib", "jinja2"):
         if importlib.util.find_spec(module) is None:
@@ -65,6 +65,7 @@ def command(
     from ampmpi import plots, report
     from ampmpi.calculator import Amp
     from ampmpi.members import list_of
+    from ampmpi.training import halving
 
     if descriptor is not None:
         imported(descriptor)
@@ -95,6 +96,11 @@ def command(
         sections.append(
             report.Section("Learning curves", image=report.embedded(figures["learning"]))
         )
+    if known := halving.read(halving.file_of(label)):
+        rounds = known[1]
+        out = {fit.name: fit.out for one in rounds for fit in one.results if fit.out}
+        figures["rounds"] = plots.rounds_figure(curves, [one.steps for one in rounds], out)
+        sections.append(report.rounds_section(rounds, report.embedded(figures["rounds"])))
     if sets:
         figures["parity"] = plots.parity_figure(sets)
         sections.append(

@@ -37,7 +37,8 @@ class Round:
     Attributes
     ----------
     steps : int
-        How many steps a fit had made at most when it ended.
+        Steps that a fit had made when it ended, the most of all; where time ended it, fewer
+        than it was planned for.
     results : tuple of MemberResult
         How the fits that took part stood; `out` is the number of the round where they ended
         with it.
@@ -49,9 +50,8 @@ class Round:
     def line(self, number: int, n_rounds: int) -> str:
         """Say how a round ended."""
         best = min(self.results, key=lambda one: one.score)
-        steps = max(one.steps for one in self.results)  # fewer than allowed where time ended them
         return (
-            f"Round {number} of {n_rounds}, to step {steps}: {len(self.left)} of "
+            f"Round {number} of {n_rounds}, to step {self.steps}: {len(self.left)} of "
             f"{amount(len(self.results), 'fit')} go on, the best {best.name} with a validation "
             f"loss of {best.score:.4g}"
         )
@@ -77,7 +77,7 @@ class Bracket:
         """Decide who goes on after a round; nothing is written yet."""
         left, number = survivors(results), len(self.done) + 1
         ended = [one if one.name in left else replace(one, out=number) for one in results]
-        self.done.append(Round(self.limits[number - 1], tuple(ended)))
+        self.done.append(Round(max(one.steps for one in results), tuple(ended)))
         return self.done[-1]
 
     def plan(self) -> str:

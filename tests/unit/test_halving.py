@@ -13,9 +13,11 @@ from ase.io import write
 from click.testing import CliRunner
 from training_images import emt_images
 
+from ampmpi.cli.plot import command as plot
 from ampmpi.cli.train import command
 from ampmpi.errors import InputError, ModelError
 from ampmpi.model import checkpoint
+from ampmpi.plots import rounds_figure
 from ampmpi.training import halving
 from ampmpi.training.curve import Curve, Step
 from ampmpi.training.halving import Bracket, limits, survivors
@@ -273,3 +275,35 @@ def test_a_fit_that_fails_is_out(monkeypatch):
         "4_member0_start0", "5-4_member0_start0"
     }  # fmt: skip
     assert sorted(int(row[1]) for row in found.values()) == [0, 0, 20, 40]
+
+
+def test_the_report_shows_who_was_out_when():
+    run("--halving")
+    result = CliRunner().invoke(plot, ["t"], standalone_mode=False, catch_exceptions=False)
+    assert "t-rounds.png" in result.output.split()
+    assert Path("t-rounds.png").read_bytes()[:4] == b"\x89PNG"
+    page = Path("t-report.html").read_text()
+    _, _, section = page.partition("<h2>Rounds</h2>")
+    text = section.partition("</table>")[0]
+    cells = [
+        re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", text)
+    ]
+    assert cells[0] == ["fit", "round 1, to step 10", "round 2, to step 20"]
+    outcomes = {name: row[0] for name, row in table().items()}
+    for name, first, second in cells[1:]:
+        assert (", out" in first) == (outcomes[name] == "out-in-round-1")
+        assert (", out" in second) == (outcomes[name] == "out-in-round-2")
+        assert (second == "") == (outcomes[name] == "out-in-round-1")
+    assert outcomes[cells[1][0]] == "maxiter"
+    assert len(cells) == 5
+    rounds = halving.read(Path("t-members/halving.json"))[1]
+    paths = [str(path) for path in Path("t-members").glob("*-curve.txt")]
+    out = {name: 1 for name, outcome in outcomes.items() if outcome == "out-in-round-1"}
+    (axes,) = rounds_figure(paths, [one.steps for one in rounds], out).axes
+    drawn = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+    assert set(drawn) == set(outcomes)
+    for name, line in drawn.items():
+        assert line.get_linewidth() == (1 if name in out else 2)
+        assert (np.diff(line.get_ydata()) <= 0).all()
+        assert line.get_ydata()[-1] == pytest.approx(float(table()[name][5]), rel=1e-4)
+    assert sum(line.get_marker() == "x" for line in axes.lines) == 2
