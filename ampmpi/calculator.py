@@ -275,7 +275,8 @@ class Amp(Calculator):
         **options
             Further settings of `ampmpi.training.Settings`: `validation`,
             `validation_fraction`, `seed`, `schedule`, `memory`, `restart`, `compress`,
-            `packs`, `pack_size` and `pack_seconds`; `energy_key`, `forces_key`,
+            `packs`, `pack_size` and `pack_seconds`; `widen` for a model that is trained
+            further; `energy_key`, `forces_key`,
             `stress_key`, `units`, `format` and `skip_unusable` for images whose labels have
             other names, are in other units, or are not complete.
 
