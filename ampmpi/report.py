@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ampmpi
 from ampmpi.descriptor import feature_names, in_words
 from ampmpi.errors import ModelError
 from ampmpi.evaluation import describe
 from ampmpi.model import checkpoint as checkpoints
-
-if TYPE_CHECKING:
-    from ampmpi.training.halving import Round
 
 Row = tuple[str, ...]
 
@@ -279,24 +277,33 @@ def _number(value: Any) -> str:
     return "" if value is None else f"{value:.6g}"
 
 
-def rounds_section(rounds: Sequence[Round], image: str = "") -> Section:
+def rounds_section(
+    ends: Sequence[int],
+    scores: Mapping[str, Sequence[float]],
+    out: Mapping[str, int],
+    image: str = "",
+) -> Section:
     """Show how the fits of a sweep with halving competed: who was out when, and how good.
 
     Parameters
     ----------
-    rounds : sequence of Round
-        What each round decided.
+    ends : sequence of int
+        Steps at which rounds ended.
+    scores : mapping of str to sequence of float
+        By a fit's name its best validation loss at the end of each round that it took part in;
+        infinite where it failed.
+    out : mapping of str to int
+        By a fit's name the round after which it was out; those that are not there went on.
     image : str
         A picture of it, as base64 of a PNG.
     """
-    scores: dict[str, list[str]] = {}
-    for one in rounds:
-        for fit in sorted(one.results, key=lambda fit: fit.score):
-            cell = "failed" if fit.best is None else f"{fit.score:.4g}"
-            scores.setdefault(fit.name, []).append(cell + (", out" if fit.out else ""))
-    by_rounds = sorted(scores.items(), key=lambda item: -len(item[1]) - ("out" not in item[1][-1]))
-    head = ("fit", *(f"round {i}, to step {one.steps}" for i, one in enumerate(rounds, 1)))
-    rows = [(name, *cells, *[""] * (len(rounds) - len(cells))) for name, cells in by_rounds]
+    head = ("fit", *(f"round {i}, to step {steps}" for i, steps in enumerate(ends, 1)))
+    rows: list[Row] = []
+    for name in sorted(scores, key=lambda name: (-out.get(name, len(ends) + 1), scores[name][-1])):
+        cells = [f"{score:.4g}" if math.isfinite(score) else "failed" for score in scores[name]]
+        if name in out:
+            cells[-1] += ", out"
+        rows.append((name, *cells, *[""] * (len(ends) - len(cells))))
     return Section(
         "Rounds",
         "best validation loss at the end of each round, when the worse half was out; those that "

@@ -97,10 +97,10 @@ def command(
             report.Section("Learning curves", image=report.embedded(figures["learning"]))
         )
     if known := halving.read(halving.file_of(label)):
-        rounds = known[1]
-        out = {fit.name: fit.out for one in rounds for fit in one.results if fit.out}
-        figures["rounds"] = plots.rounds_figure(curves, [one.steps for one in rounds], out)
-        sections.append(report.rounds_section(rounds, report.embedded(figures["rounds"])))
+        ends, scores, out = halving.history(known[1])
+        figures["rounds"] = plots.rounds_figure(curves, ends, out)
+        picture = report.embedded(figures["rounds"])
+        sections.append(report.rounds_section(ends, scores, out, picture))
     if sets:
         figures["parity"] = plots.parity_figure(sets)
         sections.append(
@@ -118,9 +118,9 @@ def command(
     tables = report.members_section(list_of(label)), report.functions_section(loaded.values())
     sections += [section for section in tables if section is not None]
     for name, figure in figures.items():
-        picture = io.BytesIO()
-        figure.savefig(picture, format=kind, dpi=150)
-        _write(f"{label}-{name}.{kind}", picture.getvalue())
+        stream = io.BytesIO()
+        figure.savefig(stream, format=kind, dpi=150)
+        _write(f"{label}-{name}.{kind}", stream.getvalue())
     _write(f"{label}-report.html", report.page(f"Training {label}", sections).encode())
 
 

@@ -213,6 +213,18 @@ def read(path: Path) -> tuple[str, list[Round]] | None:
         raise ModelError(f"{path} cannot be read ({error}); {START_OVER}") from error
 
 
+def history(
+    rounds: Sequence[Round],
+) -> tuple[list[int], dict[str, list[float]], dict[str, int]]:
+    """Return the steps at which rounds ended, the scores in them by fit, and who was out when."""
+    scores: dict[str, list[float]] = {}
+    for one in rounds:
+        for fit in one.results:
+            scores.setdefault(fit.name, []).append(fit.score)
+    out = {fit.name: fit.out for one in rounds for fit in one.results if fit.out is not None}
+    return [one.steps for one in rounds], scores, out
+
+
 def _fits(rounds: Sequence[Round]) -> int:
     return len(rounds[0].results) if rounds else 0
 
