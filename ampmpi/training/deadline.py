@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from ampmpi.parallel.launch import job_end
 
-MARGIN = 60.0
-"""Seconds that are left of a batch job for what follows the last step: files, a compress."""
+MARGIN, SHARE = 60.0, 0.1
+"""Seconds that are left of a batch job for what follows the last step, files and a compress; of a
+short job this share of its time."""
 
 STEPS = 3.0
 """So many times the longest step are left as well: its validation, and the loss of the best one."""
@@ -37,7 +38,7 @@ class Deadline:
     def of(cls, seconds: float | None, began: float) -> Deadline:
         """Return the deadline of a job that began at `began` and is to take `seconds` at most."""
         left = job_end() - time.time()
-        by_job = time.monotonic() + left - MARGIN
+        by_job = time.monotonic() + left - max(0.0, min(MARGIN, SHARE * left))
         if seconds is None:
             return cls(by_job)
         end = began + seconds

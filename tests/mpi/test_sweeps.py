@@ -126,7 +126,7 @@ def test_time_ends_a_training_on_all_ranks(tmp_path):
 def test_the_end_of_a_batch_job_ends_all_ranks(tmp_path, sweep):
     write(tmp_path / "images.traj", training_images())
     command = [*ENDLESS, "--hidden", "4", "--hidden", "5"] if sweep else ENDLESS
-    end = {"SLURM_JOB_END_TIME": str(int(time.time() + 68))}
+    end = {"SLURM_JOB_END_TIME": str(int(time.time() + 8))}
     result = finish(start([*AMPMPI, *command], 2, tmp_path, **end))
     assert result.code == 75, result.err
     assert "start it again to go on" in result.err

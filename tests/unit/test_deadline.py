@@ -15,7 +15,7 @@ from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor
 from ampmpi.cli.train import command
 from ampmpi.errors import InputError, Unfinished
 from ampmpi.parallel.launch import job_end
-from ampmpi.training import Schedule, deadline
+from ampmpi.training import Schedule
 from ampmpi.training.deadline import Deadline
 
 ENDLESS = ["--cutoff", "4", "--hidden", "4", "--energy-rmse", "1e-12", "--max-steps", "1000000"]
@@ -73,7 +73,7 @@ def test_a_script_ends_in_time():
 
 
 def test_the_end_of_the_batch_job_interrupts_a_training(monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + deadline.MARGIN)))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time()))
     with pytest.raises(
         Unfinished, match=r"step 1 of .* \(the time of the batch job is nearly over"
     ):
@@ -84,10 +84,10 @@ def test_the_end_of_the_batch_job_interrupts_a_training(monkeypatch):
 
 
 def test_the_end_of_the_batch_job_finishes_a_training_that_has_a_limit(monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + deadline.MARGIN)))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time()))
     assert "out of time after 1 steps" in run("--max-seconds", 1e6)
     assert Path("t.amp").exists()
-    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + deadline.MARGIN + 4)))
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + 4))
     # it was not the limit that ended it, so that the next job goes on
     assert "out of time" in run("--max-seconds", 1e6)
     assert n_steps() > 1
@@ -122,3 +122,15 @@ def test_every_fit_of_a_sweep_has_its_share():
 def test_seconds_that_are_no_time_are_refused(seconds):
     with pytest.raises(InputError, match=f"max_seconds is {seconds!r}; give a number above 0"):
         by_script(seconds)
+
+
+@pytest.mark.parametrize(("left", "margin"), [(10_000, 60), (100, 10), (-5, 0)])
+def test_a_minute_or_a_tenth_of_a_short_job_is_left(monkeypatch, left, margin):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(time.time() + left))
+    found = Deadline.of(None, time.monotonic())
+    assert found.left == pytest.approx(left - margin, abs=1.0)
+    assert not found.finishes
+    assert found.part(5) == found
+    limited = Deadline.of(20_000, time.monotonic())
+    assert limited.left == pytest.approx(left - margin, abs=1.0)
+    assert (limited.finishes, limited.seconds) == (True, None)
