@@ -204,6 +204,7 @@ class Session:
                 self._regroup(dataset, sum(not start.out for start in earlier.starts))
                 agree(comm, lambda: forget(earlier))
             results = self._fit(dataset, earlier, logs)
+            self.loaded = None  # its arrays: a compress may take as much again
             best = best_of(results)
             if best is None or best.best is None:
                 raise share(
