@@ -298,7 +298,8 @@ class Amp(ThreadSafeCalculator):
         **options
             Further settings of `ampmpi.training.Settings`: `validation`,
             `validation_fraction`, `seed`, `schedule`, `memory`, `restart`, `compress`,
-            `packs`, `pack_size` and `pack_seconds`; `energy_key`, `forces_key`,
+            `packs`, `pack_size` and `pack_seconds`; `widen` for a model that is trained
+            further; `energy_key`, `forces_key`,
             `stress_key`, `units`, `format` and `skip_unusable` for images whose labels have
             other names, are in other units, or are not complete.
 
@@ -406,7 +407,7 @@ def _settings(kind: type[Settings], every: int | None, options: Mapping[str, Any
 
     Negative `checkpoints` keep each; None or 0 leaves those that a restart needs.
     """
-    known = {field.name for field in fields(kind)} - {"overwrite", "groups", "logging"}
+    known = {field.name for field in fields(kind)} - {"overwrite", "groups", "logging", "halving"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise share(

@@ -77,6 +77,46 @@ def has_stress(table: Any) -> bool:
     return "stress_rmse" in table.dtype.names and bool(np.isfinite(table["stress_rmse"]).any())
 
 
+def rounds_figure(paths: Sequence[str], ends: Sequence[int], out: Mapping[str, int]) -> Any:
+    """Draw the best validation loss so far of the fits of a sweep with halving.
+
+    Parameters
+    ----------
+    paths : sequence of str
+        Their learning curves.
+    ends : sequence of int
+        Steps at which rounds ended.
+    out : mapping of str to int
+        By a fit's name the round after which it was out; those that are not there went on.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for path in sorted(paths, key=lambda path: -out.get(label_of(path), len(ends) + 1)):
+        name, table = label_of(path), read_curve(path)
+        table = table[np.isfinite(table["val_loss"])]
+        if not len(table):
+            continue
+        best = np.minimum.accumulate(table["val_loss"])
+        [drawn] = axes.plot(table["step"], best, label=name, linewidth=1 if name in out else 2)
+        if name in out:
+            axes.plot(table["step"][-1], best[-1], "x", color=drawn.get_color())
+    for end in ends:
+        axes.axvline(end, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_xlabel("step")
+    axes.set_ylabel("best validation loss so far")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        _plain_ticks(axis)
+    axes.grid(color="0.9", linewidth=0.6)
+    if len(paths) <= NAMED:
+        figure.legend(loc="outside right center", title="×: out", fontsize="small",
+                      title_fontsize="small")  # fmt: skip
+    return figure
+
+
 def label_of(path: str) -> str:
     """Return the label whose learning curve a file is."""
     return Path(path).name.removesuffix("-curve.txt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -278,6 +279,42 @@ def _rounded(cell: str) -> str:
 
 def _number(value: Any) -> str:
     return "" if value is None else f"{value:.6g}"
+
+
+def rounds_section(
+    ends: Sequence[int],
+    scores: Mapping[str, Sequence[float]],
+    out: Mapping[str, int],
+    image: str = "",
+) -> Section:
+    """Show how the fits of a sweep with halving competed: who was out when, and how good.
+
+    Parameters
+    ----------
+    ends : sequence of int
+        Steps at which rounds ended.
+    scores : mapping of str to sequence of float
+        By a fit's name its best validation loss at the end of each round that it took part in;
+        infinite where it failed.
+    out : mapping of str to int
+        By a fit's name the round after which it was out; those that are not there went on.
+    image : str
+        A picture of it, as base64 of a PNG.
+    """
+    head = ("fit", *(f"round {i}, to step {steps}" for i, steps in enumerate(ends, 1)))
+    rows: list[Row] = []
+    for name in sorted(scores, key=lambda name: (-out.get(name, len(ends) + 1), scores[name][-1])):
+        cells = [f"{score:.4g}" if math.isfinite(score) else "failed" for score in scores[name]]
+        if name in out:
+            cells[-1] += ", out"
+        rows.append((name, *cells, *[""] * (len(ends) - len(cells))))
+    return Section(
+        "Rounds",
+        "best validation loss at the end of each round, when the worse half was out; those that "
+        "were left went on to the end",
+        image,
+        table=(head, *rows),
+    )
 
 
 def members_section(path: Path) -> Section | None:

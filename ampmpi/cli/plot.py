@@ -56,8 +56,8 @@ def command(
 
     A .amp file in place of the label is the only calculator that is evaluated. IMAGES are to
     be held out of the training; --training shows others beside them. Writes LABEL-learning,
-    LABEL-parity and LABEL-spread, and LABEL-report.html, which holds them all and opens
-    without a network.
+    LABEL-rounds (of a sweep with halving), LABEL-parity and LABEL-spread, and
+    LABEL-report.html, which holds them all and opens without a network.
     """
     for module in ("matplotlib", "jinja2"):
         if importlib.util.find_spec(module) is None:
@@ -65,6 +65,7 @@ def command(
     from ampmpi import plots, report
     from ampmpi.calculator import Amp
     from ampmpi.members import list_of
+    from ampmpi.training import halving
 
     if descriptor is not None:
         imported(descriptor)
@@ -95,6 +96,11 @@ def command(
         sections.append(
             report.Section("Learning curves", image=report.embedded(figures["learning"]))
         )
+    if known := halving.read(halving.file_of(label)):
+        ends, scores, out = halving.history(known[1])
+        figures["rounds"] = plots.rounds_figure(curves, ends, out)
+        picture = report.embedded(figures["rounds"])
+        sections.append(report.rounds_section(ends, scores, out, picture))
     if sets:
         figures["parity"] = plots.parity_figure(sets)
         sections.append(
@@ -112,9 +118,9 @@ def command(
     tables = report.members_section(list_of(label)), report.functions_section(loaded.values())
     sections += [section for section in tables if section is not None]
     for name, figure in figures.items():
-        picture = io.BytesIO()
-        figure.savefig(picture, format=kind, dpi=150)
-        _write(f"{label}-{name}.{kind}", picture.getvalue())
+        stream = io.BytesIO()
+        figure.savefig(stream, format=kind, dpi=150)
+        _write(f"{label}-{name}.{kind}", stream.getvalue())
     _write(f"{label}-report.html", report.page(f"Training {label}", sections).encode())
 
 

@@ -15,6 +15,7 @@ from ampmpi.errors import InputError
 
 if TYPE_CHECKING:
     from ampmpi.cli.functions import OwnFunctions
+    from ampmpi.cli.start_from import StartFrom
     from ampmpi.descriptor import Descriptor
     from ampmpi.members import Member
     from ampmpi.model import LossFunction
@@ -105,6 +106,8 @@ COUNT = click.IntRange(min=1)
 @click.option("--dblabel", type=PREFIX, help="Prefix of the databases, where jobs share them.")
 @click.option("--descriptor", metavar="FILE", shell_complete=complete_files,
               help="TOML file of the descriptor; or module:object.")  # fmt: skip
+@click.option("--start-from", metavar="FILE", shell_complete=complete_files,
+              help="Calculator, or label, to go on from with these images.")  # fmt: skip
 @click.option(
     "--cutoff", type=POSITIVE, metavar="Å", help="Cutoff radius of Amp's default functions."
 )
@@ -119,6 +122,8 @@ COUNT = click.IntRange(min=1)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**32 - 1),
               help="Seed of weights, validation set and bootstrap.")  # fmt: skip
 @click.option("--starts", default=1, show_default=True, type=COUNT, help="Random starts of each.")
+@click.option("--halving", is_flag=True,
+              help="Let the worse half of a sweep end after each round.")  # fmt: skip
 @click.option(
     "--committee", default=1, show_default=True, type=COUNT, help="Members of a committee."
 )
@@ -151,6 +156,8 @@ COUNT = click.IntRange(min=1)
               help="scipy's optimiser.")  # fmt: skip
 @click.option("--max-steps", default=10000, show_default=True, type=COUNT,
               help="End after so many evaluations of the loss.")  # fmt: skip
+@click.option("--max-seconds", type=POSITIVE, metavar="S",
+              help="End so many seconds after the start.")  # fmt: skip
 @click.option("--validation", multiple=True, metavar="FILE", shell_complete=complete_files,
               help="Images to validate on.")  # fmt: skip
 @click.option("--validation-fraction", default=0.0, show_default=True,
@@ -186,11 +193,12 @@ def command(**options: Any) -> None:
     stop.install()
     comm = world()
     with abort_on_error(comm):
-        descriptor = _descriptor(comm, options)
+        start = _start(comm, options)
+        descriptor = _descriptor(comm, options) if start is None else start.descriptor
         session = Session(
             list(options["images"]),
             descriptor,
-            on_all(comm, lambda: _members(options)),
+            on_all(comm, lambda: _members(options, start)),
             label=options["label"],
             dblabel=options["dblabel"],
             settings=_settings(options),
@@ -203,13 +211,27 @@ def command(**options: Any) -> None:
             session.train()
 
 
-def _members(o: dict[str, Any]) -> list[Member]:
+def _start(comm: Communicator, o: dict[str, Any]) -> StartFrom | None:
+    """Return what ``--start-from`` names, read on every rank."""
+    from ampmpi.cli.descriptors import make_known
+    from ampmpi.cli.start_from import start_from
+    from ampmpi.parallel.failure import on_all
+
+    if o["start_from"] is None:
+        return None
+    make_known(comm, o["descriptor"])
+    return on_all(comm, lambda: start_from(o["start_from"], o))
+
+
+def _members(o: dict[str, Any], start: StartFrom | None = None) -> list[Member]:
     """Return what is to be fitted; refuse what contradicts."""
     from ampmpi.members import make_members
     from ampmpi.model import NeuralNetwork, Regressor
 
     if o["bootstrap"] and o["committee"] == 1:
         raise InputError("--bootstrap needs --committee with more than one member")
+    if o["halving"] and len(o["hidden"]) * o["starts"] == 1:
+        raise InputError("--halving needs several fits: give --hidden several times, or --starts")
     if o["validation"] and o["validation_fraction"]:
         raise InputError("--validation and --validation-fraction are given; leave one of them out")
     for name in ("force_rmse", "force_maxresid", "force_coefficient"):
@@ -235,6 +257,18 @@ def _members(o: dict[str, Any]) -> list[Member]:
             prescale=o["prescale"],
         )
 
+    def fitted_model(hidden: tuple[int, ...], seed: int) -> NeuralNetwork:
+        model = next(fitted)
+        model.lossfunction, model.regressor = _lossfunction(o), Regressor(o["optimizer"])
+        model.randomseed, model.prescale = seed, o["prescale"]
+        return model
+
+    if start is not None:
+        fitted = start.by_seat(o["committee"])
+        return make_members(
+            fitted_model, [start.hidden], seats=o["committee"],
+            bootstrap=o["bootstrap"], seed=o["seed"],
+        )  # fmt: skip
     return make_members(
         make_model, o["hidden"], o["starts"], o["committee"],
         bootstrap=o["bootstrap"], seed=o["seed"],
@@ -301,9 +335,12 @@ def _settings(o: dict[str, Any]) -> Settings:
             patience=o["patience"],
             checkpoint_every=o["checkpoint_every"],
             keep_checkpoints=o["keep_checkpoints"],
+            max_seconds=o["max_seconds"],
         ),
         memory=None if o["memory"] is None else 1e9 * o["memory"],
         groups=o["groups"],
+        halving=o["halving"],
+        widen=o["start_from"] is not None,
         overwrite=o["overwrite"],
         restart=o["restart"],
         compress=not o["no_compress"],

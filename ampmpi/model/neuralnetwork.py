@@ -15,7 +15,7 @@ from ampmpi.model.amp_methods import AmpModel
 from ampmpi.model.layers import ACTIVATIONS, Array
 from ampmpi.model.network import Network, random_parameters
 from ampmpi.model.predictor import Predictor
-from ampmpi.model.scaling import initial_scaling, prescale
+from ampmpi.model.scaling import initial_scaling, merge_ranges, prescale, rescaling
 from ampmpi.model.settings import LossFunction, Regressor
 from ampmpi.parameters import ParametersOf
 
@@ -282,6 +282,31 @@ class NeuralNetwork(AmpModel):
                 for element, value in zip(sorted(fprange), found, strict=True):
                     self.scalings[element] = np.array([value, 1.0])
         self._check()
+
+    def widen(self, fprange: Mapping[str, Array]) -> None:
+        """Widen the ranges of features so that they include others; the function stays the same.
+
+        The first layers' weights are adapted exactly, up to rounding. Elements that the model
+        lacks, and ranges of a model that is not whole, are left alone.
+
+        Parameters
+        ----------
+        fprange : mapping of str to (n_features, 2) float array
+            Ranges to include, by element.
+        """
+        if self.fprange is None or self.layers is None:
+            return
+        for element in sorted(set(fprange) & set(self.fprange)):
+            before = self.fprange[element]
+            after = merge_ranges([{element: before}, {element: fprange[element]}])[element]
+            if np.array_equal(before, after):
+                continue
+            factor, shift = rescaling(before, after)
+            first = self.layers[element][0].copy()
+            first[-1] += shift @ first[:-1]
+            first[:-1] *= factor[:, np.newaxis]
+            self.layers[element][0] = first
+            self.fprange[element] = after
 
     def atomic_energies(self, fingerprint: Fingerprint) -> tuple[Array, Array]:
         """Energies of the atoms and their derivatives.

@@ -48,6 +48,26 @@ def network_input(values: Array, fprange: Array) -> Array:
     return x
 
 
+def rescaling(before: Array, after: Array) -> tuple[Array, Array]:
+    """Return how inputs that are scaled by one range follow from those scaled by a wider one.
+
+    Parameters
+    ----------
+    before, after : (n_features, 2) float array
+        Ranges of the features; none of `after` is narrower than that of `before`.
+
+    Returns
+    -------
+    factor, shift : (n_features,) float array
+        ``network_input(G, before) = factor * network_input(G, after) + shift``.
+    """
+    slope, new_slope = feature_scaling(before), feature_scaling(after)
+    was_wide, is_wide = (ends[:, 1] - ends[:, 0] > NARROWEST for ends in (before, after))
+    factor = slope / new_slope
+    moved = factor + slope * (after[:, 0] - np.where(was_wide, before[:, 0], 0.0))
+    return factor, np.where(is_wide, moved - was_wide, 0.0)
+
+
 def merge_ranges(ranges: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     """Join the feature ranges of parts of a set, by element."""
     merged: dict[str, Array] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import platform
 import signal
@@ -185,6 +186,15 @@ def batch_job(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:
         return "", 0
     name = f"{environ.get('SLURM_CLUSTER_NAME', '')}.{number}"
     return "".join(name.split())[:200], int(restarts) if restarts.isdigit() else 0
+
+
+def job_end(environ: Mapping[str, str] = os.environ) -> float:
+    """Return the time, as `time.time` has it, at which the batch job will be ended; or infinity."""
+    try:
+        end = float(environ.get("SLURM_JOB_END_TIME", ""))
+    except ValueError:
+        return math.inf
+    return end if end > 0 else math.inf
 
 
 def check_launcher(vendor: str, environ: Mapping[str, str] = os.environ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ampmpi.errors import ImageError, InputError, UnusableImagesError
+from ampmpi.errors import ImageError, InputError, ModelError, UnusableImagesError
 from ampmpi.images import ImageRef, digest_image
 from ampmpi.images.distances import ratio, shortest
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
@@ -219,6 +219,19 @@ class Dataset:
                         f"{name} is to validate on and holds {element}, which no image to train "
                         "on does; give other images for validation, or another seed where they "
                         "are chosen at random"
+                    )
+                )
+
+    def check_elements(self, known: Iterable[str]) -> None:
+        """Refuse elements that a model which is trained further does not know."""
+        for column, element in enumerate(self.elements):
+            if element not in known:
+                name = self.pool.name(int(self.indices[self.composition[:, column] > 0].min()))
+                raise share(
+                    ModelError(
+                        f"{name} holds {element}, an element that the model lacks (it has "
+                        f"{', '.join(sorted(known))}): leave such images out, or train a new "
+                        "model on all images"
                     )
                 )
 

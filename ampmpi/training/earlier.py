@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,7 +31,11 @@ from ampmpi.training.curve import Step
 from ampmpi.training.dataset import Dataset
 from ampmpi.training.settings import Schedule
 
+if TYPE_CHECKING:
+    from ampmpi.training.halving import Bracket
+
 CONVERGED, MAXITER, EARLY, STALLED = "converged", "maxiter", "early stopping", "stalled"
+TIME = "out of time"
 
 FPRANGE = "fprange."
 
@@ -46,7 +50,7 @@ class FitResult:
     training loss without a validation set.
     """
 
-    outcome: str  # one of the four above
+    outcome: str  # one of the five above
     vector: Array  # the parameters
     best: Step  # errors at these parameters
     steps: int  # evaluations of the loss
@@ -62,6 +66,7 @@ class Start:
     result: FitResult | None = None  # its end, where the checkpoint tells that it is finished
     fprange: Mapping[str, Array] | None = None
     vector: Array | None = None
+    out: bool = False  # whether a round of a sweep with halving has ended it
 
     def apply(self, model: NeuralNetwork) -> None:
         """Give a model the ranges and parameters."""
@@ -78,12 +83,14 @@ class Earlier:
     starts: list[Start] = field(default_factory=list)  # of each member's fit
     remarks: list[str] = field(default_factory=list)  # what the log says of it
     forgotten: list[str] = field(default_factory=list)  # prefixes of checkpoints to remove
+    stale: list[Path] = field(default_factory=list)  # other files to remove
+    bracket: Bracket | None = None  # the rounds of a sweep with halving
     results: set[str] = field(default_factory=set)  # digests of this training's parameters
 
     @property
     def finished(self) -> bool:
         """Whether every fit has ended, so that nothing is to be computed."""
-        return all(start.result is not None for start in self.starts)
+        return all(start.result is not None or start.out for start in self.starts)
 
 
 def checkpoint_of(prefix: str) -> str:
@@ -91,14 +98,18 @@ def checkpoint_of(prefix: str) -> str:
     return f"{prefix}-checkpoint.npz"
 
 
-def ends_of(limits: LossFunction, schedule: Schedule) -> dict[str, Any]:
-    """Return what decides when a fit ends; a restart with other values goes on from the end."""
+def ends_of(limits: LossFunction, schedule: Schedule, outcome: str | None) -> dict[str, Any]:
+    """Return what decides when a fit ends; a restart with other values goes on from the end.
+
+    Seconds count only where it is time that has ended the fit.
+    """
     settings = limits.settings()
-    return {
+    ends = {
         "convergence": settings["convergence"] if limits.raise_ConvergenceOccurred else None,
         "maxiter": settings["maxiter"],
         "patience": schedule.patience,
     }
+    return {**ends, "seconds": schedule.max_seconds} if outcome == TIME else ends
 
 
 def step_of(values: Array) -> Step:
@@ -155,7 +166,9 @@ def look(
 
 
 def forget(found: Earlier) -> None:
-    """Remove the checkpoints that are no longer wanted; Amp's first, as it stands in for ours."""
+    """Remove what is no longer wanted; Amp's checkpoints first, as they stand in for ours."""
+    for path in found.stale:
+        path.unlink(missing_ok=True)
     for prefix in found.forgotten:
         Path(f"{prefix}-checkpoint.amp").unlink(missing_ok=True)
         Path(checkpoint_of(prefix)).unlink(missing_ok=True)
@@ -179,7 +192,7 @@ def _own_start(
         # the same call again, with the calculator that the first one has trained
         settings = {**settings, "given parameters": known.settings.get("given parameters")}
     different = checkpoints.differences(known.settings, settings)
-    if known.state["ends"] != ends_of(model.lossfunction, schedule):
+    if known.state["ends"] != ends_of(model.lossfunction, schedule, known.state["outcome"]):
         result = None  # it goes on from its end
     # without a seed every start is another one
     is_worn = (

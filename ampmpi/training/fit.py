@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +27,14 @@ from ampmpi.parallel.launch import stop
 from ampmpi.parallel.log import Log
 from ampmpi.parallel.threads import one_blas_thread
 from ampmpi.training.curve import Curve, Step, converged, log_line, opening
+from ampmpi.training.deadline import UNLIMITED, Deadline
 from ampmpi.training.earlier import (
     CONVERGED,
     EARLY,
     FPRANGE,
     MAXITER,
     STALLED,
+    TIME,
     FitResult,
     Start,
     checkpoint_of,
@@ -58,12 +61,13 @@ def fit(
     start: Start,
     drawn: Mapping[str, float] | None = None,
     progress: FitProgress | None = None,
+    deadline: Deadline = UNLIMITED,
 ) -> FitResult:
     """Fit a model on a group of ranks, or go on with a fit that was interrupted.
 
     The model gets the parameters found, on every rank; it stays as it was where the fit does
     not end. `drawn`, for bootstrapping, is how often each training image counts. `progress`
-    shows the steps of rank 0.
+    shows the steps of rank 0, by whose clock `deadline` ends the fit.
     """
     with _unchanged_on_error(model):
         start.apply(model)
@@ -73,7 +77,9 @@ def fit(
 
         def run() -> FitResult:
             try:
-                return Fit(loss, model, prepared, label, schedule, start, log, shown, drawn).run()
+                return Fit(
+                    loss, model, prepared, label, schedule, start, log, shown, drawn, deadline
+                ).run()
             finally:
                 loss.finish()
 
@@ -130,6 +136,7 @@ class Fit:
         log: Callable[[str], None],
         progress: FitProgress,
         drawn: Mapping[str, float] | None = None,
+        deadline: Deadline = UNLIMITED,
     ) -> None:
         self.loss, self.model, self.descriptor = loss, model, prepared.descriptor
         self.limits, self.regressor = model.lossfunction, model.regressor
@@ -142,9 +149,10 @@ class Fit:
         self.about = dataset.about
         self.label, self.path = label, checkpoint_of(label)
         self.schedule, self.start, self.log = schedule, start, log
-        self.progress = progress
+        self.progress, self.deadline = progress, deadline
         self.latest_terms: LossTerms | None = None
-        self.began = self.saved = time.monotonic()
+        self.began = self.saved = self.looked = time.monotonic()
+        self.longest = 0.0  # seconds between two looks
 
     def run(self) -> FitResult:
         """Make steps until there is a reason to end."""
@@ -167,15 +175,20 @@ class Fit:
             terms = self._terms_at(vector)
         result = FitResult(outcome, vector, end, self.steps, terms)
         self._save(result)
+        if outcome == TIME:
+            self.log(f"The time is up after step {self.steps}: {self.deadline.reason}.")
         if self.limits.log_losses:
             self.log(f"...optimization {'un' if outcome == STALLED else ''}successful.")
         return result
 
     def _optimised(self) -> str:
         """Make steps until there is a reason to end, and return it."""
-        if self.steps >= self.limits.maxiter and math.isfinite(self.best_value):
-            return MAXITER
-        self.progress.begin(self.steps, self.limits.maxiter)
+        if math.isfinite(self.best_value):
+            if self.steps >= self.limits.maxiter:
+                return MAXITER
+            if self.deadline.finishes and self.deadline.over():
+                return TIME
+        self.progress.begin(self.steps, self.limits.maxiter, self.deadline.left)
         try:
             self.optimiser.run(self._evaluate, self._observe)
         except StopOptimisation as reason:
@@ -244,7 +257,10 @@ class Fit:
         """Record the step just evaluated, and end the fit when it is time."""
         step, limits = self.current, self.limits
         is_converged = limits.raise_ConvergenceOccurred and converged(step, limits)
-        is_last = is_converged or step.step >= limits.maxiter
+        is_late = self._is_late()
+        is_last = (
+            is_converged or step.step >= limits.maxiter or (is_late and self.deadline.finishes)
+        )
         if is_last or step.step % self.schedule.validate_every == 0:
             step = self.current = self._validated(step)
         value = step.val_loss if self.n_validation else step.loss
@@ -258,20 +274,29 @@ class Fit:
             self.model.vector = self.latest
             self.model.observer(self.model, self.latest, self.current.loss)
         if is_last:
-            raise StopOptimisation(CONVERGED if is_converged else MAXITER)
+            limited = step.step >= limits.maxiter
+            raise StopOptimisation(CONVERGED if is_converged else MAXITER if limited else TIME)
         patience, is_validated = self.schedule.patience, not math.isnan(step.val_loss)
         if is_validated and patience is not None and step.step - self.best.step >= patience:
             raise StopOptimisation(EARLY)
         due = step.step % self.schedule.checkpoint_every == 0
-        stops = self.loss.stop_requested
+        stops = self.loss.stop_requested or is_late
         if due or stops or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
             self._save()
         if stops:
             why = f" ({stop.signal_name})" if stop.signal_name else ""
+            if is_late and not why:
+                why = f" ({self.deadline.reason})"
             raise Unfinished(
                 f"stopped after step {step.step} of {limits.maxiter}{why}, saved in {self.path}; "
                 "start it again to go on"
             )
+
+    def _is_late(self) -> bool:
+        """Whether another step would end after the deadline."""
+        now = time.monotonic()
+        self.longest, self.looked = max(self.longest, now - self.looked), now
+        return self.deadline.over(self.longest)
 
     def _validated(self, step: Step) -> Step:
         """Return a step, the last one evaluated, with its errors on the validation set."""
@@ -344,6 +369,12 @@ class Fit:
         copy.vector = vector
         amp_file.write(name, self.descriptor.parameters, copy.parameters)
 
+    def _ends(self, result: FitResult | None) -> dict[str, Any]:
+        """Return what has decided on the end; a fit that its batch job has ended can go on."""
+        outcome = None if result is None else result.outcome
+        schedule = replace(self.schedule, max_seconds=self.deadline.seconds)
+        return ends_of(self.limits, schedule, outcome)
+
     def _save(self, result: FitResult | None = None) -> None:
         """Write the checkpoint, and Amp's beside it while the fit goes on.
 
@@ -372,7 +403,7 @@ class Fit:
             "steps": self.steps,
             "seconds": self.seconds + time.monotonic() - self.began,
             "outcome": None if result is None else result.outcome,
-            "ends": ends_of(self.limits, self.schedule),
+            "ends": self._ends(result),
             "results": self.results,
             "about": {
                 "version": ampmpi.__version__,

@@ -35,14 +35,18 @@ class FitProgress:
         self.log, self.name = log, name
         self._clock = clock
         self._first = self._most = 0
+        self._seconds = math.inf
         self._intervals = Intervals(clock)
         self._bar: Any = None
         self._has_rows = False
         self._validated: Step | None = None
 
-    def begin(self, done: int, most: int) -> None:
-        """Start the display of a fit that has made `done` steps, and may make `most`."""
-        self._first, self._most = done, most
+    def begin(self, done: int, most: int, seconds: float = math.inf) -> None:
+        """Start the display of a fit that has made `done` steps, and may make `most`.
+
+        `seconds` is how long it may take.
+        """
+        self._first, self._most, self._seconds = done, most, seconds
         self._intervals = Intervals(self._clock)
         self._bar = make_bar(self.log, most, self.name, "steps", done)
 
@@ -66,6 +70,7 @@ class FitProgress:
         """Return a row of the table, `seconds` after the start."""
         rate = (step.step - self._first) / max(seconds, 1e-9)
         left = (self._most - step.step) / rate if rate else math.nan
+        left = min(left, max(self._seconds - seconds, 0.0))
         errors = [step.energy_rmse, step.force_rmse, math.nan, math.nan]
         if self._validated is not None:  # not every step is
             errors[2:] = self._validated.val_energy_rmse, self._validated.val_force_rmse

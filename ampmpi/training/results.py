@@ -35,6 +35,8 @@ class MemberResult:
         Errors at the parameters; None where the fit failed.
     file : str or None
         The .amp file with the parameters.
+    out : int or None
+        Number of the round of a sweep with halving after which the fit did not go on.
     """
 
     name: str
@@ -43,6 +45,7 @@ class MemberResult:
     steps: int
     best: Step | None
     file: str | None
+    out: int | None = None
 
     @property
     def score(self) -> float:
@@ -59,7 +62,7 @@ class TrainingResult:
     Attributes
     ----------
     outcome : str
-        'converged', 'maxiter', 'early stopping' or 'stalled'.
+        'converged', 'maxiter', 'early stopping', 'out of time' or 'stalled'.
     file : str
         The .amp file with the parameters.
     best : Step
@@ -81,13 +84,18 @@ class TrainingResult:
 
 
 def best_of(results: Sequence[MemberResult]) -> MemberResult | None:
-    """Return the result with the smallest score; None when every fit failed."""
-    good = [result for result in results if result.file is not None]
+    """Return the result with the smallest score of fits that went to the end; None without one."""
+    good = [result for result in results if result.file is not None and result.out is None]
     return min(good, key=lambda result: result.score, default=None)
 
 
 COLUMNS = ("loss", "energy_rmse", "force_rmse", "val_loss", "val_energy_rmse", "val_force_rmse")
 STRESS_COLUMNS = ("stress_rmse", "val_stress_rmse")
+
+
+def _rank(result: MemberResult) -> tuple[float, float]:
+    """Return by what results are sorted: how far they came, then how good they are."""
+    return -math.inf if result.out is None else -result.out, result.score
 
 
 def _table(results: Sequence[MemberResult], files: dict[str, str]) -> str:
@@ -96,9 +104,11 @@ def _table(results: Sequence[MemberResult], files: dict[str, str]) -> str:
     stress = any(not math.isnan(step.stress_rmse) for step in steps)
     columns = COLUMNS + (STRESS_COLUMNS if stress else ())
     rows: list[list[Any]] = [["member", "outcome", "steps", *columns, "committee"]]
-    for result in sorted(results, key=lambda r: r.score):
+    for result in sorted(results, key=_rank):
         values = [getattr(result.best, name, np.nan) for name in columns]
         outcome = result.outcome.replace(" ", "-") if result.best else "failed"
+        if result.out is not None and result.best:
+            outcome = f"out-in-round-{result.out}"
         numbers = [f"{value:.6g}" for value in values]
         file = Path(files.get(result.name, "-")).name
         rows.append([result.name, outcome, str(result.steps), *numbers, file])
@@ -121,7 +131,8 @@ def save(
     The seats of an earlier, larger committee of the label are removed, so that nothing takes
     them for a part of this one. Where every fit stalled the file has the name that Amp gives it.
     """
-    everything_stalled = all(result.outcome == STALLED for result in results if result.best)
+    ended = [result for result in results if result.best and result.out is None]
+    everything_stalled = all(result.outcome == STALLED for result in ended)
     file = f"{label}-untrained-parameters.amp" if everything_stalled else f"{label}.amp"
     before = committee_files(label)
     seats = sorted({result.seat for result in results})
@@ -146,7 +157,8 @@ def save(
     if saved:
         first, *_, last = saved.values()
         say(f"Committee: {first} to {last}")
-    say(f"{file}: {best.outcome} after {best.steps} steps, {_errors(best.best)}")
+    name = f"{best.name}, " if len(results) > 1 else ""
+    say(f"{file}: {name}{best.outcome} after {best.steps} steps, {_errors(best.best)}")
     return file
 
 

@@ -11,8 +11,8 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -34,17 +34,21 @@ from ampmpi.fingerprinting.finalize import compress_all
 from ampmpi.images import ImageRef
 from ampmpi.images.doubts import SHOWN, named
 from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
-from ampmpi.model import amp_file
+from ampmpi.model import LossFunction, amp_file
 from ampmpi.model.loss import LossTerms
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
 from ampmpi.parallel.launch import batch_job, check_compiler
 from ampmpi.parallel.log import Log
 from ampmpi.text import amount
+from ampmpi.training import halving
 from ampmpi.training.curve import Step
 from ampmpi.training.dataset import Dataset, survey
+from ampmpi.training.deadline import Deadline
 from ampmpi.training.earlier import (
+    MAXITER,
     STALLED,
+    TIME,
     Earlier,
     Start,
     drawn_images,
@@ -117,6 +121,7 @@ class Session:
         comm: Communicator,
         terminal: Log | None = None,
     ) -> None:
+        began = time.monotonic()
         on_all(comm, check_compiler)
         on_all(comm, settings.check)
         on_all(comm, members[0].model.lossfunction.settings)
@@ -129,6 +134,7 @@ class Session:
                 )
             )
         self.comm, self.settings = comm, settings
+        self.deadline = Deadline.of(settings.schedule.max_seconds, began)
         self.images, self.validation = (
             on_all(comm, partial(settings.as_read, reusable(given)))
             for given in (images, settings.validation)
@@ -157,6 +163,7 @@ class Session:
                     "script), or a descriptor with derivatives"
                 )
             )
+        self.loaded: tuple[Communicator, Prepared] | None = None
         self.size = on_all(comm, lambda: group_size(comm.size, len(members), settings.groups))
         prefix = dblabel or label
         self.fingerprints = f"{prefix}-fingerprints.ampdb"
@@ -192,7 +199,6 @@ class Session:
                 raise
             if log.speaks:
                 self.terminal(f"The log is {log.path}.")
-            group, prepared = comm, None
             if self.maker is not None and not self.settings.skip_unusable:
                 self.maker.keep()
             if earlier.finished:
@@ -204,9 +210,10 @@ class Session:
                     except UnusableImagesError:
                         self._discard(log)
                         raise
-                group, prepared = self._load(dataset)
+                self._regroup(dataset, sum(not start.out for start in earlier.starts))
                 agree(comm, lambda: forget(earlier))
-            results = self._fit(group, prepared, earlier, logs)
+            results = self._fit(dataset, earlier, logs)
+            self.loaded = None  # its arrays: a compress may take as much again
             best = best_of(results)
             if best is None or best.best is None:
                 raise share(
@@ -215,12 +222,14 @@ class Session:
             if earlier.finished:
                 self.model.lossfunction.remember(_terms_of(best.best, dataset))
             file = agree(comm, lambda: save(label, results, best, self.voice.say))
+            if earlier.bracket is None:
+                agree(comm, lambda: halving.file_of(label).unlink(missing_ok=True))
             if self.settings.compress and self.dblabel is None:
                 self._compress()
         result = TrainingResult(
             best.outcome, file, best.best, best.steps, self.descriptor, tuple(results)
         )
-        if any(one.outcome == STALLED for one in results):
+        if any(one.outcome == STALLED and one.out is None for one in results):
             raise share(TrainingConvergenceError(_complaint(result)))
         return result
 
@@ -234,7 +243,7 @@ class Session:
         """Do what comes before a fit, and return this rank's images; no fit follows."""
         dataset, _ = self._survey()
         self._fingerprint()
-        return self._load(dataset)[1]
+        return self._load(dataset, len(self.members))[1]
 
     def preview(self) -> None:
         """Say what `train` would do and take, or refuse what it would; nothing is written."""
@@ -246,6 +255,8 @@ class Session:
             self._fingerprint(dry_run=True)
         say(self._plan(dataset, None).line())
         say(f"{len(self.members)} to fit, with {self._groups()}:")
+        if earlier.bracket is not None:
+            say(f"  in {earlier.bracket.plan()}")
         for member in self.members:
             say(f"  {member.name}, seed {member.model.randomseed}")
 
@@ -270,6 +281,8 @@ class Session:
             if line:
                 self.voice.warn(line)
         dataset.check_validation(self.model.fprange or ())
+        if self.model.fprange is not None and not settings.skip_unusable:
+            dataset.check_elements(self.model.fprange)
         if dataset.n_shared:
             self.voice.warn(
                 f"{dataset.n_shared} of the images given for validation are among those to train "
@@ -292,10 +305,14 @@ class Session:
                     f"{named(dropped, SHOWN)}"
                 )
         schedule = settings.schedule
-        earlier = agree(
-            comm,
-            lambda: look(self.label, self.members, dataset, self.descriptor, schedule, **options),
-        )
+
+        def look_all() -> Earlier:
+            found = look(self.label, self.members, dataset, self.descriptor, schedule, **options)
+            if settings.halving:
+                halving.look(self.label, self.members, found, schedule.validate_every, **options)
+            return found
+
+        earlier = agree(comm, look_all)
         for line in earlier.remarks:
             self.voice.log(line)
         return dataset, earlier
@@ -350,9 +367,20 @@ class Session:
         n, size = self.comm.size // self.size, self.size
         return f"{n} group{'s' if n > 1 else ''} of {size} rank{'s' if size > 1 else ''}"
 
-    def _load(self, dataset: Dataset) -> tuple[Communicator, Prepared]:
+    def _regroup(self, dataset: Dataset, n: int) -> None:
+        """Have groups of ranks for `n` fits, each with all images."""
+        groups = self.settings.groups
+        size = group_size(self.comm.size, n, None if groups and groups > n else groups) if n else 0
+        if n and (self.loaded is None or size != self.size):
+            self.size, self.loaded = size, None  # the arrays go before new ones come
+            self.loaded = self._load(dataset, n)
+            if self.settings.widen:
+                for member in self.members:
+                    member.model.widen(self.loaded[1].fprange)
+
+    def _load(self, dataset: Dataset, n: int) -> tuple[Communicator, Prepared]:
         """Split the ranks into groups, and read this rank's share of its group's images."""
-        comm, size, n = self.comm, self.size, len(self.members)
+        comm, size = self.comm, self.size
         group = comm if size == comm.size else comm.split(comm.rank // size, comm.rank)
         source = Source(self.fingerprints, self.primes, self.descriptor)
         plan = self._plan(dataset, source)
@@ -365,38 +393,79 @@ class Session:
         )
         return group, prepared
 
-    def _fit(
-        self, group: Communicator, prepared: Prepared | None, earlier: Earlier, logs: ExitStack
-    ) -> list[MemberResult]:
-        """Let groups of ranks fit the members, and return how each ended, on every rank.
+    def _fit(self, dataset: Dataset, earlier: Earlier, logs: ExitStack) -> list[MemberResult]:
+        """Fit the members, in several rounds with halving; return how each ended, on every rank.
 
-        Of several members, those that cannot be fitted do not keep the others from it.
-        `prepared` is None where all are finished already.
+        Before each round the ranks are split anew into groups for the fits that are left.
         """
-        comm, members = self.comm, self.members
-        lone = len(members) == 1
+        members, bracket = self.members, earlier.bracket
+        starts = {one.name: start for one, start in zip(members, earlier.starts, strict=True)}
+        limits = bracket.limits if bracket else [self.model.lossfunction.maxiter]
+        results = (
+            {one.name: one for over in bracket.done for one in over.results} if bracket else {}
+        )
+        left = [member for member in members if not starts[member.name].out]
+        for number in range(len(bracket.done) + 1 if bracket else 1, len(limits) + 1):
+            is_last = number == len(limits)
+            going = [one for one in left if is_last or not _is_over(results.get(one.name))]
+            if self.loaded is not None:
+                self._regroup(dataset, len(going))
+            deadline = self.deadline.part(len(limits) - number + 1)
+            results.update(self._round(going, starts, limits[number - 1], deadline, logs))
+            for one in going:
+                if starts[one.name].result is None:
+                    starts[one.name] = replace(starts[one.name], goes_on=True)
+            if bracket is not None and not is_last:
+                over = bracket.add([results[one.name] for one in left])
+                agree(self.comm, bracket.save)
+                self.voice.say(over.line(number, len(limits)))
+                results.update((one.name, one) for one in over.results)
+                left = [one for one in left if one.name in over.left]
+        return [results[member.name] for member in members]
+
+    def _round(
+        self,
+        members: Sequence[Member],
+        starts: Mapping[str, Start],
+        steps: int,
+        deadline: Deadline,
+        logs: ExitStack,
+    ) -> dict[str, MemberResult]:
+        """Let groups of ranks take members to `steps` steps, and return how each ended there.
+
+        Of several members, those that cannot be fitted do not keep the others from it. All are
+        finished already where nothing is loaded.
+        """
+        if not members:
+            return {}
+        comm, (group, prepared) = self.comm, self.loaded or (self.comm, None)
+        lone = len(self.members) == 1
         say = Log(group.rank, quiet=lone or prepared is None)
-        starts = {
-            one.name: (one, start) for one, start in zip(members, earlier.starts, strict=True)
-        }
+        by_name = {member.name: member for member in members}
         folder = agree(comm, lambda: make_queue(self.label)) if group.size < comm.size else None
         queue = Queue(folder, members)
+        turns = math.ceil(len(members) * group.size / comm.size)
         done: list[MemberResult] = []
         interrupted: Unfinished | None = None
-        while (name := agree(group, queue.take)) is not None:
-            member, start = starts[name]
-            try:
-                ended = self._fit_one(group, prepared, member, start, logs)
-            except Unfinished as error:
-                interrupted = error
-                queue.close()
-                break
-            except (ModelError, LockedError) as error:
-                if lone:
-                    raise
-                ended = MemberResult(name, member.seat, f"failed: {error}", 0, None, None)
-            done.append(ended)
-            say(f"{name}: {ended.outcome} after {ended.steps} steps, loss {ended.score:.4g}")
+        with ExitStack() as own:  # logs are let go after each round: other ranks may go on with it
+            while (name := agree(group, queue.take)) is not None:
+                member = by_name[name]
+                until = deadline.part(turns - len(done))
+                try:
+                    with _at_most(member.model.lossfunction, steps):
+                        ended = self._fit_one(
+                            group, prepared, member, starts[name], until, logs if lone else own
+                        )
+                except Unfinished as error:
+                    interrupted = error
+                    queue.close()
+                    break
+                except (ModelError, LockedError) as error:
+                    if lone:
+                        raise
+                    ended = MemberResult(name, member.seat, f"failed: {error}", 0, None, None)
+                done.append(ended)
+                say(f"{name}: {ended.outcome} after {ended.steps} steps, loss {ended.score:.4g}")
         parts = comm.allgather(done if group.rank == 0 else [])
         if folder is not None:
             agree(comm, lambda: shutil.rmtree(folder, ignore_errors=True))
@@ -408,7 +477,7 @@ class Session:
                     "again to go on"
                 )
             raise share(interrupted)
-        return [results[member.name] for member in members]
+        return results
 
     def _fit_one(
         self,
@@ -416,6 +485,7 @@ class Session:
         prepared: Prepared | None,
         member: Member,
         start: Start,
+        deadline: Deadline,
         logs: ExitStack,
     ) -> MemberResult:
         """Fit one member, or take its result from its checkpoint, and save its .amp file.
@@ -435,7 +505,9 @@ class Session:
             number = self.members.index(member) + 1
             name = "training" if lone else f"{member.name} ({number} of {len(self.members)})"
             progress = FitProgress(self.terminal, name)
-            result = fit(group, prepared, model, prefix, schedule, log, start, drawn, progress)
+            result = fit(
+                group, prepared, model, prefix, schedule, log, start, drawn, progress, deadline
+            )
         end = "-untrained-parameters.amp" if lone and result.outcome == STALLED else ".amp"
         file = prefix + end
         agree(group, lambda: amp_file.write(file, self.descriptor.parameters, model.parameters))
@@ -452,6 +524,22 @@ class Session:
                 self.voice.log(f"{report.path}: {report.added} entries archived.")
             for line in report.remarks():
                 self.voice.warn(line)
+
+
+def _is_over(result: MemberResult | None) -> bool:
+    """Whether a fit has ended by itself, so that another round would not take it further."""
+    return result is not None and result.outcome not in (MAXITER, TIME)
+
+
+@contextmanager
+def _at_most(lossfunction: LossFunction, steps: int) -> Iterator[None]:
+    """Let fits end after so many steps within the block."""
+    most = lossfunction.maxiter
+    lossfunction.parameters["maxiter"] = min(most, steps)
+    try:
+        yield
+    finally:
+        lossfunction.parameters["maxiter"] = most
 
 
 def _terms_of(step: Step, dataset: Dataset) -> LossTerms:
@@ -483,7 +571,7 @@ def _complaint(result: TrainingResult) -> str:
             f"{result.best.energy_rmse:.3g} eV per atom, force rmse "
             f"{result.best.force_rmse:.3g} eV/Å{stress}); its parameters are in {result.file}"
         )
-    stalled = [one.name for one in result.members if one.outcome == STALLED]
+    stalled = [one.name for one in result.members if one.outcome == STALLED and one.out is None]
     return (
         f"{len(stalled)} of {len(result.members)} fits did not reach their criteria, the first: "
         f"{stalled[0]}; their parameters are saved"

@@ -29,6 +29,8 @@ class Schedule:
         Keep a .amp file of each.
     block : int
         Iterations between fresh starts of the optimiser.
+    max_seconds : float or None
+        Seconds after the start of the job, fingerprints included, at which the training ends.
     """
 
     validate_every: int = 10
@@ -36,6 +38,7 @@ class Schedule:
     checkpoint_every: int = 100
     keep_checkpoints: bool = False
     block: int = BLOCK
+    max_seconds: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +82,11 @@ class Settings:
         those that lack forces.
     logging : bool
         Write LABEL-log.txt.
+    halving : bool
+        Let the worse half of several fits end after each of some rounds.
+    widen : bool
+        Widen the ranges of features that a model already has to those of the images, and
+        adapt its weights, so that it is the same function as before.
     """
 
     validation: Any = None
@@ -100,6 +108,8 @@ class Settings:
     format: str | None = None
     skip_unusable: bool = False
     logging: bool = True
+    halving: bool = False
+    widen: bool = False
 
     @property
     def keys(self) -> LabelKeys:
@@ -131,6 +141,14 @@ class Settings:
         validates = self.validation is not None or self.validation_fraction
         if self.schedule.patience is not None and not validates:
             raise InputError("patience needs validation images or a validation fraction")
+        if self.halving and not validates:
+            raise InputError(
+                "halving compares fits by their errors on images that they are not trained on: "
+                "give --validation or --validation-fraction, too"
+            )
+        seconds = self.schedule.max_seconds
+        if seconds is not None and not (isinstance(seconds, Real) and seconds > 0):
+            raise InputError(f"max_seconds is {seconds!r}; give a number above 0")
         if self.memory is not None and not (isinstance(self.memory, Real) and self.memory > 0):
             raise InputError(f"memory is {self.memory!r}; give a number of bytes")
         if self.packs:

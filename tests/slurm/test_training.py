@@ -84,3 +84,18 @@ def test_a_chain_whose_first_job_fails(folder: Folder, cluster: Cluster):
     assert "there is neither amp-fingerprints.ampdb nor" in folder.log(third)
     assert cluster.state(f"{second}_0").name == "CANCELLED"
     assert "missing.traj" in folder.log(first)
+
+
+def test_a_training_ends_before_its_job_and_leaves_a_potential(folder: Folder):
+    """The line for env.sh is that of the documentation, for a SLURM that does not say the end."""
+    ask = '$(date -d "$(squeue -h -j $SLURM_JOB_ID -o %e)" +%s)'
+    folder.env(launcher="srun", SLURM_JOB_END_TIME=ask)
+    job = folder.submit(
+        "train", "--time=2", "--signal=URG@1",
+        arguments=("images.traj", *HARD, "--max-seconds", "1e9"),
+    )  # fmt: skip
+    folder.completed(job, 150)
+    assert "amp.amp: out of time after" in folder.log(job)
+    log = (folder.path / "amp-log.txt").read_text()
+    assert "the time of the batch job is nearly over" in log
+    assert Amp.load(str(folder.path / "amp.amp")) is not None

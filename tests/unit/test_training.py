@@ -580,7 +580,7 @@ def test_an_element_that_a_loaded_model_lacks_is_named():
     calculator("cu", maxiter=2).train(images)
     loaded = Amp.load("cu.amp", label="again")
     loaded.descriptor = Gaussian(cutoff=4.0)
-    with pytest.raises(ModelError, match="Pt, which the model lacks"):
+    with pytest.raises(ModelError, match="holds Pt, an element that the model lacks"):
         loaded.train(emt_images(3))
 
 
@@ -672,12 +672,14 @@ OPTIONS = {
     "label": "here/x",
     "dblabel": "shared",
     "descriptor": "g.toml",
+    "start-from": "old.amp",
     "cutoff": 5.5,
     "functions": "auto",
     "hidden": [[5, 5], [20]],
     "activation": "sigmoid",
     "seed": 7,
     "starts": 2,
+    "halving": True,
     "committee": 3,
     "bootstrap": True,
     "groups": 2,
@@ -696,6 +698,7 @@ OPTIONS = {
     "prescale": False,
     "optimizer": "BFGS",
     "max-steps": 123,
+    "max-seconds": 60.0,
     "validation": ["c.traj", "d.traj"],
     "validation-fraction": 0.25,
     "validate-every": 5,
