@@ -96,6 +96,15 @@ class Network:
             start = stop
         return blocks
 
+    @cached_property
+    def columns(self) -> dict[str, NDArray[np.int64]]:
+        """Places in the vector of each element's first weight and of its intercept."""
+        scaling = self.n_parameters - 2 * len(self.nodes)
+        return {
+            element: np.array([block.start, scaling + 2 * i], dtype=np.int64)
+            for i, (element, _, block) in enumerate(self._blocks)
+        }
+
     def penalty_mask(self) -> NDArray[np.bool_]:
         """Which parameters `overfit` penalises: as in Amp, the first layer without its biases."""
         mask = np.zeros(self.n_parameters, dtype=bool)
