@@ -162,10 +162,11 @@ class _Passed:
         parameters, columns = network.split(vector), network.columns
         for e, rows in scaled.batch.rows.items():
             values, _ = forward(parameters[e], scaled.x[e], activation)
-            by = sensitivities(parameters[e], values, activation)
+            by_value, by_net = sensitivities(parameters[e], values, activation)
             elements[e] = _Element(
-                parameters[e], scaled.x[e], values, *by, scaled.factors[e], columns[e], rows
-            )
+                parameters[e], scaled.x[e], values, by_value, by_net, scaled.factors[e],
+                columns[e], rows,
+            )  # fmt: skip
         return cls(scaled.batch, elements, activation)
 
     def energy_rows(self, weights: Array, buffer: Array) -> Iterator[Array]:

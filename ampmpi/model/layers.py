@@ -473,4 +473,3 @@ def tangent_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
                 block[:-1] += np.dot(inwards[m:n].T, net[a:b])
         if layer > 1:
             back = np.dot(back, _matrix(parameters, layer)[:-1].T)
-

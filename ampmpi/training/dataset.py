@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from ampmpi.images import ImageRef, digest_image
 from ampmpi.images.distances import ratio, shortest
 from ampmpi.images.doubts import Facts, Ratio, distance_doubts, label_doubts
 from ampmpi.images.labels import NO_FORCES, Choice, LabelError, LabelKeys
+from ampmpi.model.batch import PARTS, part_of
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
@@ -41,6 +42,13 @@ FILES = 5
 
 DISTANCES = 20
 """Images of which each rank looks at the distances, to find out whether they can be in Å."""
+
+
+class Part(NamedTuple):
+    """A part of the images to train on."""
+
+    n_images: float
+    n_residuals: int  # energies and components of forces
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +87,23 @@ class Dataset:
         if drawn is None:
             return float(chosen.sum())
         return sum(drawn.get(key.decode(), 0.0) for key in self.keys[chosen].tolist())
+
+    def parts(self, drawn: Mapping[str, float] | None = None) -> list[Part]:
+        """Return how many images to train on there are, then in ever smaller parts of the set.
+
+        With `drawn`, an image counts as often as it was drawn.
+        """
+        chosen = ~self.validation
+        keys = [key.decode() for key in self.keys[chosen].tolist()]
+        counts = np.array([1.0 if drawn is None else drawn.get(key, 0.0) for key in keys])
+        forces = np.where(self.has_forces & self.forces, 3 * self.n_atoms, 0)[chosen]
+        smallest = np.array([part_of(key) for key in keys])
+        found = []
+        for part in range(PARTS + 1):
+            inside = (smallest >= part) & (counts > 0)
+            residuals = int((1 + forces[inside]).sum())
+            found.append(Part(float(counts[inside].sum()), residuals))
+        return found
 
     @property
     def n_validation_forces(self) -> int:

@@ -17,6 +17,8 @@ from ampmpi.files.whole import sweep
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.by_hand import numerical_gradient
+from ampmpi.model.gauss_newton import Residuals
+from ampmpi.model.jacobian import Sampling
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import LossTerms, overfit_term
 from ampmpi.model.optimise import StopOptimisation, make_optimiser
@@ -137,6 +139,8 @@ class Fit:
         self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
         self.n_forces = dataset.n_training_forces(drawn)
         self.n_validation_forces = dataset.n_validation_forces
+        self.parts = dataset.parts(drawn)
+        self.part = 0  # of the images that the last step was on
         self.about = dataset.about
         self.label, self.path = label, checkpoint_of(label)
         self.schedule, self.start, self.log = schedule, start, log
@@ -174,7 +178,9 @@ class Fit:
             return MAXITER
         self.progress.begin(self.steps, self.limits.maxiter)
         try:
-            self.optimiser.run(self._evaluate, self._observe)
+            counts = tuple(part.n_residuals for part in self.parts)
+            residuals = Residuals(counts, self._gauss_newton)
+            self.optimiser.run(self._evaluate, self._observe, residuals)
         except StopOptimisation as reason:
             return str(reason)
         finally:
@@ -213,9 +219,13 @@ class Fit:
         self.results = [str(digest) for digest in known.state["results"]]
         self.log(f"Going on from {self.path} after step {self.steps}.")
 
-    def _evaluate(self, vector: Array) -> tuple[float, Array]:
-        """Loss and gradient at a point, and its errors in `current`."""
-        terms = self._terms_at(vector)
+    def _evaluate(self, vector: Array, part: int = 0) -> tuple[float, Array]:
+        """Loss and gradient at a point, and its errors in `current`.
+
+        Those of a part of the images stand for the whole set.
+        """
+        self.part = part
+        terms = self._terms_at(vector, part)
         value = terms.loss
         self.steps += 1
         if not math.isfinite(value):
@@ -237,12 +247,13 @@ class Fit:
     def _observe(self) -> None:
         """Record the step just evaluated, and end the fit when it is time."""
         step, limits = self.current, self.limits
-        is_converged = limits.raise_ConvergenceOccurred and converged(step, limits)
+        is_whole = self.part == 0
+        is_converged = is_whole and limits.raise_ConvergenceOccurred and converged(step, limits)
         is_last = is_converged or step.step >= limits.maxiter
-        if is_last or step.step % self.schedule.validate_every == 0:
+        if is_last or (is_whole and step.step % self.schedule.validate_every == 0):
             step = self.current = self._validated(step)
         value = step.val_loss if self.n_validation else step.loss
-        if value < self.best_value:
+        if is_whole and value < self.best_value:
             self.best_value, self.best, self.best_vector = value, step, self.latest.copy()
         self.curve.append(step)
         if limits.log_losses:
@@ -299,11 +310,31 @@ class Fit:
         force = math.sqrt(terms.force_loss / n_forces)
         return energy, terms.energy_maxresid, force, terms.force_maxresid
 
-    def _terms_at(self, vector: Array) -> LossTerms:
+    def _gauss_newton(self, vector: Array, part: int, fraction: float, round: int) -> Array:
+        """Gauss-Newton matrix at a point: of the loss as `_terms_at` gives it."""
+        sampling = Sampling(fraction, self.model.randomseed or 0, round)
+        matrix = self.loss.gauss_newton(vector, sampling, part)
+        matrix *= self._scale_of(part)
+        overfit = self.loss.coefficients.overfit
+        matrix[np.diag_indices(len(vector))] += 2.0 * overfit * self.loss.network.penalty_mask()
+        return matrix
+
+    def _scale_of(self, part: int) -> float:
+        """Return what sums over a part of the images are multiplied with to stand for all."""
+        return self.parts[0].n_images / self.parts[part].n_images
+
+    def _terms_at(self, vector: Array, part: int = 0) -> LossTerms:
         """Loss and gradient at a point, with their parts under Amp's names."""
         network, coefficients = self.loss.network, self.loss.coefficients
         with_gradient, d = self.regressor.lossprime, self.limits.d
-        totals = self.loss.evaluate(vector, gradient=with_gradient and d is None)
+        totals = self.loss.evaluate(vector, gradient=with_gradient and d is None, part=part)
+        if part:
+            scale = self._scale_of(part)
+            totals = totals._replace(
+                energy=scale * totals.energy,
+                force=scale * totals.force,
+                gradient=scale * totals.gradient,
+            )
         penalty, slope = overfit_term(network, vector, coefficients.overfit)
         gradient = None
         if with_gradient:

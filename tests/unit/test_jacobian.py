@@ -110,7 +110,8 @@ def test_an_atom_is_taken_whatever_batch_its_image_is_in():
         batch = make_batch(some)
         chosen = sampling.chosen(batch)
         return {
-            (batch.keys[i], *force) for i, force in zip(batch.image[chosen], batch.forces[chosen])
+            (batch.keys[i], *force)
+            for i, force in zip(batch.image[chosen], batch.forces[chosen], strict=True)
         }
 
     together = taken(samples)
