@@ -279,6 +279,37 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(monkeypatch, stop_at, opt
     assert len(calls) < 2 * whole.steps
 
 
+@pytest.mark.parametrize("stop_at", [2, 9, 20, 33])
+def test_a_stop_in_any_block_of_gauss_newton_changes_nothing(monkeypatch, stop_at):
+    regressor = Regressor("gauss-newton", {"options": {"start": 7, "block": 9}})
+    images = emt_images(8)
+
+    def train(label):
+        calc = calculator(label, optimizer="gauss-newton", maxiter=45)
+        calc.model.regressor = regressor
+        schedule = Schedule(checkpoint_every=1000)
+        return calc.train(images, validation_fraction=0.25, schedule=schedule)
+
+    whole = train("whole")
+    request = StopRequest()
+    monkeypatch.setattr(shared_loss, "stop", request)
+    original = shared_loss.SharedLoss.evaluate
+    calls = []
+
+    def evaluate(self, *arguments, **keywords):
+        calls.append(1)
+        if len(calls) == stop_at:
+            request.request("a test")
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(shared_loss.SharedLoss, "evaluate", evaluate)
+    with pytest.raises(Unfinished):
+        train("cut")
+    request.signal_name = None
+    assert train("cut").best.val_loss == whole.best.val_loss
+    assert Path("cut.amp").read_bytes() == Path("whole.amp").read_bytes()
+
+
 class Descent:
     """Gradient descent with momentum, as another optimiser could be added."""
 
