@@ -14,6 +14,7 @@ import platform
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
@@ -172,6 +173,20 @@ def speaks(environ: Mapping[str, str] = os.environ) -> bool:
         if environ.get(name, "").isdigit():
             return int(environ[name]) == 0
     return True
+
+
+def stop_before_walltime(environ: Mapping[str, str] = os.environ) -> None:
+    """Send this process SIGUSR1 before SLURM ends the job, where SLURM says when that is.
+
+    That is a minute before, or a tenth of the time that is left.
+    """
+    end = environ.get("SLURM_JOB_END_TIME", "")
+    left = int(end) - time.time() if end.isdigit() else 0.0
+    if left > 0.0:
+        seconds = left - min(60.0, 0.1 * left)
+        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGUSR1))
+        timer.daemon = True
+        timer.start()
 
 
 def batch_job(environ: Mapping[str, str] = os.environ) -> tuple[str, int]:

@@ -18,7 +18,7 @@ class Step:
 
     Energies in eV per atom, forces in eV/Å. ``force_rmse`` is the root of the mean over
     images of each image's mean squared force component, as in Amp. The ``val_`` fields
-    are the same on the validation set.
+    are the same on the validation set. Where ``part`` is p, 1/4^p of the images stand for all.
     """
 
     step: int
@@ -32,6 +32,7 @@ class Step:
     val_energy_maxresid: float = math.nan
     val_force_rmse: float = math.nan
     val_force_maxresid: float = math.nan
+    part: float = 0.0
     seconds: float = math.nan
 
 

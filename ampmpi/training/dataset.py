@@ -43,6 +43,9 @@ FILES = 5
 DISTANCES = 20
 """Images of which each rank looks at the distances, to find out whether they can be in Å."""
 
+TENTH, ENOUGH = 0.1, 20
+"""What is kept for validation where nothing is said, and of how many images at least."""
+
 
 class Part(NamedTuple):
     """A part of the images to train on."""
@@ -269,14 +272,15 @@ def survey(
     pool: Pool,
     *,
     forces: bool,
-    fraction: float = 0.0,
+    fraction: float | None = 0.0,
     seed: int = 0,
     keys: LabelKeys | None = None,
     skip_unusable: bool = False,
 ) -> Dataset:
     """Look at every image once, each rank at its block, and tell all ranks.
 
-    `fraction` of the images is chosen with `seed` for validation, where none were given for it.
+    `fraction` of the images is chosen with `seed` for validation, where none were given for it;
+    None is a tenth, and nothing of a few images.
     `keys` are names of labels; those that are not given are found out. Images that cannot be
     trained on are left out with `skip_unusable`, and refused otherwise.
     """
@@ -405,8 +409,10 @@ def _combined(digests: NDArray[Any]) -> str:
     return total.tobytes().hex()
 
 
-def validation_split(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
+def validation_split(n: int, fraction: float | None, seed: int) -> NDArray[np.bool_]:
     """Choose images for validation at random: True for about ``fraction * n`` of them."""
+    if fraction is None:
+        fraction = TENTH if n >= ENOUGH else 0.0
     if not (isinstance(fraction, Real) and 0.0 <= fraction < 1.0):
         raise InputError(f"validation fraction is {fraction!r}; it must be at least 0 and below 1")
     if not isinstance(seed, Integral) or seed < 0:

@@ -32,6 +32,7 @@ from ampmpi.training.dataset import Dataset
 from ampmpi.training.settings import Schedule
 
 CONVERGED, MAXITER, EARLY, STALLED = "converged", "maxiter", "early stopping", "stalled"
+MAXTIME = "maxtime"
 
 FPRANGE = "fprange."
 
@@ -46,7 +47,7 @@ class FitResult:
     training loss without a validation set.
     """
 
-    outcome: str  # one of the four above
+    outcome: str  # one of the five above
     vector: Array  # the parameters
     best: Step  # errors at these parameters
     steps: int  # evaluations of the loss
@@ -98,6 +99,7 @@ def ends_of(limits: LossFunction, schedule: Schedule) -> dict[str, Any]:
         "convergence": settings["convergence"] if limits.raise_ConvergenceOccurred else None,
         "maxiter": settings["maxiter"],
         "patience": schedule.patience,
+        "max_seconds": schedule.max_seconds,
     }
 
 

@@ -33,6 +33,7 @@ from ampmpi.training.earlier import (
     EARLY,
     FPRANGE,
     MAXITER,
+    MAXTIME,
     STALLED,
     FitResult,
     Start,
@@ -140,7 +141,6 @@ class Fit:
         self.n_forces = dataset.n_training_forces(drawn)
         self.n_validation_forces = dataset.n_validation_forces
         self.parts = dataset.parts(drawn)
-        self.part = 0  # of the images that the last step was on
         self.about = dataset.about
         self.label, self.path = label, checkpoint_of(label)
         self.schedule, self.start, self.log = schedule, start, log
@@ -224,7 +224,6 @@ class Fit:
 
         Those of a part of the images stand for the whole set.
         """
-        self.part = part
         terms = self._terms_at(vector, part)
         value = terms.loss
         self.steps += 1
@@ -238,6 +237,7 @@ class Fit:
             self.steps,
             value,
             *self._errors(terms, self.n_images, self.n_forces),
+            part=float(part),
             seconds=self.seconds + time.monotonic() - self.began,
         )
         self.latest, self.latest_terms = vector, terms
@@ -247,13 +247,15 @@ class Fit:
     def _observe(self) -> None:
         """Record the step just evaluated, and end the fit when it is time."""
         step, limits = self.current, self.limits
-        is_whole = self.part == 0
+        is_whole = step.part == 0.0
         is_converged = is_whole and limits.raise_ConvergenceOccurred and converged(step, limits)
-        is_last = is_converged or step.step >= limits.maxiter
+        is_late = step.seconds >= (self.schedule.max_seconds or math.inf)
+        is_last = is_converged or is_late or step.step >= limits.maxiter
         if is_last or (is_whole and step.step % self.schedule.validate_every == 0):
             step = self.current = self._validated(step)
-        value = step.val_loss if self.n_validation else step.loss
-        if is_whole and value < self.best_value:
+        value = step.val_loss if self.n_validation and is_whole else step.loss
+        # whatever was found on a part of the images, the first step on more of them is better
+        if value < self.best_value or (step.part < self.best.part and not math.isnan(value)):
             self.best_value, self.best, self.best_vector = value, step, self.latest.copy()
         self.curve.append(step)
         if limits.log_losses:
@@ -263,7 +265,7 @@ class Fit:
             self.model.vector = self.latest
             self.model.observer(self.model, self.latest, self.current.loss)
         if is_last:
-            raise StopOptimisation(CONVERGED if is_converged else MAXITER)
+            raise StopOptimisation(CONVERGED if is_converged else MAXTIME if is_late else MAXITER)
         patience, is_validated = self.schedule.patience, not math.isnan(step.val_loss)
         if is_validated and patience is not None and step.step - self.best.step >= patience:
             raise StopOptimisation(EARLY)

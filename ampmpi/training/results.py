@@ -59,7 +59,7 @@ class TrainingResult:
     Attributes
     ----------
     outcome : str
-        'converged', 'maxiter', 'early stopping' or 'stalled'.
+        'converged', 'maxiter', 'maxtime', 'early stopping' or 'stalled'.
     file : str
         The .amp file with the parameters.
     best : Step

@@ -23,6 +23,8 @@ class Schedule:
         Steps between evaluations on the validation set; the last step is validated, too.
     patience : int or None
         Steps without a better validation loss after which the fit ends.
+    max_seconds : float or None
+        Seconds after which the fit ends, those before an interruption included.
     checkpoint_every : int
         Steps between checkpoints.
     keep_checkpoints : bool
@@ -33,6 +35,7 @@ class Schedule:
 
     validate_every: int = 10
     patience: int | None = None
+    max_seconds: float | None = None
     checkpoint_every: int = 100
     keep_checkpoints: bool = False
     block: int = BLOCK
@@ -46,8 +49,9 @@ class Settings:
     ----------
     validation : file names, list of ase.Atoms, or None
         Images to validate on.
-    validation_fraction : float
-        Fraction of the images to validate on, where `validation` is not given.
+    validation_fraction : float or None
+        Fraction of the images to validate on, where `validation` is not given; None for a
+        tenth, where there are at least 20 images.
     seed : int
         Seed of that choice.
     schedule : Schedule
@@ -82,7 +86,7 @@ class Settings:
     """
 
     validation: Any = None
-    validation_fraction: float = 0.0
+    validation_fraction: float | None = 0.0
     seed: int = 0
     schedule: Schedule = field(default_factory=Schedule)
     memory: float | None = None
@@ -128,7 +132,7 @@ class Settings:
             raise InputError(
                 "validation images and a validation fraction are given; leave one of them out"
             )
-        validates = self.validation is not None or self.validation_fraction
+        validates = self.validation is not None or self.validation_fraction != 0.0
         if self.schedule.patience is not None and not validates:
             raise InputError("patience needs validation images or a validation fraction")
         if self.memory is not None and not (isinstance(self.memory, Real) and self.memory > 0):
