@@ -3,7 +3,8 @@
 After some steps of plain L-BFGS it goes on in blocks. Each begins with A = JᵀJ at the best point,
 from the energies and some of the forces (`ampmpi.model.jacobian`), and A + shift · mean(diag A)
 is the Hessian from which L-BFGS starts, with a fresh history, on the whole loss with its exact
-gradient. The scale of the inverse Hessian is that of the latest step (Nocedal and Wright,
+gradient. Above some 5,000 parameters A consists of blocks on its diagonal, one for the parameters
+into each node. The scale of the inverse Hessian is that of the latest step (Nocedal and Wright,
 Numerical Optimization, 2nd ed., 2006, equation 7.20), with A as the metric.
 
 Where there are many more residuals than parameters, it starts on a part of the images, which
@@ -15,7 +16,7 @@ restart takes the same way from there, and computes A again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,6 +38,10 @@ ROWS = 3.6
 
 FRACTIONS = 0.05, 0.2
 """Least and largest fraction of the forces in A, where it is not all."""
+
+LONGER, STIFFER = 20, 100.0
+"""Of what is only blocks of A less is to be had: blocks of steps are so much longer, so that they
+build on each other, and the shift so much larger."""
 
 LEAST_PROGRESS = 1e-12
 """A block that lowers the loss by less than this fraction ends the optimisation."""
@@ -61,12 +66,20 @@ class Residuals:
     counts : tuple of int
         Number of residuals of the whole set, then of its ever smaller parts.
     matrix : callable
-        Takes a point, a part of the set, a fraction of the forces and a round; returns JᵀJ, an
-        (n, n) array in Fortran order whose lower triangle counts.
+        Takes a point, a part of the set, a fraction of the forces and a round; returns JᵀJ, or
+        blocks on its diagonal: (n, n) arrays in Fortran order whose lower triangle counts.
+    blocks : sequence of slice
+        The parameters of each block.
     """
 
     counts: tuple[int, ...]
-    matrix: Callable[[Array, int, float, int], Array]
+    matrix: Callable[[Array, int, float, int], list[Array]]
+    blocks: Sequence[slice]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the matrix is all of JᵀJ."""
+        return len(self.blocks) == 1
 
 
 @dataclass(frozen=True)
@@ -137,7 +150,7 @@ class GaussNewton:
         self.losses: list[float] = []  # at the point, and at what was tried from there
         self.gradients: list[Array] = []
         self.place = _Place()
-        self._factor: Array | None = None
+        self._factor: Factor | None = None
         if state is not None:
             self._resume(state)
 
@@ -169,6 +182,7 @@ class GaussNewton:
         options, place = self.options, self.place
         if place.part < 0:
             place.part = first_part(residuals.counts, len(self.point))
+        longest = options.block * (1 if residuals.is_whole else LONGER)
         seen = 0
 
         def at(point: Array) -> tuple[float, Array]:
@@ -187,7 +201,7 @@ class GaussNewton:
             loss, gradient = at(self.point)
             if place.count == 0:
                 place.first = loss
-            if place.count >= (options.block if place.round else options.start):
+            if place.count >= (longest if place.round else options.start):
                 if not place.part and not loss < place.first * (1.0 - LEAST_PROGRESS):
                     return
                 self._next_block(1.0)
@@ -255,43 +269,71 @@ class GaussNewton:
                 length = 1.0 / max(float(np.linalg.norm(gradient)), 1e-300)
             return direction(gradient, self.steps, self.changes, lambda q: length * q)
 
-        from scipy.linalg.blas import dtrsv
-
         if self._factor is None:
             self._factor = self._factorised(residuals)
         factor, scale = self._factor, 1.0
         if self.steps:
-            inner = dtrsv(factor, self.changes[-1], lower=1)
+            inner = factor.halfway(self.changes[-1])
             scale = float(self.steps[-1] @ self.changes[-1]) / float(inner @ inner)
         return direction(
             gradient,
             self.steps,
             self.changes,
-            lambda q: scale * dtrsv(factor, dtrsv(factor, q, lower=1), lower=1, trans=1),
+            lambda q: scale * factor.solve(q),
         )
 
-    def _factorised(self, residuals: Residuals) -> Array:
-        """Return the lower triangular L with L Lᵀ = A + shift."""
-        from scipy.linalg import LinAlgError, cholesky
-
+    def _factorised(self, residuals: Residuals) -> Factor:
+        """Return the factors of A + shift."""
         place, n = self.place, len(self.point)
         part = int(place.part)
-        fraction = sampled(residuals.counts[part], n)
-        matrix = residuals.matrix(self.reference, part, fraction, int(place.round))
-        diagonal = matrix.diagonal().copy()
-        mean = float(diagonal.mean()) or 1.0
-        if not np.isfinite(matrix).all():
+        least = FRACTIONS[0]
+        fraction = sampled(residuals.counts[part], n) if residuals.is_whole else least
+        matrices = residuals.matrix(self.reference, part, fraction, int(place.round))
+        if not all(np.isfinite(matrix).all() for matrix in matrices):
             raise ModelError(
                 "derivatives of the model are not finite: the parameters ran away; start again "
                 "with another seed, or take L-BFGS-B as the optimiser"
             )
-        shift = self.options.shift * place.shift
-        while True:
-            np.fill_diagonal(matrix, diagonal + shift * mean)
-            try:
-                return np.asfortranarray(cholesky(matrix, lower=True, check_finite=False))
-            except LinAlgError:
-                shift *= STEEPER
+        mean = sum(float(matrix.diagonal().sum()) for matrix in matrices) / n or 1.0
+        shift = self.options.shift * place.shift * mean * (1.0 if residuals.is_whole else STIFFER)
+        return Factor(residuals.blocks, [_cholesky(matrix, shift) for matrix in matrices])
+
+
+@dataclass(frozen=True)
+class Factor:
+    """The lower triangular L with L Lᵀ = A + shift, block by block."""
+
+    blocks: Sequence[slice]
+    factors: Sequence[Array]
+
+    def halfway(self, vector: Array) -> Array:
+        """Return L⁻¹ v."""
+        return self._solved(vector, trans=0)
+
+    def solve(self, vector: Array) -> Array:
+        """Return (L Lᵀ)⁻¹ v."""
+        return self._solved(self._solved(vector, trans=0), trans=1)
+
+    def _solved(self, vector: Array, *, trans: int) -> Array:
+        from scipy.linalg.blas import dtrsv
+
+        found = np.empty_like(vector)
+        for block, factor in zip(self.blocks, self.factors, strict=True):
+            found[block] = dtrsv(factor, vector[block], lower=1, trans=trans)
+        return found
+
+
+def _cholesky(matrix: Array, shift: float) -> Array:
+    """Return the factor of a matrix with a shift; with a larger one where it is still singular."""
+    from scipy.linalg import LinAlgError, cholesky
+
+    diagonal = matrix.diagonal().copy()
+    while True:
+        np.fill_diagonal(matrix, diagonal + shift)
+        try:
+            return np.asfortranarray(cholesky(matrix, lower=True, check_finite=False))
+        except LinAlgError:
+            shift *= STEEPER
 
 
 def first_part(counts: tuple[int, ...], n_parameters: int) -> int:

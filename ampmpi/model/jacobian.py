@@ -80,7 +80,7 @@ def gauss_newton(
     batches: Iterable[ScaledBatch],
     coefficients: Coefficients,
     sampling: Sampling,
-) -> Array:
+) -> list[Array]:
     """Add up JᵀJ over one rank's images, without the `overfit` term.
 
     Parameters
@@ -98,17 +98,21 @@ def gauss_newton(
 
     Returns
     -------
-    (n_parameters, n_parameters) float array
-        The matrix in its lower triangle, column by column; zeros above the diagonal.
+    list of (n, n) float arrays
+        The matrix, or its blocks on the diagonal, for each of ``network.curvature_blocks``: in
+        the lower triangle, column by column, with zeros above the diagonal.
     """
     from scipy.linalg.blas import dsyrk
 
-    n = network.n_parameters
-    matrix = np.zeros((n, n), order="F")
+    blocks = network.curvature_blocks
+    sizes = [len(range(*block.indices(network.n_parameters))) for block in blocks]
+    matrices = [np.zeros((n, n), order="F") for n in sizes]
     for scaled in batches:
         for rows in jacobian(network, vector, scaled, coefficients, sampling):
-            matrix = dsyrk(1.0, rows.T, 1.0, matrix, lower=1, overwrite_c=1)
-    return matrix
+            for block, matrix in zip(blocks, matrices, strict=True):
+                part = np.asfortranarray(rows[:, block].T)
+                dsyrk(1.0, part, 1.0, matrix, lower=1, overwrite_c=1)
+    return matrices
 
 
 def jacobian(

@@ -179,7 +179,7 @@ class Fit:
         self.progress.begin(self.steps, self.limits.maxiter)
         try:
             counts = tuple(part.n_residuals for part in self.parts)
-            residuals = Residuals(counts, self._gauss_newton)
+            residuals = Residuals(counts, self._gauss_newton, self.loss.network.curvature_blocks)
             self.optimiser.run(self._evaluate, self._observe, residuals)
         except StopOptimisation as reason:
             return str(reason)
@@ -312,14 +312,16 @@ class Fit:
         force = math.sqrt(terms.force_loss / n_forces)
         return energy, terms.energy_maxresid, force, terms.force_maxresid
 
-    def _gauss_newton(self, vector: Array, part: int, fraction: float, round: int) -> Array:
+    def _gauss_newton(self, vector: Array, part: int, fraction: float, round: int) -> list[Array]:
         """Gauss-Newton matrix at a point: of the loss as `_terms_at` gives it."""
         sampling = Sampling(fraction, self.model.randomseed or 0, round)
-        matrix = self.loss.gauss_newton(vector, sampling, part)
-        matrix *= self._scale_of(part)
-        overfit = self.loss.coefficients.overfit
-        matrix[np.diag_indices(len(vector))] += 2.0 * overfit * self.loss.network.penalty_mask()
-        return matrix
+        network, overfit = self.loss.network, self.loss.coefficients.overfit
+        matrices = self.loss.gauss_newton(vector, sampling, part)
+        for block, matrix in zip(network.curvature_blocks, matrices, strict=True):
+            matrix *= self._scale_of(part)
+            penalised = network.penalty_mask()[block]
+            matrix[np.diag_indices(len(matrix))] += 2.0 * overfit * penalised
+        return matrices
 
     def _scale_of(self, part: int) -> float:
         """Return what sums over a part of the images are multiplied with to stand for all."""

@@ -54,10 +54,10 @@ class SharedLoss:
         self.comm.bcast(("_add", (vector, which, gradient, part)))
         return self._add(vector, which, gradient, part)
 
-    def gauss_newton(self, vector: Array, sampling: Sampling, part: int = 0) -> Array:
+    def gauss_newton(self, vector: Array, sampling: Sampling, part: int = 0) -> list[Array]:
         """Return the Gauss-Newton matrix of the training images; on rank 0, as `evaluate`.
 
-        (n_parameters, n_parameters), in Fortran order; its lower triangle counts.
+        It is as `ampmpi.model.jacobian.gauss_newton` gives it: blocks, whose lower triangle counts.
         """
         self.comm.bcast(("_add_matrices", (vector, sampling, part)))
         return self._add_matrices(vector, sampling, part)
@@ -76,18 +76,18 @@ class SharedLoss:
         """Return the images of a part of a set, which come before all others."""
         return takewhile(lambda scaled: scaled.batch.part >= part, self.sets[which])
 
-    def _add_matrices(self, vector: Array, sampling: Sampling, part: int) -> Array:
+    def _add_matrices(self, vector: Array, sampling: Sampling, part: int) -> list[Array]:
         batches = self._of("training", part)
-        matrix = gauss_newton(self.network, vector, batches, self.coefficients, sampling)
+        matrices = gauss_newton(self.network, vector, batches, self.coefficients, sampling)
         if self.comm.size == 1:
-            return matrix
-        columns = [matrix[j:, j] for j in range(len(vector))]
+            return matrices
+        columns = [matrix[j:, j] for matrix in matrices for j in range(len(matrix))]
         start = 0
         total = self.comm.allreduce(np.concatenate(columns))
         for column in columns:
             column[:] = total[start : start + len(column)]
             start += len(column)
-        return matrix
+        return matrices
 
     def _add(self, vector: Array, which: str, gradient: bool, part: int) -> LossSums:
         rank, size = self.comm.rank, self.comm.size

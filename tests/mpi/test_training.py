@@ -79,7 +79,7 @@ def totals(ranks, trajectory, label, forces, *, resident=True, recompute=False):
         sampling = Sampling(0.4, seed=2, round=1)
         matrices = [loss.gauss_newton(vector, sampling, part) for part in (0, 1)]
         # whose forces these are does not depend on who has them
-        found += [found[0]._replace(gradient=matrix) for matrix in matrices]
+        found += [found[0]._replace(gradient=matrix) for (matrix,) in matrices]
     loss.finish()
     return found
 

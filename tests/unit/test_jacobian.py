@@ -98,8 +98,28 @@ def test_the_matrix_is_that_of_the_rows_however_many_are_made_at_a_time(monkeypa
     expected = np.tril(rows.T @ rows)
     for n in (192, 3, 10):
         monkeypatch.setattr(module, "ROWS", n)
-        matrix = gauss_newton(network, vector, batches, coefficients, ALL)
+        (matrix,) = gauss_newton(network, vector, batches, coefficients, ALL)
         np.testing.assert_allclose(matrix, expected, atol=1e-12 * np.abs(expected).max())
+
+
+def test_of_many_parameters_those_into_each_node_are_taken_together(monkeypatch):
+    (batch,), _ = scaled(some_samples())
+    network, vector = make_model()
+    (whole,) = gauss_newton(network, vector, [batch], Coefficients(), ALL)
+    monkeypatch.setattr("ampmpi.model.network.MOST_TOGETHER", 50)
+    network, _ = make_model()
+    blocks, matrices = network.curvature_blocks, None
+    matrices = gauss_newton(network, vector, [batch], Coefficients(), ALL)
+    assert sorted(i for block in blocks for i in range(len(vector))[block]) == list(
+        range(len(vector))
+    )
+    assert len(blocks) == 2 * (4 + 3 + 1) + 1
+    layer = network.split(np.arange(float(len(vector))))["Pt"].layers[0]
+    assert any(np.array_equal(np.arange(len(vector))[block], layer[:, 2]) for block in blocks), (
+        "a column of a matrix and its bias"
+    )
+    for block, matrix in zip(blocks, matrices, strict=True):
+        np.testing.assert_allclose(matrix, whole[block, block], rtol=1e-12, atol=1e-14)
 
 
 def test_an_atom_is_taken_whatever_batch_its_image_is_in():
@@ -129,9 +149,9 @@ def test_the_matrix_of_some_atoms_is_that_of_all_on_average():
     batches, _ = scaled([random_sample(i, 8) for i in range(4)])
     network, vector = make_model()
     coefficients = Coefficients(1.0, 0.3)
-    whole = gauss_newton(network, vector, batches, coefficients, ALL)
+    (whole,) = gauss_newton(network, vector, batches, coefficients, ALL)
     parts = [
-        gauss_newton(network, vector, batches, coefficients, Sampling(0.3, round=i))
+        gauss_newton(network, vector, batches, coefficients, Sampling(0.3, round=i))[0]
         for i in range(300)
     ]
     # 300 rounds of some 10 of 32 atoms: about 1 % of the mean is left to chance

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from ampmpi.errors import LaunchError
 from ampmpi.parallel import launch
-from ampmpi.parallel.launch import StopRequest
+from ampmpi.parallel.launch import StopRequest, stop_before_walltime
 
 
 @pytest.mark.parametrize(
@@ -237,3 +238,23 @@ def test_note_of_a_compile(tmp_path, monkeypatch):
     with launch.compile_lock():
         launch.note_compiled("x")
     assert not launch.is_compiled("x")
+
+
+def test_a_job_is_warned_before_slurm_ends_it():
+    code = (
+        "import os, signal, time\n"
+        "from ampmpi.parallel.launch import stop, stop_before_walltime\n"
+        "stop.install()\n"
+        "stop_before_walltime({'SLURM_JOB_END_TIME': str(int(time.time()) + 2)})\n"
+        "began = time.time()\n"
+        "while not stop.requested and time.time() < began + 20: time.sleep(0.01)\n"
+        "assert stop.signal_name == 'SIGUSR1'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("end", ["", "soon", "1000"])
+def test_without_a_known_end_nobody_is_warned(end):
+    n_threads = threading.active_count()
+    stop_before_walltime({"SLURM_JOB_END_TIME": end})
+    assert threading.active_count() == n_threads

@@ -44,7 +44,8 @@ from ampmpi.errors import (
 from ampmpi.members import Queue, committee_files, group_size, make_members
 from ampmpi.model import checkpoint, optimise
 from ampmpi.parallel.launch import StopRequest
-from ampmpi.training import Schedule, shared_loss
+from ampmpi.training import Schedule, dataset, shared_loss
+from ampmpi.training.curve import Curve
 
 
 @pytest.fixture(autouse=True)
@@ -728,6 +729,7 @@ OPTIONS = {
     "prescale": False,
     "optimizer": "BFGS",
     "max-steps": 123,
+    "max-seconds": 3600.0,
     "validation": ["c.traj", "d.traj"],
     "validation-fraction": 0.25,
     "validate-every": 5,
@@ -930,9 +932,69 @@ def test_an_element_to_validate_on_must_be_trained():
 def test_patience_needs_something_to_validate_on():
     write("set.traj", emt_images(2))
     with pytest.raises(InputError, match="--patience needs --validation"):
-        run("set.traj", "--label", "t", "--cutoff", 4, "--patience", 5)
+        run("set.traj", "--label", "t", "--cutoff", 4, "--patience", 5, "--validation-fraction", 0)
     with pytest.raises(InputError, match="patience needs validation images"):
         calculator().train(emt_images(2), schedule=Schedule(patience=5))
+
+
+@pytest.mark.parametrize(("n", "expected"), [(19, 0), (20, 2), (96, 10)])
+def test_a_tenth_of_the_images_is_kept_for_validation_where_nothing_is_said(n, expected):
+    assert dataset.validation_split(n, None, 3).sum() == expected
+    assert dataset.validation_split(n, 0.0, 3).sum() == 0
+
+
+def test_a_training_ends_after_its_seconds_and_goes_on_with_more(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("ampmpi.training.fit.time.monotonic", lambda: now[0])
+    append = Curve.append
+
+    def later(self, step):
+        now[0] += 2.0
+        append(self, step)
+
+    monkeypatch.setattr(Curve, "append", later)
+    images = emt_images(4)
+    first = calculator().train(images, schedule=Schedule(max_seconds=7.0))
+    assert (first.outcome, first.steps) == ("maxtime", 5)
+    now[0] = 1000.0
+    assert calculator().train(images, schedule=Schedule(max_seconds=7.0)).steps == 5
+    more = calculator().train(images, schedule=Schedule(max_seconds=17.0))
+    assert (more.outcome, more.steps) == ("maxtime", 10)
+    assert Path("t.amp").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*leave")
+def test_learning_few_images_by_heart_ends_by_patience():
+    write("set.traj", emt_images(24))
+    output = run("set.traj", "--label", "t", "--cutoff", 4, "--hidden", "12,12", "--patience", 60,
+               "--energy-rmse", 1e-9, "--force-rmse", 1e-9, "--max-steps", 3000)  # fmt: skip
+    assert "validating on 2" in output
+    assert "t.amp: early stopping after" in output
+    table = curve()
+    best = np.nanmin(table["val_loss"])
+    assert best < table["val_loss"][-1]
+    assert table["loss"][-1] < 1e-2 * table["loss"][0]
+
+
+def test_a_start_on_part_of_the_images_goes_on_to_all(monkeypatch):
+    monkeypatch.setattr("ampmpi.model.gauss_newton.ENOUGH", 0.3)
+    calc = calculator(optimizer="gauss-newton", maxiter=50)
+    calc.model.regressor = Regressor("gauss-newton", {"options": {"start": 5, "block": 6}})
+    result = calc.train(emt_images(40))
+    parts = curve()["part"]
+    assert parts[0] == 1.0
+    assert parts[-1] == 0.0
+    assert (np.diff(parts) <= 0.0).all()
+    assert result.best.part == 0.0
+    whole = curve()[parts == 0.0]
+    assert result.best.loss == whole["loss"].min()
+    # the loss of a part stands for that of all: at the same point both are alike
+    last = curve()[parts > 0.0]["loss"].min()
+    assert 0.3 < whole["loss"][0] / last < 10.0
+    ended = calculator("early", optimizer="gauss-newton", maxiter=4)
+    assert ended.train(emt_images(40)).best.part == 1.0
+    losses = curve("early")["loss"]
+    assert losses[-1] >= losses.min()
 
 
 def test_a_calculator_with_a_narrower_range_warns_of_its_own():
