@@ -16,6 +16,7 @@ the errors at the end. FOLDER holds cu2s.extxyz and water.extxyz, twenty images 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -274,9 +275,8 @@ def training_set(
     inside: bool,
 ) -> TrainingSet:
     """Compute fingerprints and lay them out."""
-    known, unknown = (
-        list(map(descriptor_samples(descriptor), some)) for some in (images, held_out)
-    )
+    sample = descriptor_samples(descriptor)
+    known, unknown = list(map(sample, images)), list(map(sample, held_out))
     parts = [
         list(make_batches([one for one in known if part_of(one.key) == part]))
         for part in range(PARTS, -1, -1)
@@ -359,10 +359,8 @@ def training_curve(
         return gauss_newton(network, point, images.up_to(part), coefficients, sampling)
 
     optimiser = make_optimiser(Regressor(optimizer), vector)
-    try:
+    with contextlib.suppress(StopOptimisation):
         optimiser.run(evaluate, observe, Residuals(counts, matrix, network.curvature_blocks))
-    except StopOptimisation:
-        pass
     return found
 
 
