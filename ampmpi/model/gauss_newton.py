@@ -30,13 +30,13 @@ from ampmpi.model.settings import Regressor
 ENOUGH = 8
 """Residuals for each parameter with which a part of the images is enough to start with."""
 
-BLOCKS = 2
+BLOCKS = 3
 """Blocks on each part of the images."""
 
 ROWS = 3.6
 """Rows of J for each parameter that are wanted; the images may have fewer."""
 
-FRACTIONS = 0.05, 0.2
+FRACTIONS = 0.05, 0.3
 """Least and largest fraction of the forces in A, where it is not all."""
 
 LONGER, STIFFER = 20, 100.0
@@ -99,9 +99,9 @@ class Options:
     """
 
     start: int = 60
-    block: int = 50
+    block: int = 60
     memory: int = 50
-    shift: float = 1e-4
+    shift: float = 3e-4
 
     @classmethod
     def of(cls, regressor: Regressor) -> Options:

@@ -110,7 +110,7 @@ def test_few_residuals_are_all_taken_from_the_start():
     assert first_part((1000, 250, 60, 15), 32) == 0
     assert first_part((100, 0, 0, 0), 1000) == 0
     assert sampled(10**7, 100) == 0.05
-    assert sampled(1000, 1000) == 0.2
+    assert sampled(1000, 1000) == 0.3
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 5, 9, 14, 23, 31, 40])
