@@ -64,7 +64,7 @@ def test_it_ends_at_the_minimum_where_no_progress_is_possible():
     problem = Problem()
     problem.run(made(problem, start=5, block=10))
     assert problem.loss < 1e-20
-    assert len(problem.calls) < 200
+    assert len(problem.calls) < 400
 
 
 def test_an_ill_conditioned_loss_takes_few_steps_with_the_matrix_and_many_without():
@@ -101,7 +101,7 @@ def test_it_starts_on_a_part_where_there_are_residuals_enough():
     assert problem.calls[0] == 1
     assert 8 <= calls.sum() <= 40
     assert not calls[calls.sum() :].any(), "once whole, always whole"
-    assert [part for part, _ in problem.asked][:2] == [1, 0]
+    assert [part for part, _ in problem.asked][:3] == [1, 1, 0]
     assert [round for _, round in problem.asked] == list(range(1, len(problem.asked) + 1))
 
 
