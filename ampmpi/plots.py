@@ -126,11 +126,20 @@ def accepted(table: Any) -> Any:
     """Return the rows of a learning curve that lowered the loss.
 
     The others are trials of the optimiser's line searches, which go up and down by orders of
-    magnitude and are no progress.
+    magnitude and are no progress. Losses on parts of the images compare with those on the same.
     """
-    losses = np.where(np.isfinite(table["loss"]), table["loss"], np.inf)
-    before = np.minimum.accumulate(np.concatenate([[np.inf], losses[:-1]]))
-    return table[losses < before]
+    losses, lower = np.where(np.isfinite(table["loss"]), table["loss"], np.inf), []
+    parts = part_of_rows(table)
+    for part in np.unique(parts):
+        rows = np.flatnonzero(parts == part)
+        before = np.minimum.accumulate(np.concatenate([[np.inf], losses[rows][:-1]]))
+        lower.append(rows[losses[rows] < before])
+    return table[np.sort(np.concatenate([np.zeros(0, np.int64), *lower]))]
+
+
+def part_of_rows(table: Any) -> Any:
+    """Return which part of the images each row is about; 0 for all of them."""
+    return table["part"] if "part" in table.dtype.names else np.zeros(len(table))
 
 
 def _plain_ticks(axis: Any) -> None:
@@ -151,6 +160,7 @@ def outcome(path: str) -> str:
     """Say where a learning curve is best: by validation loss, or loss without validation."""
     table, name = read_curve(path), label_of(path)
     values = table["val_loss"] if np.isfinite(table["val_loss"]).any() else table["loss"]
+    values = np.where(part_of_rows(table) > 0.0, np.nan, values)
     if not np.isfinite(values).any():
         return f"{name}: no step yet"
     best = table[int(np.nanargmin(values))]

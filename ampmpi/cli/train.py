@@ -89,8 +89,11 @@ def _hidden(
     return layers
 
 
-FORCE_RMSE, FORCE_COEFFICIENT = 1e-2, 0.04
+FORCE_RMSE, FORCE_COEFFICIENT = 1e-2, 0.3
 """Where forces are trained and nothing else is said."""
+
+PATIENCE = 500
+"""Where there is something to validate on and nothing else is said."""
 
 POSITIVE = click.FloatRange(min=0.0, min_open=True)
 COUNT = click.IntRange(min=1)
@@ -151,20 +154,20 @@ COUNT = click.IntRange(min=1)
 @click.option("--weight-duplicates", is_flag=True, help="Count an image as often as it comes.")
 @click.option("--prescale/--no-prescale", default=True, show_default=True,
               help="Fit one energy per element first.")  # fmt: skip
-@click.option("--optimizer", default="L-BFGS-B", show_default=True,
-              type=click.Choice(["BFGS", "L-BFGS-B", "TNC", "Newton-CG"]),
-              help="scipy's optimiser.")  # fmt: skip
+@click.option("--optimizer", default="gauss-newton", show_default=True,
+              type=click.Choice(["gauss-newton", "L-BFGS-B", "BFGS", "TNC", "Newton-CG"]),
+              help="Optimiser; all but the first are scipy's.")  # fmt: skip
 @click.option("--max-steps", default=10000, show_default=True, type=COUNT,
               help="End after so many evaluations of the loss.")  # fmt: skip
 @click.option("--max-seconds", type=POSITIVE, metavar="S",
               help="End so many seconds after the start.")  # fmt: skip
 @click.option("--validation", multiple=True, metavar="FILE", shell_complete=complete_files,
               help="Images to validate on.")  # fmt: skip
-@click.option("--validation-fraction", default=0.0, show_default=True,
+@click.option("--validation-fraction", show_default="0.1 of 20 images or more",
               type=click.FloatRange(0.0, 1.0, max_open=True),
               help="Keep so many images for that.")  # fmt: skip
 @click.option("--validate-every", default=10, show_default=True, type=COUNT, metavar="STEPS")
-@click.option("--patience", type=COUNT, metavar="STEPS",
+@click.option("--patience", show_default=str(PATIENCE), type=COUNT, metavar="STEPS",
               help="End when the validation loss has not fallen for so long.")  # fmt: skip
 @click.option("--checkpoint-every", default=100, show_default=True, type=COUNT, metavar="STEPS")
 @click.option("--keep-checkpoints", is_flag=True, help="Keep a .amp file of each.")
@@ -244,7 +247,7 @@ def _members(o: dict[str, Any], start: StartFrom | None = None) -> list[Member]:
                 f"--{name.replace('_', '-')} needs --stress-coefficient, by which stresses are "
                 "trained"
             )
-    if o["patience"] and not (o["validation"] or o["validation_fraction"]):
+    if o["patience"] and not _validates(o):
         raise InputError("--patience needs --validation or --validation-fraction")
 
     def make_model(hidden: tuple[int, ...], seed: int) -> NeuralNetwork:
@@ -273,6 +276,11 @@ def _members(o: dict[str, Any], start: StartFrom | None = None) -> list[Member]:
         make_model, o["hidden"], o["starts"], o["committee"],
         bootstrap=o["bootstrap"], seed=o["seed"],
     )  # fmt: skip
+
+
+def _validates(o: dict[str, Any]) -> bool:
+    """Whether images may be validated on; of a few ones none are, where nothing is said."""
+    return bool(o["validation"]) or o["validation_fraction"] != 0.0
 
 
 def _descriptor(comm: Communicator, o: dict[str, Any]) -> Descriptor | OwnFunctions:
@@ -332,7 +340,7 @@ def _settings(o: dict[str, Any]) -> Settings:
         seed=o["seed"],
         schedule=Schedule(
             validate_every=o["validate_every"],
-            patience=o["patience"],
+            patience=o["patience"] or (PATIENCE if _validates(o) else None),
             checkpoint_every=o["checkpoint_every"],
             keep_checkpoints=o["keep_checkpoints"],
             max_seconds=o["max_seconds"],

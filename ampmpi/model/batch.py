@@ -18,6 +18,15 @@ from ampmpi.model.layers import Array
 # Atoms of one batch: small enough for a core's cache, large enough for matrix products.
 BATCH_ATOMS = 1024
 
+PARTS = 3
+"""A set has parts of 1/4, 1/16 and 1/64 of its images."""
+
+
+def part_of(key: str) -> int:
+    """Return the smallest part of a set that an image is in, by its hash: p stands for 1/4^p."""
+    digits = int(key[:2], 16)
+    return next((part for part in range(PARTS, 0, -1) if digits < 256 >> (2 * part)), 0)
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -121,6 +130,11 @@ class Batch:
     strains: Array | None
 
     @property
+    def part(self) -> int:
+        """The smallest part of a set that all images are in; see `part_of`."""
+        return min(map(part_of, self.keys))
+
+    @property
     def n_images(self) -> int:
         """Number of images."""
         return len(self.keys)
@@ -222,12 +236,16 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
 
 
 def make_batches(samples: Iterable[Sample], batch_atoms: int = BATCH_ATOMS) -> Iterator[Batch]:
-    """Cut samples into batches of at most `batch_atoms` atoms, or of one image."""
+    """Cut samples into batches of at most `batch_atoms` atoms, or of one image.
+
+    A batch also ends where the images of another part of the set begin.
+    """
     waiting: list[Sample] = []
     atoms = 0
     for sample in samples:
         n = len(sample.fingerprint.symbols)
-        if waiting and atoms + n > batch_atoms:
+        full = atoms + n > batch_atoms
+        if waiting and (full or part_of(sample.key) != part_of(waiting[0].key)):
             yield make_batch(waiting)
             waiting, atoms = [], 0
         waiting.append(sample)

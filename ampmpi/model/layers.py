@@ -365,3 +365,155 @@ def tangent_gradient(  # type: ignore[no-untyped-def]  # pragma: no cover
             back = np.dot(_matrix(parameters, layer)[:-1], back)
     gradient.scaling[0] += seeds.sum()
     gradient.scaling[1] += np.dot(seeds, values[-2]) + tangents[-1].sum()
+
+
+@inner
+def _gathered(array, columns):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Return columns of an array as the rows of a new one."""
+    found = np.empty((len(columns), array.shape[0]))
+    for t in range(len(columns)):
+        for i in range(array.shape[0]):
+            found[t, i] = array[i, columns[t]]
+    return found
+
+
+@entry
+def energy_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
+    parameters, x, values, by_net, starts, ends, weights, rows, columns
+):
+    """Add the parameter gradients of sums of atomic energies to rows of a matrix.
+
+    Row g gets that of ``weights[g] · Σ E`` over the atoms from ``starts[g]`` to ``ends[g]``.
+
+    Parameters
+    ----------
+    parameters, x, values, by_net
+        As `forward` takes and returns them, and what `sensitivities` returns.
+    starts, ends : (n_groups,) int arrays
+        Where the atoms of each group start and end.
+    weights : (n_groups,) float array
+        Factor of each group.
+    rows : (n_groups, n_parameters) float array
+        Added to.
+    columns : (2,) int array
+        Columns of the first weight and of the intercept.
+    """
+    nodes, intercept = parameters.nodes, columns[1]
+    column = columns[0]
+    for layer in range(1, len(nodes)):
+        before = np.ascontiguousarray(_with_ones(parameters, x, values, layer - 1).T)
+        back = np.ascontiguousarray(_rows(parameters, by_net, layer).T)
+        inputs, outputs = nodes[layer - 1] + 1, nodes[layer]
+        for g in range(len(weights)):
+            a, b = starts[g], ends[g]
+            if a < b:
+                block = rows[g, column : column + inputs * outputs].reshape(inputs, outputs)
+                block += weights[g] * np.dot(before[a:b].T, back[a:b])
+        column += inputs * outputs
+    for g in range(len(weights)):
+        a, b = starts[g], ends[g]
+        rows[g, intercept] += weights[g] * (b - a)
+        rows[g, intercept + 1] += weights[g] * values[-2, a:b].sum()
+
+
+@entry
+def tangent_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
+    parameters,
+    x,
+    values,
+    by_value,
+    by_net,
+    factor,
+    activation,
+    atoms,
+    directions,
+    starts,
+    rows,
+    columns,
+):
+    """Add the parameter gradients of directional derivatives to rows of a matrix.
+
+    Row ``g · n_components + d`` gets that of ``Σ_p directions[p, d] · dE_a(p)/dG`` over the
+    terms p from ``starts[g]`` to ``starts[g + 1]``: of one component of a force or a stress.
+    As in `tangent_gradient`, one forward-mode pass carries the direction through the layers, and
+    one backward pass gives the gradient.
+
+    Parameters
+    ----------
+    parameters, x, values, by_value, by_net, factor, activation
+        As `tangent_gradient` takes them.
+    atoms : (n_terms,) int array
+        Column of x of the atom that each term is about.
+    directions : (n_terms, n_components, max_features) float array
+        Weight of each component of dE/dG, in unscaled features, in the first columns.
+    starts : (n_groups + 1,) int array
+        Where the terms of each group start.
+    rows : (n_groups · n_components, n_parameters) float array
+        Added to.
+    columns : (2,) int array
+        Columns of the first weight and of the intercept.
+    """
+    nodes = parameters.nodes
+    last = len(nodes) - 1
+    n_terms, n_components = directions.shape[0], directions.shape[1]
+    n_groups = len(starts) - 1
+    p, q, r = SLOPES[activation]
+
+    tangent = np.empty((n_components * n_terms, len(factor)))
+    for d in range(n_components):
+        for t in range(n_terms):
+            for f in range(len(factor)):
+                tangent[d * n_terms + t, f] = factor[f] * directions[t, d, f]
+    tangents = [tangent]
+    before = [_gathered(_with_ones(parameters, x, values, 0), atoms)]
+    for layer in range(1, len(nodes)):
+        value = _gathered(_with_ones(parameters, x, values, layer), atoms)
+        tangent = np.dot(tangent, _matrix(parameters, layer)[:-1])
+        for d in range(n_components):
+            for t in range(n_terms):
+                for j in range(tangent.shape[1]):
+                    v = value[t, j]
+                    tangent[d * n_terms + t, j] *= p + (q + r * v) * v
+        tangents.append(tangent)
+        before.append(value)
+
+    intercept = columns[1]
+    for g in range(n_groups):
+        for d in range(n_components):
+            total = 0.0
+            for t in range(starts[g], starts[g + 1]):
+                total += tangent[d * n_terms + t, 0]
+            rows[g * n_components + d, intercept + 1] += total
+
+    column = columns[0]
+    for layer in range(1, len(nodes)):
+        column += (nodes[layer - 1] + 1) * nodes[layer]
+    back = np.zeros((n_components * n_terms, nodes[last]))
+    for layer in range(last, 0, -1):
+        inputs, outputs = nodes[layer - 1] + 1, nodes[layer]
+        column -= inputs * outputs
+        value, tangent = before[layer], tangents[layer]
+        sensitive = _gathered(_rows(parameters, by_value, layer), atoms)
+        net = _gathered(_rows(parameters, by_net, layer), atoms)
+        for d in range(n_components):
+            for t in range(n_terms):
+                k = d * n_terms + t
+                for j in range(outputs):
+                    v = value[t, j]
+                    back[k, j] = (
+                        back[k, j] * (p + (q + r * v) * v)
+                        + sensitive[t, j] * (q + 2.0 * r * v) * tangent[k, j]
+                    )
+        inwards, node = tangents[layer - 1], before[layer - 1]
+        for g in range(n_groups):
+            a, b = starts[g], starts[g + 1]
+            if a == b:
+                continue
+            for d in range(n_components):
+                m, n = d * n_terms + a, d * n_terms + b
+                row = rows[g * n_components + d, column : column + inputs * outputs]
+                block = row.reshape(inputs, outputs)
+                block += np.dot(node[a:b].T, back[m:n])
+                block[:-1] += np.dot(inwards[m:n].T, net[a:b])
+        if layer > 1:
+            back = np.dot(back, _matrix(parameters, layer)[:-1].T)

@@ -25,6 +25,9 @@ from numpy.typing import NDArray
 from ampmpi.errors import ModelError
 from ampmpi.model.layers import ACTIVATIONS, Array, ElementParameters
 
+MOST_TOGETHER = 5000
+"""Parameters whose Hessian is kept whole: 200 MB, and a second to factorise."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -95,6 +98,30 @@ class Network:
             blocks.append((element, nodes, slice(start, stop)))
             start = stop
         return blocks
+
+    @cached_property
+    def curvature_blocks(self) -> list[slice]:
+        """Places in the vector of parameters whose joint curvature is asked for.
+
+        That is all of them together, or those into each node where they are many.
+        """
+        if self.n_parameters <= MOST_TOGETHER:
+            return [slice(0, self.n_parameters)]
+        blocks, start = [], 0
+        for _, _, (rows, columns) in self.shapes:
+            stop = start + rows * columns
+            blocks += [slice(start + node, stop, columns) for node in range(columns)]
+            start = stop
+        return [*blocks, slice(start, self.n_parameters)]
+
+    @cached_property
+    def columns(self) -> dict[str, NDArray[np.int64]]:
+        """Places in the vector of each element's first weight and of its intercept."""
+        scaling = self.n_parameters - 2 * len(self.nodes)
+        return {
+            element: np.array([block.start, scaling + 2 * i], dtype=np.int64)
+            for i, (element, _, block) in enumerate(self._blocks)
+        }
 
     def penalty_mask(self) -> NDArray[np.bool_]:
         """Which parameters `overfit` penalises: as in Amp, the first layer without its biases."""

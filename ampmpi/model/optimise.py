@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from ampmpi.model.gauss_newton import Evaluate, GaussNewton, Residuals
 from ampmpi.model.layers import Array
-from ampmpi.model.scipy_blocks import Evaluate, ScipyBlocks
+from ampmpi.model.scipy_blocks import ScipyBlocks
 from ampmpi.model.settings import OPTIMIZERS, Regressor
 
 # Iterations of a block. BFGS needs about as many as there are parameters to learn the curvature.
@@ -26,18 +27,21 @@ class StopOptimisation(Exception):
 class Optimiser(Protocol):
     """A way to lower a loss."""
 
-    def run(self, evaluate: Evaluate, observe: Callable[[], None]) -> None:
+    def run(self, evaluate: Evaluate, observe: Callable[[], None], residuals: Residuals) -> None:
         """Lower the loss until `observe` raises, or no progress is possible.
 
         `evaluate` takes a point and returns loss and gradient. `observe` is called after each
-        evaluation, when `state` includes it.
+        evaluation, when `state` includes it. `residuals` are what the loss is made of.
         """
 
     def state(self) -> dict[str, Array]:
         """Return where the optimisation stands, as arrays of floats."""
 
 
-OPTIMISERS: dict[str, Callable[..., Optimiser]] = dict.fromkeys(OPTIMIZERS, ScipyBlocks)
+OPTIMISERS: dict[str, Callable[..., Optimiser]] = {
+    **dict.fromkeys(OPTIMIZERS, ScipyBlocks),
+    "gauss-newton": GaussNewton,
+}
 """What makes the optimiser of a name, from regressor, start, block and state."""
 
 

@@ -74,11 +74,13 @@ class ScipyBlocks:
             self.points, self.gradients = list(state["points"]), list(state["gradients"])
             self.losses = state["losses"].tolist()
 
-    def run(self, evaluate: Evaluate, observe: Callable[[], None]) -> None:
+    def run(
+        self, evaluate: Evaluate, observe: Callable[[], None], residuals: object = None
+    ) -> None:
         """Lower the loss until `observe` raises, or no progress is possible.
 
-        Both are called for points that the journal does not hold, `observe` after they are
-        entered into it.
+        Both functions are called for points that the journal does not hold, `observe` after
+        they are entered into it. `residuals` are not used.
         """
         from scipy.optimize import minimize
 

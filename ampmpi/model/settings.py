@@ -27,6 +27,7 @@ KEYWORDS = (
 
 # Options of scipy's optimisers. A training ends by its own criteria, not by scipy's.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "gauss-newton": {},
     "BFGS": {"gtol": 1e-15},
     "L-BFGS-B": {"ftol": 0.0, "gtol": 1e-15, "maxfun": 10**9, "maxls": 50, "maxcor": 50},
     "TNC": {"ftol": 0.0, "xtol": 0.0, "gtol": 1e-8},
@@ -407,10 +408,12 @@ class Regressor:
     Parameters
     ----------
     optimizer : str or callable
-        'BFGS' as in Amp, 'L-BFGS-B', 'TNC', 'Newton-CG' or 'Nelder-Mead' of scipy, or a
-        function that is called as scipy's ``minimize`` is.
+        'BFGS' as in Amp, 'L-BFGS-B', 'TNC', 'Newton-CG' or 'Nelder-Mead' of scipy; 'gauss-newton',
+        L-BFGS preconditioned by the Gauss-Newton matrix, which needs the fewest steps for up
+        to some 5,000 parameters; or a function that is called as scipy's ``minimize`` is.
     optimizer_kwargs : dict, optional
-        Further keywords of ``minimize``. As in Amp its ``options`` replace the defaults.
+        Further keywords of ``minimize``. As in Amp its ``options`` replace the defaults. Those
+        of 'gauss-newton' are the attributes of `ampmpi.model.gauss_newton.Options`.
     lossprime : bool
         Whether the optimiser is given the gradient.
 
@@ -456,6 +459,11 @@ class Regressor:
         """
         from scipy.optimize import minimize
 
+        if self.optimizer == "gauss-newton":
+            raise InputError(
+                "Regressor: gauss-newton trains the models of ampmpi alone; take L-BFGS-B for "
+                "those of your own"
+            )
         own = not isinstance(self.optimizer, str)
         minimiser: Any = self.optimizer if own else minimize
         keywords = dict(self.optimizer_kwargs)

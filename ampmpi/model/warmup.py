@@ -8,11 +8,13 @@ from ampmpi.model.contraction import force_terms
 from ampmpi.model.layers import (
     ElementParameters,
     energy_gradient,
+    energy_rows,
     feature_gradient,
     forward,
     predict,
     sensitivities,
     tangent_gradient,
+    tangent_rows,
 )
 
 
@@ -33,3 +35,10 @@ def warm_up() -> None:
     predict(network, np.zeros((1, 2)), 0.0, ends[:1], row, 0, weight, row)
     energy_gradient(network, network, x, values, energies, 0)
     tangent_gradient(network, network, x, values, by_value, by_net, energies, row, weight, 0)
+
+    rows, columns = np.zeros((3, 4)), np.array([0, 2])
+    ends = np.array([0, 1])
+    energy_rows(network, x, values, by_net, ends[:1], ends[1:], weight, rows, columns)
+    tangent_rows(
+        network, x, values, by_value, by_net, weight, 0, first, primes, ends, rows, columns
+    )

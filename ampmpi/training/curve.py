@@ -19,7 +19,7 @@ class Step:
     Energies in eV per atom, forces in eV/Å, stresses in eV/Å³. ``force_rmse`` is the root of
     the mean over images of each image's mean squared force component, as in Amp, and
     ``stress_rmse`` that of the mean squared component of its stress. The ``val_`` fields are
-    the same on the validation set.
+    the same on the validation set. Where ``part`` is p, 1/4^p of the images stand for all.
     """
 
     step: int
@@ -33,6 +33,7 @@ class Step:
     val_energy_maxresid: float = math.nan
     val_force_rmse: float = math.nan
     val_force_maxresid: float = math.nan
+    part: float = 0.0
     seconds: float = math.nan
     stress_rmse: float = math.nan
     stress_maxresid: float = math.nan

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from ampmpi.images.labels import (
     LabelError,
     LabelKeys,
 )
+from ampmpi.model.batch import PARTS, part_of
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
@@ -50,6 +51,16 @@ FILES = 5
 
 DISTANCES = 20
 """Images of which each rank looks at the distances, to find out whether they can be in Å."""
+
+TENTH, ENOUGH = 0.1, 20
+"""What is kept for validation where nothing is said, and of how many images at least."""
+
+
+class Part(NamedTuple):
+    """A part of the images to train on."""
+
+    n_images: float
+    n_residuals: int  # energies and components of forces
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +108,23 @@ class Dataset:
         if drawn is None:
             return float(chosen.sum())
         return sum(drawn.get(key.decode(), 0.0) for key in self.keys[chosen].tolist())
+
+    def parts(self, drawn: Mapping[str, float] | None = None) -> list[Part]:
+        """Return how many images to train on there are, then in ever smaller parts of the set.
+
+        With `drawn`, an image counts as often as it was drawn.
+        """
+        chosen = ~self.validation
+        keys = [key.decode() for key in self.keys[chosen].tolist()]
+        counts = np.array([1.0 if drawn is None else drawn.get(key, 0.0) for key in keys])
+        forces = np.where(self.has_forces & self.forces, 3 * self.n_atoms, 0)[chosen]
+        smallest = np.array([part_of(key) for key in keys])
+        found = []
+        for part in range(PARTS + 1):
+            inside = (smallest >= part) & (counts > 0)
+            residuals = int((1 + forces[inside]).sum())
+            found.append(Part(float(counts[inside].sum()), residuals))
+        return found
 
     @property
     def n_validation_forces(self) -> int:
@@ -292,14 +320,15 @@ def survey(
     *,
     forces: bool,
     stress: bool = False,
-    fraction: float = 0.0,
+    fraction: float | None = 0.0,
     seed: int = 0,
     keys: LabelKeys | None = None,
     skip_unusable: bool = False,
 ) -> Dataset:
     """Look at every image once, each rank at its block, and tell all ranks.
 
-    `fraction` of the images is chosen with `seed` for validation, where none were given for it.
+    `fraction` of the images is chosen with `seed` for validation, where none were given for it;
+    None is a tenth, and nothing of a few images.
     `keys` are names of labels; those that are not given are found out. Images that cannot be
     trained on are left out with `skip_unusable`, and refused otherwise.
     """
@@ -476,8 +505,10 @@ def _combined(digests: NDArray[Any]) -> str:
     return total.tobytes().hex()
 
 
-def validation_split(n: int, fraction: float, seed: int) -> NDArray[np.bool_]:
+def validation_split(n: int, fraction: float | None, seed: int) -> NDArray[np.bool_]:
     """Choose images for validation at random: True for about ``fraction * n`` of them."""
+    if fraction is None:
+        fraction = TENTH if n >= ENOUGH else 0.0
     if not (isinstance(fraction, Real) and 0.0 <= fraction < 1.0):
         raise InputError(f"validation fraction is {fraction!r}; it must be at least 0 and below 1")
     if not isinstance(seed, Integral) or seed < 0:

@@ -18,6 +18,8 @@ from ampmpi.files.whole import sweep
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.by_hand import numerical_gradient
+from ampmpi.model.gauss_newton import Residuals
+from ampmpi.model.jacobian import Sampling
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import LossTerms, overfit_term
 from ampmpi.model.optimise import StopOptimisation, make_optimiser
@@ -146,6 +148,7 @@ class Fit:
         self.n_validation_forces = dataset.n_validation_forces
         self.n_stresses = dataset.n_training_stresses(drawn)
         self.n_validation_stresses = dataset.n_validation_stresses
+        self.parts = dataset.parts(drawn)
         self.about = dataset.about
         self.label, self.path = label, checkpoint_of(label)
         self.schedule, self.start, self.log = schedule, start, log
@@ -190,7 +193,9 @@ class Fit:
                 return TIME
         self.progress.begin(self.steps, self.limits.maxiter, self.deadline.left)
         try:
-            self.optimiser.run(self._evaluate, self._observe)
+            counts = tuple(part.n_residuals for part in self.parts)
+            residuals = Residuals(counts, self._gauss_newton, self.loss.network.curvature_blocks)
+            self.optimiser.run(self._evaluate, self._observe, residuals)
         except StopOptimisation as reason:
             return str(reason)
         finally:
@@ -229,9 +234,12 @@ class Fit:
         self.results = [str(digest) for digest in known.state["results"]]
         self.log(f"Going on from {self.path} after step {self.steps}.")
 
-    def _evaluate(self, vector: Array) -> tuple[float, Array]:
-        """Loss and gradient at a point, and its errors in `current`."""
-        terms = self._terms_at(vector)
+    def _evaluate(self, vector: Array, part: int = 0) -> tuple[float, Array]:
+        """Loss and gradient at a point, and its errors in `current`.
+
+        Those of a part of the images stand for the whole set.
+        """
+        terms = self._terms_at(vector, part)
         value = terms.loss
         self.steps += 1
         if not math.isfinite(value):
@@ -245,6 +253,7 @@ class Fit:
             self.steps,
             value,
             *self._errors(terms, self.n_images, self.n_forces),
+            part=float(part),
             seconds=self.seconds + time.monotonic() - self.began,
             stress_rmse=stress,
             stress_maxresid=stress_max,
@@ -256,15 +265,17 @@ class Fit:
     def _observe(self) -> None:
         """Record the step just evaluated, and end the fit when it is time."""
         step, limits = self.current, self.limits
-        is_converged = limits.raise_ConvergenceOccurred and converged(step, limits)
+        is_whole = step.part == 0.0
+        is_converged = is_whole and limits.raise_ConvergenceOccurred and converged(step, limits)
         is_late = self._is_late()
         is_last = (
             is_converged or step.step >= limits.maxiter or (is_late and self.deadline.finishes)
         )
-        if is_last or step.step % self.schedule.validate_every == 0:
+        if is_last or (is_whole and step.step % self.schedule.validate_every == 0):
             step = self.current = self._validated(step)
-        value = step.val_loss if self.n_validation else step.loss
-        if value < self.best_value:
+        value = step.val_loss if self.n_validation and is_whole else step.loss
+        # whatever was found on a part of the images, the first step on more of them is better
+        if value < self.best_value or (step.part < self.best.part and not math.isnan(value)):
             self.best_value, self.best, self.best_vector = value, step, self.latest.copy()
         self.curve.append(step)
         if limits.log_losses:
@@ -338,11 +349,35 @@ class Fit:
             return math.nan, math.nan
         return math.sqrt(terms.stress_squares / n_stresses), terms.stress_maxresid
 
-    def _terms_at(self, vector: Array) -> LossTerms:
+    def _gauss_newton(self, vector: Array, part: int, fraction: float, round: int) -> list[Array]:
+        """Gauss-Newton matrix at a point: of the loss as `_terms_at` gives it."""
+        sampling = Sampling(fraction, self.model.randomseed or 0, round)
+        network, overfit = self.loss.network, self.loss.coefficients.overfit
+        matrices = self.loss.gauss_newton(vector, sampling, part)
+        for block, matrix in zip(network.curvature_blocks, matrices, strict=True):
+            matrix *= self._scale_of(part)
+            penalised = network.penalty_mask()[block]
+            matrix[np.diag_indices(len(matrix))] += 2.0 * overfit * penalised
+        return matrices
+
+    def _scale_of(self, part: int) -> float:
+        """Return what sums over a part of the images are multiplied with to stand for all."""
+        return self.parts[0].n_images / self.parts[part].n_images
+
+    def _terms_at(self, vector: Array, part: int = 0) -> LossTerms:
         """Loss and gradient at a point, with their parts under Amp's names."""
         network, coefficients = self.loss.network, self.loss.coefficients
         with_gradient, d = self.regressor.lossprime, self.limits.d
-        totals = self.loss.evaluate(vector, gradient=with_gradient and d is None)
+        totals = self.loss.evaluate(vector, gradient=with_gradient and d is None, part=part)
+        if part:
+            scale = self._scale_of(part)
+            totals = totals._replace(
+                energy=scale * totals.energy,
+                force=scale * totals.force,
+                stress=scale * totals.stress,
+                stress_squares=scale * totals.stress_squares,
+                gradient=scale * totals.gradient,
+            )
         penalty, slope = overfit_term(network, vector, coefficients.overfit)
         gradient = None
         if with_gradient:

@@ -49,8 +49,9 @@ class Settings:
     ----------
     validation : file names, list of ase.Atoms, or None
         Images to validate on.
-    validation_fraction : float
-        Fraction of the images to validate on, where `validation` is not given.
+    validation_fraction : float or None
+        Fraction of the images to validate on, where `validation` is not given; None for a
+        tenth, where there are at least 20 images.
     seed : int
         Seed of that choice.
     schedule : Schedule
@@ -90,7 +91,7 @@ class Settings:
     """
 
     validation: Any = None
-    validation_fraction: float = 0.0
+    validation_fraction: float | None = 0.0
     seed: int = 0
     schedule: Schedule = field(default_factory=Schedule)
     memory: float | None = None
@@ -138,7 +139,7 @@ class Settings:
             raise InputError(
                 "validation images and a validation fraction are given; leave one of them out"
             )
-        validates = self.validation is not None or self.validation_fraction
+        validates = self.validation is not None or self.validation_fraction != 0.0
         if self.schedule.patience is not None and not validates:
             raise InputError("patience needs validation images or a validation fraction")
         if self.halving and not validates:

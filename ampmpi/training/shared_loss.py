@@ -6,10 +6,12 @@ So no rank's rounding can lead it elsewhere than the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import takewhile
 
 import numpy as np
 
+from ampmpi.model.jacobian import Sampling, gauss_newton
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import Coefficients, LossSums, ScaledBatch, loss_sums
 from ampmpi.model.network import Network
@@ -43,10 +45,23 @@ class SharedLoss:
         self.sets = {"training": training, "validation": validation}
         self.stop_requested = False
 
-    def evaluate(self, vector: Array, which: str = "training", gradient: bool = True) -> LossSums:
-        """Return the sums over all ranks; on rank 0, while the others `serve`."""
-        self.comm.bcast((which, gradient, vector))
-        return self._add(vector, which, gradient)
+    def evaluate(
+        self, vector: Array, which: str = "training", gradient: bool = True, part: int = 0
+    ) -> LossSums:
+        """Return the sums over all ranks; on rank 0, while the others `serve`.
+
+        `part` p stands for 1/4^p of the images; see `ampmpi.model.batch.part_of`.
+        """
+        self.comm.bcast(("_add", (vector, which, gradient, part)))
+        return self._add(vector, which, gradient, part)
+
+    def gauss_newton(self, vector: Array, sampling: Sampling, part: int = 0) -> list[Array]:
+        """Return the Gauss-Newton matrix of the training images; on rank 0, as `evaluate`.
+
+        It is as `ampmpi.model.jacobian.gauss_newton` gives it: blocks, whose lower triangle counts.
+        """
+        self.comm.bcast(("_add_matrices", (vector, sampling, part)))
+        return self._add_matrices(vector, sampling, part)
 
     def finish(self) -> None:
         """Let the other ranks return from `serve`."""
@@ -55,13 +70,30 @@ class SharedLoss:
     def serve(self) -> None:
         """Take part in evaluations until rank 0 finishes."""
         while (order := self.comm.bcast(None)) is not None:
-            which, gradient, vector = order
-            self._add(vector, which, gradient)
+            name, arguments = order
+            getattr(self, name)(*arguments)
 
-    def _add(self, vector: Array, which: str, gradient: bool) -> LossSums:
+    def _of(self, which: str, part: int) -> Iterator[ScaledBatch]:
+        """Return the images of a part of a set, which come before all others."""
+        return takewhile(lambda scaled: scaled.batch.part >= part, self.sets[which])
+
+    def _add_matrices(self, vector: Array, sampling: Sampling, part: int) -> list[Array]:
+        batches = self._of("training", part)
+        matrices = gauss_newton(self.network, vector, batches, self.coefficients, sampling)
+        if self.comm.size == 1:
+            return matrices
+        columns = [matrix[j:, j] for matrix in matrices for j in range(len(matrix))]
+        start = 0
+        total = self.comm.allreduce(np.concatenate(columns))
+        for column in columns:
+            column[:] = total[start : start + len(column)]
+            start += len(column)
+        return matrices
+
+    def _add(self, vector: Array, which: str, gradient: bool, part: int) -> LossSums:
         rank, size = self.comm.rank, self.comm.size
         sums = loss_sums(
-            self.network, vector, self.sets[which], self.coefficients, gradient=gradient
+            self.network, vector, self._of(which, part), self.coefficients, gradient=gradient
         )
         start = HEAD + 2 * size
         end = start + (len(vector) if gradient else 0)

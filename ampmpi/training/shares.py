@@ -16,7 +16,7 @@ from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
 from ampmpi.heap import keep_freed_memory
 from ampmpi.model import LossFunction
-from ampmpi.model.batch import Batch, Sample, make_batches
+from ampmpi.model.batch import Batch, Sample, make_batches, part_of
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import ScaledBatch, scale_batch
 from ampmpi.model.scaling import merge_ranges
@@ -218,6 +218,8 @@ def _share(
     resident: bool,
 ) -> Share:
     targets = dataset.targets(comm, which, keep_atoms=source.recompute and not resident)
+    # small parts of the set come first, so that a pass over one of them ends early
+    targets.sort(key=lambda target: -part_of(target.key))
     on_all(comm, partial(_check_atoms, targets, only_atoms))
 
     def batches() -> Iterator[Batch]:

@@ -16,6 +16,7 @@ from conftest import AMPMPI, finish, make_images, run, start
 
 from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor, fingerprint
 from ampmpi.errors import ImageError, InputError, TrainingConvergenceError
+from ampmpi.model.jacobian import Sampling
 from ampmpi.parallel.comm import SerialCommunicator
 from ampmpi.training.dataset import survey
 from ampmpi.training.fit import initial_loss
@@ -35,10 +36,15 @@ def training_images(n=14, seed=0):
     return images
 
 
-def make_model(maxiter=12):
+SOON = Regressor("gauss-newton", {"options": {"start": 4, "block": 4}})
+"""An optimiser that computes the Gauss-Newton matrix in twelve steps twice."""
+
+
+def make_model(maxiter=12, regressor=None):
     loss = LossFunction(convergence={"energy_rmse": 1e-9, "force_rmse": 1e-9}, maxiter=maxiter)
+    regressor = regressor or Regressor("L-BFGS-B")
     return NeuralNetwork(
-        (6, 5), randomseed=3, lossfunction=loss, regressor=Regressor("L-BFGS-B"), prescale=True
+        (6, 5), randomseed=3, lossfunction=loss, regressor=regressor, prescale=True
     )
 
 
@@ -68,6 +74,12 @@ def totals(ranks, trajectory, label, forces, *, resident=True, recompute=False):
         return None
     vector = model.vector
     found = [loss.evaluate(vector), loss.evaluate(vector, "validation", gradient=False)]
+    if forces:
+        found.append(loss.evaluate(vector, part=1))
+        sampling = Sampling(0.4, seed=2, round=1)
+        matrices = [loss.gauss_newton(vector, sampling, part) for part in (0, 1)]
+        # whose forces these are does not depend on who has them
+        found += [found[0]._replace(gradient=matrix) for (matrix,) in matrices]
     loss.finish()
     return found
 
@@ -103,15 +115,20 @@ def test_derivatives_that_do_not_fit_give_the_same(comm, shared_path, trajectory
     comm.barrier()
 
 
-def test_every_rank_has_the_calculator_that_one_rank_finds(comm, shared_path, trajectory):
+@pytest.mark.parametrize("regressor", [Regressor("L-BFGS-B"), SOON], ids=repr)
+def test_every_rank_has_the_calculator_that_one_rank_finds(
+    comm, shared_path, trajectory, regressor
+):
     images = training_images()
-    calculator = Amp(Gaussian(cutoff=CUTOFF), make_model(), label=str(shared_path / "many"))
+    model = make_model(regressor=regressor)
+    calculator = Amp(Gaussian(cutoff=CUTOFF), model, label=str(shared_path / "many"))
     result = calculator.train(images, validation=training_images(4, seed=5), comm=comm)
     assert result.steps == 12
     vectors = comm.allgather(calculator.model.vector)
     assert all(np.array_equal(vector, vectors[0]) for vector in vectors)
     if comm.rank == 0:
-        alone = Amp(Gaussian(cutoff=CUTOFF), make_model(), label=str(shared_path / "alone"))
+        model = make_model(regressor=regressor)
+        alone = Amp(Gaussian(cutoff=CUTOFF), model, label=str(shared_path / "alone"))
         again = alone.train(
             images, validation=training_images(4, seed=5), comm=SerialCommunicator()
         )
@@ -283,7 +300,7 @@ def test_a_training_that_compiles_is_the_same_as_one_that_does_not(tmp_path):
         assert result.code == 0, result.err
         saved.append(set(re.findall(r"\[cache\] data saved to '.*/(.*?)-\d", result.out)))
     # what is saved by the processes that compile; the ranks only load
-    assert {"layers.tangent_gradient", "contraction.force_terms"} <= saved[0]
+    assert {"layers.tangent_rows", "contraction.force_terms"} <= saved[0]
     assert saved[1] == set()
     cold, warm = tmp_path / "cold", tmp_path / "warm"
     assert (cold / "t.amp").read_bytes() == (warm / "t.amp").read_bytes()

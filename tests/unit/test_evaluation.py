@@ -385,6 +385,15 @@ def test_trials_are_left_out_of_learning_curves():
     assert plots.accepted(table)["step"].tolist() == [0, 2, 5]
 
 
+def test_losses_on_parts_of_the_images_are_not_those_of_all():
+    table = np.zeros(6, dtype=[("step", float), ("loss", float), ("part", float)])
+    table["step"], table["loss"] = range(6), [5.0, 2.0, 3.0, 4.0, 3.5, 3.0]
+    table["part"][:2] = 1.0
+    assert plots.accepted(table)["step"].tolist() == [0, 1, 2]
+    table["loss"][5] = 2.5
+    assert plots.accepted(table)["step"].tolist() == [0, 1, 2, 5]
+
+
 def test_reference_energies_of_elements_are_recovered():
     energies = {"Cu": -3.5, "Pt": -6.25}
     found = [
@@ -460,9 +469,9 @@ def test_the_report_says_what_was_trained_and_how():
     for text in (
         f"ampmpi {ampmpi.__version__}",
         "5 to train on, 1 to validate on, from set.traj",
-        "energy coefficient 1.0, force coefficient 0.04",
+        "energy coefficient 1.0, force coefficient 0.3",
         "energy rmse 0.001 eV per atom, force rmse 0.01 eV/Å",
-        "L-BFGS-B, at most 20 steps",
+        "gauss-newton, at most 20 steps",
         "held out, far.traj@:4: 4 images",
         "training, set.traj: 6 images",
         "<td>4_member2_start0</td>",

@@ -44,7 +44,7 @@ from ampmpi.errors import (
 from ampmpi.members import Queue, committee_files, group_size, make_members
 from ampmpi.model import checkpoint, optimise
 from ampmpi.parallel.launch import StopRequest
-from ampmpi.training import Schedule, shared_loss
+from ampmpi.training import Schedule, dataset, shared_loss
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,9 @@ def test_convergence_ends_a_training():
     assert result.best.step == curve()["step"][-1]
 
 
-@pytest.mark.parametrize("optimizer", ["BFGS", "L-BFGS-B", "TNC", "Newton-CG", "Nelder-Mead"])
+@pytest.mark.parametrize(
+    "optimizer", ["gauss-newton", "BFGS", "L-BFGS-B", "TNC", "Newton-CG", "Nelder-Mead"]
+)
 def test_every_optimiser_lowers_the_loss(optimizer):
     calculator(optimizer=optimizer, maxiter=120).train(emt_images(3))
     losses = curve()["loss"]
@@ -241,7 +243,9 @@ def test_the_last_of_duplicates_counts_and_weights_on_demand():
 
 
 @pytest.mark.parametrize("stop_at", [3, 17, 31])
-@pytest.mark.parametrize("optimizer", ["L-BFGS-B", "BFGS", "TNC", "Newton-CG", "Nelder-Mead"])
+@pytest.mark.parametrize(
+    "optimizer", ["gauss-newton", "L-BFGS-B", "BFGS", "TNC", "Newton-CG", "Nelder-Mead"]
+)
 def test_a_stopped_training_ends_as_an_undisturbed_one(monkeypatch, stop_at, optimizer):
     schedule = Schedule(block=12, checkpoint_every=5, validate_every=4)
     options = {"validation_fraction": 0.25, "schedule": schedule}
@@ -275,6 +279,37 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(monkeypatch, stop_at, opt
     assert len(calls) < 2 * whole.steps
 
 
+@pytest.mark.parametrize("stop_at", [2, 9, 20, 33])
+def test_a_stop_in_any_block_of_gauss_newton_changes_nothing(monkeypatch, stop_at):
+    regressor = Regressor("gauss-newton", {"options": {"start": 7, "block": 9}})
+    images = emt_images(8)
+
+    def train(label):
+        calc = calculator(label, optimizer="gauss-newton", maxiter=45)
+        calc.model.regressor = regressor
+        schedule = Schedule(checkpoint_every=1000)
+        return calc.train(images, validation_fraction=0.25, schedule=schedule)
+
+    whole = train("whole")
+    request = StopRequest()
+    monkeypatch.setattr(shared_loss, "stop", request)
+    original = shared_loss.SharedLoss.evaluate
+    calls = []
+
+    def evaluate(self, *arguments, **keywords):
+        calls.append(1)
+        if len(calls) == stop_at:
+            request.request("a test")
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(shared_loss.SharedLoss, "evaluate", evaluate)
+    with pytest.raises(Unfinished):
+        train("cut")
+    request.signal_name = None
+    assert train("cut").best.val_loss == whole.best.val_loss
+    assert Path("cut.amp").read_bytes() == Path("whole.amp").read_bytes()
+
+
 class Descent:
     """Gradient descent with momentum, as another optimiser could be added."""
 
@@ -286,7 +321,7 @@ class Descent:
     def state(self):
         return {"point": self.point, "velocity": self.velocity}
 
-    def run(self, evaluate, observe):
+    def run(self, evaluate, observe, residuals):
         while True:
             _, gradient = evaluate(self.point.copy())
             self.velocity = 0.8 * self.velocity - 1e-3 * gradient
@@ -901,9 +936,49 @@ def test_an_element_to_validate_on_must_be_trained():
 def test_patience_needs_something_to_validate_on():
     write("set.traj", emt_images(2))
     with pytest.raises(InputError, match="--patience needs --validation"):
-        run("set.traj", "--label", "t", "--cutoff", 4, "--patience", 5)
+        run("set.traj", "--label", "t", "--cutoff", 4, "--patience", 5, "--validation-fraction", 0)
     with pytest.raises(InputError, match="patience needs validation images"):
         calculator().train(emt_images(2), schedule=Schedule(patience=5))
+
+
+@pytest.mark.parametrize(("n", "expected"), [(19, 0), (20, 2), (96, 10)])
+def test_a_tenth_of_the_images_is_kept_for_validation_where_nothing_is_said(n, expected):
+    assert dataset.validation_split(n, None, 3).sum() == expected
+    assert dataset.validation_split(n, 0.0, 3).sum() == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*leave")
+def test_learning_few_images_by_heart_ends_by_patience():
+    write("set.traj", emt_images(24))
+    output = run("set.traj", "--label", "t", "--cutoff", 4, "--hidden", "12,12", "--patience", 60,
+               "--energy-rmse", 1e-9, "--force-rmse", 1e-9, "--max-steps", 3000)  # fmt: skip
+    assert "validating on 2" in output
+    assert "t.amp: early stopping after" in output
+    table = curve()
+    best = np.nanmin(table["val_loss"])
+    assert best < table["val_loss"][-1]
+    assert table["loss"][-1] < 1e-2 * table["loss"][0]
+
+
+def test_a_start_on_part_of_the_images_goes_on_to_all(monkeypatch):
+    monkeypatch.setattr("ampmpi.model.gauss_newton.ENOUGH", 0.3)
+    calc = calculator(optimizer="gauss-newton", maxiter=50)
+    calc.model.regressor = Regressor("gauss-newton", {"options": {"start": 5, "block": 6}})
+    result = calc.train(emt_images(40))
+    parts = curve()["part"]
+    assert parts[0] == 1.0
+    assert parts[-1] == 0.0
+    assert (np.diff(parts) <= 0.0).all()
+    assert result.best.part == 0.0
+    whole = curve()[parts == 0.0]
+    assert result.best.loss == whole["loss"].min()
+    # the loss of a part stands for that of all: at the same point both are alike
+    last = curve()[parts > 0.0]["loss"].min()
+    assert 0.3 < whole["loss"][0] / last < 10.0
+    ended = calculator("early", optimizer="gauss-newton", maxiter=4)
+    assert ended.train(emt_images(40)).best.part == 1.0
+    losses = curve("early")["loss"]
+    assert losses[-1] >= losses.min()
 
 
 def test_a_calculator_with_a_narrower_range_warns_of_its_own():
