@@ -5,17 +5,22 @@ each component of a force
 
     √(2 c_E w) (E - E_ref) / N   and   √(2 c_F w / (3 N)) (F_md - F_md,ref),
 
+and for each component of a stress, of which those off the diagonal count twice,
+
+    √(2 c_S w / 9) V (σ_ab - σ_ab,ref) / N,
+
 so that with J = dr/dθ its gradient is Jᵀr, and JᵀJ is its Hessian where the residuals are small
 or the model is nearly linear in its parameters θ (Nocedal and Wright, Numerical Optimization,
-2nd ed., 2006, section 10.3). JᵀJ is added up over all energies and the forces on some of the
-atoms. Which atoms these are depends on the images, a seed and a round, on nothing else.
+2nd ed., 2006, section 10.3). JᵀJ is added up over all energies and stresses and the forces on
+some of the atoms. Which atoms these are depends on the images, a seed and a round, on nothing
+else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +34,7 @@ from ampmpi.model.layers import (
     sensitivities,
     tangent_rows,
 )
-from ampmpi.model.loss import Coefficients, ScaledBatch
+from ampmpi.model.loss import COMPONENTS, Coefficients, ScaledBatch
 from ampmpi.model.network import Network
 
 ROWS = 192
@@ -125,18 +130,21 @@ def jacobian(
     """Yield rows of J of one batch, some (n_rows, n_parameters) at a time.
 
     First come the images that have a weight, in their order, then for each atom that is taken
-    the three components of its force. What is yielded is overwritten by the next.
+    the three components of its force, then the six of the stress of each image that has one.
+    What is yielded is overwritten by the next.
     """
     batch = scaled.batch
     passed = _Passed.through(network, vector, scaled)
     buffer = np.empty((ROWS, network.n_parameters))
     weights = np.sqrt(2.0 * coefficients.energy * batch.energy_weights) / batch.n_atoms
     yield from passed.energy_rows(weights, buffer)
-    if coefficients.force is None or batch.primes is None:
-        return
-    scales = np.sqrt(2.0 * coefficients.force * batch.force_weights / sampling.fraction)
-    taken = np.flatnonzero(sampling.chosen(batch) & (scales > 0.0))
-    yield from passed.force_rows(taken, scales, buffer)
+    if coefficients.force is not None and batch.primes is not None:
+        scales = np.sqrt(2.0 * coefficients.force * batch.force_weights / sampling.fraction)
+        taken = np.flatnonzero(sampling.chosen(batch) & (scales > 0.0))
+        yield from passed.force_rows(taken, scales, buffer)
+    if coefficients.stress is not None and batch.strains is not None:
+        weights = np.sqrt(2.0 * coefficients.stress * batch.stress_weights) / batch.n_atoms
+        yield from passed.stress_rows(weights, buffer)
 
 
 class _Element(NamedTuple):
@@ -205,23 +213,45 @@ class _Passed:
             rows[:] = 0.0
             here = (group >= first) & (group < first + step)
             mine, which = pairs[here], group[here] - first
-            self._add_force_rows(mine, which, -scales[some], rows)
+            directions = batch.primes[mine] * -scales[some][which, np.newaxis, np.newaxis]
+            self._add_rows(batch.centres[mine], directions, which, rows)
             yield rows
 
-    def _add_force_rows(
-        self, pairs: NDArray[np.int64], group: NDArray[np.int64], scales: Array, rows: Array
+    def stress_rows(self, weights: Array, buffer: Array) -> Iterator[Array]:
+        """Yield six rows for each image whose weight is not zero."""
+        batch, step = self.batch, len(buffer) // 6
+        assert batch.strains is not None
+        images = np.flatnonzero(weights)
+        number = np.full(batch.n_images, -1, np.int64)
+        number[images] = np.arange(len(images))
+        for first in range(0, len(images), step):
+            some = images[first : first + step]
+            rows = buffer[: 6 * len(some)]
+            rows[:] = 0.0
+            group = number[batch.image]
+            atoms = np.flatnonzero((group >= first) & (group < first + step))
+            which = group[atoms] - first
+            scales = weights[batch.image[atoms], np.newaxis] * np.sqrt(COMPONENTS)
+            self._add_rows(atoms, batch.strains[atoms] * scales[:, :, np.newaxis], which, rows)
+            yield rows
+
+    def _add_rows(
+        self,
+        centres: NDArray[Any],
+        directions: Array,
+        group: NDArray[np.int64],
+        rows: Array,
     ) -> None:
-        """Add what each pair contributes to the rows of its group."""
-        batch = self.batch
-        assert batch.primes is not None
-        centres = batch.centres[pairs]
+        """Add what directions of the features of some atoms contribute to the rows of groups.
+
+        `directions` is (n, n_components, max_features): so many rows belong to a group.
+        """
+        n_groups = len(rows) // directions.shape[1]
         for one in self.elements.values():
             here = np.flatnonzero((centres >= one.rows.start) & (centres < one.rows.stop))
             here = here[np.argsort(group[here], kind="stable")]
-            groups = group[here]
-            directions = batch.primes[pairs[here]] * scales[groups, np.newaxis, np.newaxis]
             tangent_rows(
                 one.parameters, one.x, one.values, one.by_value, one.by_net, one.factor,
-                self.activation, centres[here] - one.rows.start, directions,
-                np.searchsorted(groups, np.arange(len(scales) + 1)), rows, one.columns,
+                self.activation, centres[here] - one.rows.start, directions[here],
+                np.searchsorted(group[here], np.arange(n_groups + 1)), rows, one.columns,
             )  # fmt: skip

@@ -60,7 +60,7 @@ class Part(NamedTuple):
     """A part of the images to train on."""
 
     n_images: float
-    n_residuals: int  # energies and components of forces
+    n_residuals: int  # energies and components of forces and stresses
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +118,12 @@ class Dataset:
         keys = [key.decode() for key in self.keys[chosen].tolist()]
         counts = np.array([1.0 if drawn is None else drawn.get(key, 0.0) for key in keys])
         forces = np.where(self.has_forces & self.forces, 3 * self.n_atoms, 0)[chosen]
+        stresses = np.where(self.has_stress & self.stress, 6, 0)[chosen]
         smallest = np.array([part_of(key) for key in keys])
         found = []
         for part in range(PARTS + 1):
             inside = (smallest >= part) & (counts > 0)
-            residuals = int((1 + forces[inside]).sum())
+            residuals = int((1 + forces[inside] + stresses[inside]).sum())
             found.append(Part(float(counts[inside].sum()), residuals))
         return found
 

@@ -172,7 +172,8 @@ class Fit:
         outcome = self._optimised()
         end, vector = self.best, self.best_vector
         if outcome == CONVERGED or math.isinf(self.best_value):
-            end, vector = self._validated(self.current), self.latest
+            end, vector = self.current, self.latest
+        end = self._validated(end, vector)  # the best one on a part of the images was not yet
         terms = self.latest_terms
         if terms is None or vector is not self.latest:
             terms = self._terms_at(vector)
@@ -309,11 +310,13 @@ class Fit:
         self.longest, self.looked = max(self.longest, now - self.looked), now
         return self.deadline.over(self.longest)
 
-    def _validated(self, step: Step) -> Step:
-        """Return a step, the last one evaluated, with its errors on the validation set."""
+    def _validated(self, step: Step, vector: Array | None = None) -> Step:
+        """Return a step, by default the last one, with its errors on the validation set."""
         if not self.n_validation or not math.isnan(step.val_loss):
             return step
-        totals = self.loss.evaluate(self.latest, "validation", gradient=False)
+        totals = self.loss.evaluate(
+            self.latest if vector is None else vector, "validation", gradient=False
+        )
         terms = LossTerms(self.loss.coefficients.weighted(totals), *totals)
         energy, energy_max, force, force_max = self._errors(
             terms, self.n_validation, self.n_validation_forces

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from model_samples import random_sample
+from model_samples import random_sample, with_stress
 from test_loss import make_model, scaled
 
 from ampmpi.model import jacobian as module
@@ -25,8 +25,16 @@ def some_samples():
     return [*samples, random_sample(20, 3, only_atom=1), replace(without, forces=None)]
 
 
+def samples_with_stress():
+    return [
+        *some_samples(),
+        with_stress(random_sample(40, 3)),
+        with_stress(random_sample(41, 5), 1),
+    ]
+
+
 def residuals_of(network, vector, batch, coefficients):
-    """Residuals in the order of the rows, energies and then forces."""
+    """Residuals in the order of the rows: energies, forces, stresses."""
     b = batch.batch
     parameters = network.split(vector)
     atomic, dE_dG = np.empty(len(b.image)), np.zeros((len(b.image), b.primes.shape[2]))
@@ -38,12 +46,20 @@ def residuals_of(network, vector, batch, coefficients):
     errors *= np.sqrt(2 * coefficients.energy * b.energy_weights)
     if coefficients.force is None:
         return errors[b.energy_weights > 0]
+    errors = errors[b.energy_weights > 0]
     forces, back = np.empty_like(b.forces), np.empty_like(dE_dG)
     force_terms(
         b.pair_start, b.moved, b.centres, b.primes, dE_dG, b.forces, b.force_weights, forces, back
     )
     forces *= np.sqrt(2 * coefficients.force * b.force_weights)[:, np.newaxis]
-    return np.concatenate([errors[b.energy_weights > 0], forces[b.force_weights > 0].ravel()])
+    residuals = np.concatenate([errors, forces[b.force_weights > 0].ravel()])
+    if coefficients.stress is None:
+        return residuals
+    virials = np.zeros((b.n_images, 6))
+    np.add.at(virials, b.image, np.einsum("nvf,nf->nv", b.strains, dE_dG))
+    weights = 2 * coefficients.stress * b.stress_weights[:, np.newaxis] / 9 * [1, 1, 1, 2, 2, 2]
+    stresses = (virials - b.virials) / b.n_atoms[:, np.newaxis] * np.sqrt(weights)
+    return np.concatenate([residuals, stresses[b.stress_weights > 0].ravel()])
 
 
 def rows_of(network, vector, batch, coefficients, sampling=ALL):
@@ -54,11 +70,11 @@ def rows_of(network, vector, batch, coefficients, sampling=ALL):
 
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "linear"])
 @pytest.mark.parametrize("hidden", [(4, 3), (5,), (3, 4, 2), ()])
-@pytest.mark.parametrize("force", [None, 0.3])
-def test_rows_are_those_of_finite_differences(activation, hidden, force):
-    (batch,), _ = scaled(some_samples())
+@pytest.mark.parametrize(("force", "stress"), [(None, None), (0.3, None), (0.3, 0.2)])
+def test_rows_are_those_of_finite_differences(activation, hidden, force, stress):
+    (batch,), _ = scaled(samples_with_stress())
     network, vector = make_model(activation, hidden)
-    coefficients = Coefficients(0.7, force)
+    coefficients = Coefficients(0.7, force, stress=stress)
     rows = rows_of(network, vector, batch, coefficients)
     h = 1e-5
 
@@ -78,9 +94,9 @@ def test_rows_are_those_of_finite_differences(activation, hidden, force):
 @pytest.mark.parametrize("activation", ["tanh", "sigmoid", "linear"])
 @pytest.mark.parametrize("hidden", [(4, 3), (5,), (3, 4, 2), ()])
 def test_rows_times_residuals_are_the_gradient(activation, hidden):
-    (batch,), _ = scaled(some_samples())
+    (batch,), _ = scaled(samples_with_stress())
     network, vector = make_model(activation, hidden)
-    coefficients = Coefficients(0.7, 0.3)
+    coefficients = Coefficients(0.7, 0.3, stress=0.2)
     gradient = loss_sums(network, vector, [batch], coefficients).gradient
     rows = rows_of(network, vector, batch, coefficients)
     product = rows.T @ residuals_of(network, vector, batch, coefficients)
