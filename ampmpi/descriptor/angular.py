@@ -7,7 +7,9 @@ With w the radial factors (`radial`) and θ the angle at the centre between j an
 
 The trick: all arrays of a row lie in one flat buffer at fixed distances, so that the
 compiler sees that they do not overlap and makes vector code of every loop without
-checks; array A of the buffer is ``row[A : A + STRIDE]``. Lengths are in units of Rc.
+checks; array A of the buffer is ``row[A : A + STRIDE]``, and longer for COS, PRODUCT, PLUS,
+MINUS and ONES, which take the rows of several j one behind the other where only sums over all
+pairs are wanted. Lengths are in units of Rc.
 A row is padded to a multiple of `LANES` with neighbours of no weight. Functions with
 +γ and −γ share everything but the last step, and (1 ± γ cos θ)^(ζ−1) with a
 whole-numbered ζ is made by squaring.
@@ -15,7 +17,8 @@ whole-numbered ζ is made by squaring.
 The arrays, by neighbour k:
 
 - X, Y, Z, U, INVERSE: its vector, u = R², and 1/R; WEIGHT: w(R_k);
-- COS: cos θ; PRODUCT: q = w(R_k) w(R_jk); PRODUCT_SLOPE: w(R_k) dw/dt(R_jk);
+- COS: cos θ; PRODUCT: q = w(R_k) w(R_jk), in `triplets` times w(R_j);
+  PRODUCT_SLOPE: w(R_k) dw/dt(R_jk);
 - COS_SLOPE_J = q cos θ/2R_j² and COS_SLOPE_K = q/2R_jR_k: the derivative of cos θ by
   the vector of j, times q/2, is COS_SLOPE_K r_k − COS_SLOPE_J r_j;
 - PLUS, MINUS: (1 ± γ cos θ)^(ζ−1); ONES: the same for ζ = 1.
@@ -50,22 +53,28 @@ CHUNK = 256
 """Neighbours in a row at most."""
 
 STRIDE = CHUNK + LANES  # not a power of two, whose arrays would fall on the same cache lines
-N_ARRAYS = 21
-X, Y, Z, U, INVERSE, WEIGHT, COS, PRODUCT = range(0, 8 * STRIDE, STRIDE)
-PRODUCT_SLOPE, COS_SLOPE_J, COS_SLOPE_K, PLUS, MINUS, ONES = range(8 * STRIDE, 14 * STRIDE, STRIDE)
+
+FLAT = 512
+"""Triplets of several j that stand one behind the other before they are summed."""
+
+LONG_STRIDE = FLAT + STRIDE
+_ROWS = 16
+LENGTH = _ROWS * STRIDE + 5 * LONG_STRIDE
+X, Y, Z, U, INVERSE, WEIGHT, PRODUCT_SLOPE, COS_SLOPE_J, COS_SLOPE_K = range(0, 9 * STRIDE, STRIDE)
 MIXTURE, MIXTURE_SLOPE, WEIGHT_SLOPE, ALONG, ACROSS_X, ACROSS_Y, ACROSS_Z = range(
-    14 * STRIDE, N_ARRAYS * STRIDE, STRIDE
+    9 * STRIDE, _ROWS * STRIDE, STRIDE
 )
+COS, PRODUCT, PLUS, MINUS, ONES = range(_ROWS * STRIDE, LENGTH, LONG_STRIDE)
 MASK = 0xFFFF  # tells the compiler that an index is neither negative nor wraps around
 
 
 @inner
 def make_row():
     """Return the buffer of a row, aligned to cache lines."""
-    raw = np.empty(N_ARRAYS * STRIDE + LANES)
+    raw = np.empty(LENGTH + LANES)
     shift = -(raw.ctypes.data // raw.itemsize) % LANES
-    row = raw[shift : shift + N_ARRAYS * STRIDE]
-    row[ONES : ONES + STRIDE] = 1.0
+    row = raw[shift : shift + LENGTH]
+    row[ONES : ONES + LONG_STRIDE] = 1.0
     return row
 
 
@@ -103,14 +112,15 @@ def _make_loop(factor, slopes):
     """Return the loop of `triplets` or `triplet_derivatives` with this factor inlined."""
 
     @fast
-    def fill_triplets(begin, end, x, y, z, u, inverse, c, row):
+    def fill_triplets(begin, end, at, weight, x, y, z, u, inverse, c, row):
         begin &= MASK
+        at &= MASK
         for lane in range((end - begin) & MASK):
             k = begin + lane
             cos_theta, t = cosine_and_third_side(k, x, y, z, u, inverse, row)
             value, _ = factor(t, c)
-            row[COS + k] = cos_theta
-            row[PRODUCT + k] = row[WEIGHT + k] * value
+            row[COS + at + lane] = cos_theta
+            row[PRODUCT + at + lane] = weight * row[WEIGHT + k] * value
 
     @fast
     def fill_derivatives(begin, end, x, y, z, u, inverse, c, row):
@@ -143,18 +153,18 @@ _polynomial_derivatives = _make_loop(polynomial_factor, slopes=True)
 
 
 @fast
-def triplets(kind, begin, end, x, y, z, u, inverse, c, row):
-    """Fill COS and PRODUCT."""
+def triplets(kind, begin, end, at, weight, x, y, z, u, inverse, c, row):
+    """Fill COS and PRODUCT, times a weight, from `at` on."""
     if kind == FITTED:
-        _fitted_triplets(begin, end, x, y, z, u, inverse, c, row)
+        _fitted_triplets(begin, end, at, weight, x, y, z, u, inverse, c, row)
     elif kind == NO_FACTOR:
-        _no_factor_triplets(begin, end, x, y, z, u, inverse, c, row)
+        _no_factor_triplets(begin, end, at, weight, x, y, z, u, inverse, c, row)
     elif kind == COSINE:
-        _cosine_triplets(begin, end, x, y, z, u, inverse, c, row)
+        _cosine_triplets(begin, end, at, weight, x, y, z, u, inverse, c, row)
     elif kind == INTEGER_POLYNOMIAL:
-        _integer_polynomial_triplets(begin, end, x, y, z, u, inverse, c, row)
+        _integer_polynomial_triplets(begin, end, at, weight, x, y, z, u, inverse, c, row)
     else:
-        _polynomial_triplets(begin, end, x, y, z, u, inverse, c, row)
+        _polynomial_triplets(begin, end, at, weight, x, y, z, u, inverse, c, row)
 
 
 @fast

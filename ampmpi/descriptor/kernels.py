@@ -28,6 +28,7 @@ import numpy as np
 
 from .angular import (
     CHUNK,
+    FLAT,
     LANES,
     WEIGHT,
     angular_derivative_sums,
@@ -76,9 +77,9 @@ def angular_symmetry_functions(group, tables, env, values):
     a, b, radial, third, first_term, last_term = tables.angular[group]
     kind = tables.radial_kinds[radial] if third else NO_FACTOR
     c = as_tuple(tables.radial_coefficients[radial])
-    terms, features = tables.terms, tables.term_features
     row, near, w = env.row, env.neighbors, env.w[radial]
     last = env.species_start[b + 1]
+    filled = 0
     for chunk in range(env.species_start[b], last, CHUNK):
         chunk_end = min(chunk + CHUNK, last)
         n = load_neighbors(row, chunk, chunk_end, near, w)
@@ -88,15 +89,24 @@ def angular_symmetry_functions(group, tables, env, values):
                 row[WEIGHT + j - chunk] = 0.0
                 begin = (j - chunk + 1) // LANES * LANES
             x, y, z, u, inverse = near[0, j], near[1, j], near[2, j], near[3, j], near[4, j]
-            triplets(kind, begin, n, x, y, z, u, inverse, c, row)
-            for term in range(first_term, last_term):
-                gamma, zeta = terms[term, 0], terms[term, 1]
-                total_plus, total_minus = angular_sums(begin, n, gamma, zeta, row)
-                scale = w[j] * terms[term, 2]
-                if features[term, 0] >= 0:
-                    values[features[term, 0]] += scale * total_plus
-                if features[term, 1] >= 0:
-                    values[features[term, 1]] += scale * total_minus
+            triplets(kind, begin, n, filled, w[j], x, y, z, u, inverse, c, row)
+            filled += n - begin
+            if filled >= FLAT:
+                _add_terms(filled, first_term, last_term, tables, row, values)
+                filled = 0
+    _add_terms(filled, first_term, last_term, tables, row, values)
+
+
+@inner
+def _add_terms(filled, first_term, last_term, tables, row, values):
+    """Add the sums over so many triplets to the features of a group."""
+    terms, features = tables.terms, tables.term_features
+    for term in range(first_term, last_term):
+        plus, minus = angular_sums(0, filled, terms[term, 0], terms[term, 1], row)
+        if features[term, 0] >= 0:
+            values[features[term, 0]] += terms[term, 2] * plus
+        if features[term, 1] >= 0:
+            values[features[term, 1]] += terms[term, 2] * minus
 
 
 @inner

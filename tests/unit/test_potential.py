@@ -69,6 +69,10 @@ def evaluated(potential, atoms):
     species = potential.species_of(atoms.numbers[owners])
     near = potential.neighbors_among(positions, start, candidate, species)
     found = potential.evaluate(species, near)
+    same = potential.evaluate_among(positions, start, candidate, species)
+    np.testing.assert_allclose(same.energies, found.energies, atol=1e-13)
+    np.testing.assert_allclose(same.forces, found.forces, atol=1e-12)
+    assert same.closest == found.closest
     return found, folded(found.forces, owners, len(atoms)), (species, near, owners)
 
 
@@ -159,9 +163,10 @@ def test_wrong_members_are_named():
         Potential([])
     with pytest.raises(InputError, match=r"member 1 .*from lists of neighbours"):
         Potential([(good.descriptor, good.model), (custom, good.model)])
-    with pytest.raises(InputError, match=r"member 0 .*descriptor of Au, Cu, Pt"):
-        Potential([(Gaussian(elements=["Au", "Cu", "Pt"]), good.model)])
+    other = Gaussian(elements=["Au", "Cu", "Pt"])
+    with pytest.raises(InputError, match=r"member 1 has a descriptor of Au, Cu, Pt"):
+        Potential([(good.descriptor, good.model), (other, good.model)])
     with pytest.raises(ModelError, match="do not belong together"):
-        Potential([(Zernike(elements=["Cu", "Pt"]), good.model)])
+        evaluated(Potential([(Zernike(elements=["Cu", "Pt"]), good.model)]), atoms)
     with pytest.raises(ModelError, match="not trained"):
         Potential([(good.descriptor, NeuralNetwork())])
