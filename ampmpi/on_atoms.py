@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ampmpi.descriptor import can_share_neighbors, check_overlap
 from ampmpi.errors import InputError
+from ampmpi.heap import keep_freed_memory
 from ampmpi.parallel.wishes import note_threads
 from ampmpi.potential import Potential, Prediction
 
@@ -61,6 +62,7 @@ class OnAtoms:
     """A potential that follows its models, and the candidates of the image it saw last."""
 
     def __init__(self) -> None:
+        keep_freed_memory()  # each step takes the memory that the last one had
         self._made_of: list[Any] = []
         self._potential: Potential | None = None
         self._verlet: VerletList | None = None

@@ -9,7 +9,6 @@ import numpy as np
 from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
-from ase.io import Trajectory
 from ase.md.verlet import VelocityVerlet
 
 from ampmpi import Committee, SpreadObserver, spread_quantile
@@ -42,9 +41,11 @@ def main() -> None:
     ours.calc, reference.calc = committee, EMT()
     usual = spread_quantile(committee, "held-out.traj", 0.95)
     watch = SpreadObserver(ours, limit=usual, output="unsure.extxyz", stop_above=20 * usual)
-    runs = [VelocityVerlet(atoms, 2.0 * units.fs) for atoms in (ours, reference)]
+    runs = [
+        VelocityVerlet(ours, 2.0 * units.fs, trajectory="md.traj", loginterval=2),
+        VelocityVerlet(reference, 2.0 * units.fs),
+    ]
     runs[0].attach(watch, interval=5)
-    runs[0].attach(Trajectory("md.traj", "w", ours), interval=2)
     start = ours.get_total_energy()
     print(f"At the start {ours.get_temperature():.0f} K, half of it for the displacements.")
     print("Mean temperatures of 80 fs each, and what the committee says at their ends:")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import click
 
+from ampmpi.cli.evaluate import refuse_early
 from ampmpi.cli.kinds import complete_files
 from ampmpi.cli.text import complain
 from ampmpi.errors import InputError
@@ -53,18 +54,22 @@ def command(
     """
     from ampmpi.lammps import Watch, open_lammps, run_script
     from ampmpi.parallel.comm import world
-    from ampmpi.parallel.failure import abort_on_error, on_all
+    from ampmpi.parallel.failure import abort_on_error, agree, is_shared, on_all
 
     launch.stop.release()
     comm = world()
     with abort_on_error(comm):
         on_all(comm, lambda: refuse(options))
         watch = on_all(comm, lambda: Watch(outside, margin, spread, images, every))
+        agree(comm, lambda: refuse_early({"--images": images}))
         lmp = on_all(comm, lambda: open_lammps(options))
         try:
             couplings = run_script(lmp, script, potential, watch)
-        finally:
-            lmp.close()
+        except BaseException as error:
+            if comm.size == 1 or is_shared(error):  # else other ranks would be waited for
+                lmp.close()
+            raise
+        lmp.close()
     for coupling in couplings:
         seen = coupling.tally.summary()
         if seen is not None and comm.rank == 0:

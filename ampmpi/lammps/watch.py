@@ -32,7 +32,7 @@ class Watch:
     spread : float or None, eV/Å
         Largest spread of an atom's force that is accepted, as `Committee`'s ``forces_spread``.
     images : str or None
-        Extended XYZ file to which structures with a larger spread are written, after which the
+        Extended XYZ file to which structures with a larger spread are appended, after which the
         run goes on; without it, it stops.
     every : int
         How many steps there are from one look to the next.

@@ -79,7 +79,7 @@ class Selection:
     picks : list of Pick
         The same in numbers.
     n_asked, n_images, n_usable, n_known : int
-        Images asked for, looked at, usable, and known before.
+        Images asked for, looked at, usable, and known before (those that can be described).
     n_unsure, n_beyond, n_alike : int
         Usable images above the limit; those that are beyond the upper one; those between that
         are like a known or chosen one.
@@ -291,7 +291,7 @@ def _select(
         n_asked=n,
         n_images=len(images),
         n_usable=len(spreads),
-        n_known=len(known),
+        n_known=len(before),
         n_unsure=int((spreads >= limit).sum()),
         n_beyond=int((spreads > upper).sum()),
         n_alike=n_alike,
