@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,12 @@ def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
+
+
+def matrix_bytes(network: Network) -> float:
+    """Return how many bytes the Gauss-Newton matrix of a network takes."""
+    n = network.n_parameters
+    return 8.0 * sum(len(range(*block.indices(n))) ** 2 for block in network.curvature_blocks)
 
 
 def gauss_newton(
@@ -205,23 +211,39 @@ class _Passed:
             rows[:] = 0.0
             here = (group >= first) & (group < first + step)
             mine, which = pairs[here], group[here] - first
-            self._add_force_rows(mine, which, -scales[some], rows)
+            weights = -scales[some][which, np.newaxis, np.newaxis]
+            self._add_rows(batch.centres[mine], which, weights * batch.primes[mine], rows)
             yield rows
 
-    def _add_force_rows(
-        self, pairs: NDArray[np.int64], group: NDArray[np.int64], scales: Array, rows: Array
+    def _add_rows(
+        self,
+        atoms: NDArray[np.integer[Any]],
+        group: NDArray[np.int64],
+        directions: Array,
+        rows: Array,
     ) -> None:
-        """Add what each pair contributes to the rows of its group."""
-        batch = self.batch
-        assert batch.primes is not None
-        centres = batch.centres[pairs]
+        """Add the gradients of sums of directional derivatives of atomic energies.
+
+        A row is one component of a group's sum: of the force on an atom, to which each pair adds
+        a term. What else is linear in dE/dG, such as a stress, has rows of the same kind.
+
+        Parameters
+        ----------
+        atoms : (n_terms,) int array
+            The atom whose energy each term is about.
+        group : (n_terms,) int array
+            The group that each term belongs to.
+        directions : (n_terms, n_components, max_features) float array
+            The directions.
+        rows : (n_groups · n_components, n_parameters) float array
+            Added to.
+        """
+        groups = np.arange(len(rows) // directions.shape[1] + 1)
         for one in self.elements.values():
-            here = np.flatnonzero((centres >= one.rows.start) & (centres < one.rows.stop))
+            here = np.flatnonzero((atoms >= one.rows.start) & (atoms < one.rows.stop))
             here = here[np.argsort(group[here], kind="stable")]
-            groups = group[here]
-            directions = batch.primes[pairs[here]] * scales[groups, np.newaxis, np.newaxis]
             tangent_rows(
                 one.parameters, one.x, one.values, one.by_value, one.by_net, one.factor,
-                self.activation, centres[here] - one.rows.start, directions,
-                np.searchsorted(groups, np.arange(len(scales) + 1)), rows, one.columns,
+                self.activation, atoms[here] - one.rows.start, directions[here],
+                np.searchsorted(group[here], groups), rows, one.columns,
             )  # fmt: skip
