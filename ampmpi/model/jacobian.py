@@ -79,6 +79,12 @@ def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
+def matrix_bytes(network: Network) -> float:
+    """Return how many bytes the Gauss-Newton matrix of a network takes."""
+    n = network.n_parameters
+    return 8.0 * sum(len(range(*block.indices(n))) ** 2 for block in network.curvature_blocks)
+
+
 def gauss_newton(
     network: Network,
     vector: Array,
@@ -213,8 +219,8 @@ class _Passed:
             rows[:] = 0.0
             here = (group >= first) & (group < first + step)
             mine, which = pairs[here], group[here] - first
-            directions = batch.primes[mine] * -scales[some][which, np.newaxis, np.newaxis]
-            self._add_rows(batch.centres[mine], directions, which, rows)
+            weights = -scales[some][which, np.newaxis, np.newaxis]
+            self._add_rows(batch.centres[mine], which, weights * batch.primes[mine], rows)
             yield rows
 
     def stress_rows(self, weights: Array, buffer: Array) -> Iterator[Array]:
@@ -232,26 +238,38 @@ class _Passed:
             atoms = np.flatnonzero((group >= first) & (group < first + step))
             which = group[atoms] - first
             scales = weights[batch.image[atoms], np.newaxis] * np.sqrt(COMPONENTS)
-            self._add_rows(atoms, batch.strains[atoms] * scales[:, :, np.newaxis], which, rows)
+            self._add_rows(atoms, which, batch.strains[atoms] * scales[:, :, np.newaxis], rows)
             yield rows
 
     def _add_rows(
         self,
-        centres: NDArray[Any],
-        directions: Array,
+        atoms: NDArray[np.integer[Any]],
         group: NDArray[np.int64],
+        directions: Array,
         rows: Array,
     ) -> None:
-        """Add what directions of the features of some atoms contribute to the rows of groups.
+        """Add the gradients of sums of directional derivatives of atomic energies.
 
-        `directions` is (n, n_components, max_features): so many rows belong to a group.
+        A row is one component of a group's sum: of the force on an atom, to which each pair adds
+        a term. What else is linear in dE/dG, such as a stress, has rows of the same kind.
+
+        Parameters
+        ----------
+        atoms : (n_terms,) int array
+            The atom whose energy each term is about.
+        group : (n_terms,) int array
+            The group that each term belongs to.
+        directions : (n_terms, n_components, max_features) float array
+            The directions.
+        rows : (n_groups · n_components, n_parameters) float array
+            Added to.
         """
-        n_groups = len(rows) // directions.shape[1]
+        groups = np.arange(len(rows) // directions.shape[1] + 1)
         for one in self.elements.values():
-            here = np.flatnonzero((centres >= one.rows.start) & (centres < one.rows.stop))
+            here = np.flatnonzero((atoms >= one.rows.start) & (atoms < one.rows.stop))
             here = here[np.argsort(group[here], kind="stable")]
             tangent_rows(
                 one.parameters, one.x, one.values, one.by_value, one.by_net, one.factor,
-                self.activation, centres[here] - one.rows.start, directions[here],
-                np.searchsorted(group[here], np.arange(n_groups + 1)), rows, one.columns,
+                self.activation, atoms[here] - one.rows.start, directions[here],
+                np.searchsorted(group[here], groups), rows, one.columns,
             )  # fmt: skip

@@ -137,14 +137,18 @@ class NeuralNetwork(AmpModel):
         """
         if self.fprange is None:
             raise ModelError("the model is not trained yet: train it, or load a .amp file")
+        return self.network_for({e: len(fprange) for e, fprange in self.fprange.items()})
+
+    def network_for(self, n_features: Mapping[str, int]) -> Network:
+        """Shape of the networks for so many features by element."""
         nodes = {}
-        for element, fprange in self.fprange.items():
+        for element, n in n_features.items():
             hidden = self.hiddenlayers
             if isinstance(hidden, dict):
                 if element not in hidden:
                     raise ModelError(f"hiddenlayers has no entry for {element}; add one")
                 hidden = hidden[element]
-            nodes[element] = (len(fprange), *hidden, 1)
+            nodes[element] = (n, *hidden, 1)
         return Network(nodes, self.activation)
 
     @property

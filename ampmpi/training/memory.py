@@ -58,12 +58,14 @@ def plan_memory(
     descriptor: Descriptor,
     source: Source | None,
     limit: float | None = None,
+    optimiser_bytes: float = 0.0,
 ) -> MemoryPlan:
     """Predict what a rank takes where `group_size` ranks share the images.
 
     Where forces are trained, some of the images are described to know how many pairs there are.
     Reading the entries of `source` is timed, if they are there already. `limit` is how many
-    bytes a rank may take; what the node has left by default.
+    bytes a rank may take; what the node has left by default. `optimiser_bytes` are taken beside
+    the images.
     """
     indices = dataset.indices
     mine = block(len(indices), comm.rank, comm.size)
@@ -92,7 +94,13 @@ def plan_memory(
         need += pairs_total * (3 * width + 1) * 8
     if dataset.stress:
         need += 6 * 8 * width * atoms_total
-    need = BASE_BYTES + need / group_size * 1.05 + 2 * READ_BYTES + 20 * 8 * width * BATCH_ATOMS
+    need = (
+        BASE_BYTES
+        + optimiser_bytes
+        + need / group_size * 1.05
+        + 2 * READ_BYTES
+        + 20 * 8 * width * BATCH_ATOMS
+    )
     allowed = limit if limit is not None else _free_per_rank(comm)
     return MemoryPlan(
         rank_bytes=need,

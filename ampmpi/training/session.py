@@ -35,6 +35,7 @@ from ampmpi.images import ImageRef
 from ampmpi.images.doubts import SHOWN, named
 from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
 from ampmpi.model import LossFunction, amp_file
+from ampmpi.model.jacobian import matrix_bytes
 from ampmpi.model.loss import LossTerms
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
@@ -359,7 +360,20 @@ class Session:
 
     def _plan(self, dataset: Dataset, source: Source | None) -> MemoryPlan:
         return plan_memory(
-            self.comm, self.size, dataset, self.descriptor, source, self.settings.memory
+            self.comm, self.size, dataset, self.descriptor, source, self.settings.memory,
+            on_all(self.comm, partial(self._optimiser_bytes, dataset)),
+        )  # fmt: skip
+
+    def _optimiser_bytes(self, dataset: Dataset) -> float:
+        """Return what the largest model's matrix takes: summed up, received, and factorised."""
+        features = {e: self.descriptor.n_features[e] for e in dataset.elements}
+        return max(
+            (
+                3.0 * matrix_bytes(member.model.network_for(features))
+                for member in self.members
+                if member.model.regressor.optimizer == "gauss-newton"
+            ),
+            default=0.0,
         )
 
     def _groups(self) -> str:
