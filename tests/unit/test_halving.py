@@ -263,10 +263,10 @@ def test_a_fit_that_fails_is_out(monkeypatch):
 
     evaluate = Fit._evaluate
 
-    def failing(self, vector):
+    def failing(self, *given):
         if "start0" in self.label and self.steps == 4:
             raise ModelError("the loss is nan")
-        return evaluate(self, vector)
+        return evaluate(self, *given)
 
     monkeypatch.setattr(Fit, "_evaluate", failing)
     run("--halving")
