@@ -15,8 +15,10 @@ from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import ModelError
 from ampmpi.model.layers import Array
 
-# Atoms of one batch: small enough for a core's cache, large enough for matrix products.
+# Atoms of one batch: small enough for a core's cache, large enough for matrix products. Fewer,
+# where derivatives take more bytes: while a batch is made, they are there twice.
 BATCH_ATOMS = 1024
+BATCH_BYTES = 16e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,18 +182,27 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
 
 
 def make_batches(samples: Iterable[Sample], batch_atoms: int = BATCH_ATOMS) -> Iterator[Batch]:
-    """Cut samples into batches of at most `batch_atoms` atoms, or of one image."""
+    """Cut samples into batches of at most `batch_atoms` atoms and `BATCH_BYTES`, or of one image.
+
+    A batch's samples are let go before the next one is asked for.
+    """
     waiting: list[Sample] = []
-    atoms = 0
+    atoms = size = 0
     for sample in samples:
-        n = len(sample.fingerprint.symbols)
-        if waiting and atoms + n > batch_atoms:
-            yield make_batch(waiting)
-            waiting, atoms = [], 0
+        n, taken = len(sample.fingerprint.symbols), _bytes_of(sample)
+        if waiting and (atoms + n > batch_atoms or size + taken > BATCH_BYTES):
+            batch = make_batch(waiting)
+            waiting, atoms, size = [], 0, 0
+            yield batch
+            del batch
         waiting.append(sample)
-        atoms += n
+        atoms, size = atoms + n, size + taken
     if waiting:
         yield make_batch(waiting)
+
+
+def _bytes_of(sample: Sample) -> int:
+    return 0 if sample.primes is None else sample.primes.values.nbytes
 
 
 def _by_element(

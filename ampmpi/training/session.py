@@ -198,6 +198,7 @@ class Session:
                 group, prepared = self._load(dataset)
                 agree(comm, lambda: forget(earlier))
             results = self._fit(group, prepared, earlier, logs)
+            del prepared  # its arrays: a compress may take as much again
             best = best_of(results)
             if best is None or best.best is None:
                 raise share(

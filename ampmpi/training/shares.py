@@ -14,7 +14,7 @@ from ampmpi.database import FingerprintDatabase
 from ampmpi.descriptor import Descriptor
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
-from ampmpi.heap import keep_freed_memory
+from ampmpi.heap import give_back, keep_freed_memory
 from ampmpi.model import LossFunction
 from ampmpi.model.batch import Batch, Sample, make_batches
 from ampmpi.model.layers import Array
@@ -41,7 +41,10 @@ class Source:
     def samples(
         self, targets: Sequence[Target], only_atoms: Mapping[str, int], weights: Mapping[str, float]
     ) -> Iterator[Sample]:
-        """Read the entries of `targets`, in their order, a few hundred at a time."""
+        """Read the entries of `targets`, in their order, a few hundred at a time.
+
+        None is kept longer than whoever takes the sample does.
+        """
         features = self._open(self.fingerprints)
         computed = self.primes is not None and self.recompute
         derivatives = None
@@ -53,7 +56,7 @@ class Source:
             found = entries_of(features, keys)
             primes = {} if derivatives is None else entries_of(derivatives, keys)
             for t in some:
-                first, second = found[t.key], primes.get(t.key)
+                first, second = found.pop(t.key), primes.pop(t.key, None)
                 if computed:
                     second = self.descriptor.fingerprint_primes(t.atoms)
                 if not isinstance(first, Fingerprint) or first.symbols != t.symbols:
@@ -84,8 +87,9 @@ class Source:
         return database
 
 
-# Bytes of derivatives that are read at a time, and images at most.
-READ_BYTES = 64e6
+# Bytes of derivatives that are read at a time, and images at most: few, since they are there
+# beside the arrays that are made of them; not fewer, since loose entries are listed each time.
+READ_BYTES = 32e6
 READ_IMAGES = 2048
 
 
@@ -176,6 +180,7 @@ def load(
     The loss function says which images train a single force and how duplicates count.
     `resident` arrays are held in memory, others read in every pass.
     """
+    give_back()
     keep_freed_memory()
     warm_up(comm, "ampmpi.model")
     keys = [key.decode() for key in dataset.keys]
@@ -194,6 +199,7 @@ def load(
     )
     ranges = merge_ranges([batch.fprange() for batch in training])
     fprange = merge_ranges(comm.allgather(ranges))
+    give_back()
     return Prepared(dataset, source.descriptor, training, validation, fprange)
 
 
