@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import ModelError
 from ampmpi.model.layers import Array
+from ampmpi.model.packed import PackedPrimes, join, pack
 
 # Atoms of one batch: small enough for a core's cache, large enough for matrix products. Fewer,
 # where derivatives take more bytes: while a batch is made, they are there twice.
@@ -31,7 +32,7 @@ class Sample:
         Hash of the image.
     fingerprint : Fingerprint
         Its features.
-    primes : FingerprintPrimes or None
+    primes : PackedPrimes, FingerprintPrimes or None
         Their derivatives, where forces are trained.
     energy : float, eV
         Reference energy.
@@ -45,7 +46,7 @@ class Sample:
 
     key: str
     fingerprint: Fingerprint
-    primes: FingerprintPrimes | None
+    primes: PackedPrimes | FingerprintPrimes | None
     energy: float
     forces: Array | None
     weight: float = 1.0
@@ -77,12 +78,8 @@ class Batch:
     force_weights : (n_atoms,) float array
         Weight of the squared length of each atom's force error: such that
         their sum is each image's mean squared component times its weight.
-    pair_start : (n_images + 1,) int64 array
-        Where the pairs of each image start.
-    moved, centres : (n_pairs,) int32 arrays
-        Rows of the atoms m and n of dG_n/dR_m.
-    primes : (n_pairs, 3, max_features) float array, 1/Å, or None
-        The derivatives.
+    primes : PackedPrimes or None
+        The derivatives; their atoms m and n are rows of the batch.
     """
 
     keys: tuple[str, ...]
@@ -95,10 +92,7 @@ class Batch:
     energy_weights: Array
     forces: Array | None
     force_weights: Array
-    pair_start: NDArray[np.int64]
-    moved: NDArray[np.int32]
-    centres: NDArray[np.int32]
-    primes: Array | None
+    primes: PackedPrimes | None
 
     @property
     def n_images(self) -> int:
@@ -154,10 +148,8 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
     without = np.array([sample.forces is None for sample in samples])
     force_weights[np.repeat(without, n_atoms)] = 0.0
 
-    with_forces = all(s.primes is not None for s in samples)
-    primes_of = [s.primes for s in samples if s.primes is not None] if with_forces else []
-    n_pairs = [len(primes.pairs) for primes in primes_of] if with_forces else [0] * len(samples)
-    moved, centres, primes = _stack_primes(primes_of, atom_start, row_of)
+    primes_of = [sample.primes for sample in samples if sample.primes is not None]
+    with_forces = len(primes_of) == len(samples)
     forces = [
         np.zeros((n, 3)) if s.forces is None else s.forces
         for s, n in zip(samples, n_atoms, strict=True)
@@ -174,10 +166,7 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
         energy_weights=np.where(only < 0, weights, 0.0),
         forces=np.concatenate(forces)[order] if with_forces else None,
         force_weights=force_weights[order],
-        pair_start=np.concatenate([[0], np.cumsum(n_pairs)]).astype(np.int64),
-        moved=moved,
-        centres=centres,
-        primes=primes if with_forces else None,
+        primes=_joined(primes_of, np.split(row_of, atom_start[1:-1])) if with_forces else None,
     )
 
 
@@ -236,24 +225,8 @@ def _by_element(
     }
 
 
-def _stack_primes(
-    blocks: Sequence[FingerprintPrimes],
-    atom_start: NDArray[np.int64],
-    row_of: NDArray[np.int64],
-) -> tuple[NDArray[np.int32], NDArray[np.int32], Array]:
-    """Join the pairs of images; the atoms become rows of the batch."""
-    if not blocks:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3, 0))
-    width = max(block.values.shape[2] for block in blocks)
-    total = sum(len(block.pairs) for block in blocks)
-    moved = np.empty(total, np.int32)
-    centres = np.empty(total, np.int32)
-    primes = np.zeros((total, 3, width))
-    start = 0
-    for block, first in zip(blocks, atom_start, strict=False):
-        stop = start + len(block.pairs)
-        moved[start:stop] = row_of[block.pairs[:, 0] + first]
-        centres[start:stop] = row_of[block.pairs[:, 1] + first]
-        primes[start:stop, :, : block.values.shape[2]] = block.values
-        start = stop
-    return moved, centres, primes
+def _joined(
+    blocks: Sequence[PackedPrimes | FingerprintPrimes], rows: Sequence[NDArray[np.int64]]
+) -> PackedPrimes:
+    """Pack what is not packed, and join all; the atoms become rows of the batch."""
+    return join([b if isinstance(b, PackedPrimes) else pack(b) for b in blocks], rows)

@@ -7,7 +7,7 @@ calls does the whole work, so that nothing has to be agreed on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,14 +119,14 @@ class ImagesAtHand:
         if weight_duplicates:
             copies = getattr(images, "metadata", {}).get("duplicates", {})
         alone = dict(nft_ids)
-        samples = []
-        for key, atoms in images.items():
-            values = fingerprint_of(entry_of(fingerprints, key, "fingerprint"))
-            derivatives = None
-            if primes is not None:
-                derivatives = primes_of(entry_of(primes, key, "fingerprint primes"), values)
-            samples.append(
-                Sample(
+
+        def samples() -> Iterator[Sample]:
+            for key, atoms in images.items():
+                values = fingerprint_of(entry_of(fingerprints, key, "fingerprint"))
+                derivatives = None
+                if primes is not None:
+                    derivatives = primes_of(entry_of(primes, key, "fingerprint primes"), values)
+                yield Sample(
                     key,
                     values,
                     derivatives,
@@ -135,9 +135,9 @@ class ImagesAtHand:
                     float(copies.get(key, 1.0)),
                     alone.get(key, -1),
                 )
-            )
-        self.batches = list(make_batches(samples))
-        self.n_images = len(samples)
+
+        self.batches = list(make_batches(samples()))
+        self.n_images = len(images)
         self._ranges: Any = None
         self._scaled: list[ScaledBatch] = []
 

@@ -232,17 +232,12 @@ def _batch_loss(
         feature_gradient(parameters[e], by_net[e], scaled.factors[e], dE_dG[rows])
     residuals = np.empty((len(atomic), 3))
     back = np.empty_like(dE_dG)
+    primes, pull = batch.primes, 2.0 * coefficients.force * batch.force_weights
     force_terms(
-        batch.pair_start,
-        batch.moved,
-        batch.centres,
-        batch.primes,
-        dE_dG,
-        batch.forces,
-        2.0 * coefficients.force * batch.force_weights,
-        residuals,
-        back,
-    )
+        primes.image_start, primes.run_start, primes.kinds, primes.column_start, primes.columns,
+        primes.moved, primes.centres, primes.value_start, primes.values, dE_dG, batch.forces, pull,
+        residuals, back,
+    )  # fmt: skip
     force = float((batch.force_weights @ residuals**2).sum())
     force_max = _largest(residuals, batch.force_weights[:, np.newaxis])
     if gradient is not None:

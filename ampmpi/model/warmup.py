@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ampmpi.entries import FingerprintPrimes
 from ampmpi.model.contraction import force_terms
 from ampmpi.model.layers import (
     ElementParameters,
@@ -13,16 +14,20 @@ from ampmpi.model.layers import (
     sensitivities,
     tangent_gradient,
 )
+from ampmpi.model.packed import join, pack
 
 
 def warm_up() -> None:
     """Compile every kernel, or load it from numba's cache, for the types that `Batch` has."""
-    ends = np.array([0, 1], dtype=np.int64)
-    first = np.zeros(1, dtype=np.int32)
-    row, vector = np.zeros((1, 1)), np.zeros((1, 3))
-    primes, weight = np.zeros((1, 3, 1)), np.zeros(1)
-    written = vector.copy(), row.copy()
-    force_terms(ends, first, first, primes, row, vector, weight, *written)
+    row, vector, weight = np.zeros((1, 1)), np.zeros((1, 3)), np.zeros(1)
+    pair = np.zeros((1, 2), dtype=np.int32)
+    one = pack(FingerprintPrimes(("H",), {"H": 1}, pair, np.ones((1, 3, 1))))
+    one = join([one], [np.zeros(1, np.int64)])
+    one[pair[0, :1]]
+    force_terms(
+        one.image_start, one.run_start, one.kinds, one.column_start, one.columns, one.moved,
+        one.centres, one.value_start, one.values, row, vector, weight, vector.copy(), row.copy(),
+    )  # fmt: skip
 
     network = ElementParameters(np.array([1, 1]), np.zeros(2), np.zeros(2))
     x = np.ones((2, 1))

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.descriptor import Descriptor
-from ampmpi.entries import Fingerprint, FingerprintPrimes
+from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
 from ampmpi.heap import give_back, keep_freed_memory
 from ampmpi.model import LossFunction
 from ampmpi.model.batch import Batch, Sample, make_batches
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import ScaledBatch, scale_batch
+from ampmpi.model.packed import PackedPrimes, pack
 from ampmpi.model.scaling import merge_ranges
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import on_all, share
@@ -54,17 +55,17 @@ class Source:
         for some in _portions(targets, width if derivatives is not None else 0):
             keys = [t.key for t in some]
             found = entries_of(features, keys)
-            primes = {} if derivatives is None else entries_of(derivatives, keys)
+            primes = {} if derivatives is None else entries_of(derivatives, keys, _packed)
             for t in some:
                 first, second = found.pop(t.key), primes.pop(t.key, None)
                 if computed:
-                    second = self.descriptor.fingerprint_primes(t.atoms)
+                    second = pack(self.descriptor.fingerprint_primes(t.atoms))
                 if not isinstance(first, Fingerprint) or first.symbols != t.symbols:
                     raise CorruptEntryError(
                         f"entry {t.key} of {self.fingerprints} is not the fingerprint of its "
                         "image; run 'ampmpi check --repair' on it and start again"
                     )
-                if second is not None and not isinstance(second, FingerprintPrimes):
+                if second is not None and not isinstance(second, PackedPrimes):
                     raise CorruptEntryError(
                         f"entry {t.key} of {self.primes} holds no derivatives; run "
                         "'ampmpi check --repair' on it and start again"
@@ -112,9 +113,17 @@ def _portions(targets: Sequence[Target], width: int) -> Iterator[list[Target]]:
         yield portion
 
 
-def entries_of(database: FingerprintDatabase, keys: Sequence[str]) -> dict[str, Any]:
-    """Read entries by key; `DatabaseError` where one is missing."""
-    found = dict(database.get_many(keys))
+def _packed(entry: Entry) -> Entry | PackedPrimes:
+    return pack(entry) if isinstance(entry, FingerprintPrimes) else entry
+
+
+def entries_of(
+    database: FingerprintDatabase,
+    keys: Sequence[str],
+    take: Callable[[Entry], Any] = lambda entry: entry,
+) -> dict[str, Any]:
+    """Return what `take` makes of entries, by key; `DatabaseError` where one is missing."""
+    found = {key: take(entry) for key, entry in database.get_many(keys)}
     lacking = [key for key in keys if key not in found]
     if lacking:
         raise DatabaseError(
