@@ -228,7 +228,13 @@ def _share(
     def batches() -> Iterator[Batch]:
         return make_batches(source.samples(targets, only_atoms, weights))
 
-    return list(batches()) if resident else Passes(batches)
+    if not resident:
+        return Passes(batches)
+    held = []
+    for batch in batches():
+        held.append(batch)
+        give_back()  # what is freed between arrays that stay would add up
+    return held
 
 
 def _check_atoms(targets: Sequence[Target], only_atoms: Mapping[str, int]) -> None:
