@@ -74,8 +74,8 @@ def encode(entry: Entry) -> bytes:
         The arrays do not fit together.
     """
     _check(entry)
-    is_primes = isinstance(entry, FingerprintPrimes)
-    parts = [*_encode_primes(entry)] if is_primes else _encode_fingerprint(entry)
+    made = _encode_fingerprint(entry) if isinstance(entry, Fingerprint) else _encode_primes(entry)
+    parts = list(made)
     length = checksum = 0
     for part in parts:
         length += len(part)
