@@ -25,7 +25,7 @@ SAMPLE = 8
 # What Python, numpy, ASE, numba and MPI take, for a moment and once kernels are loaded, and the
 # share of free memory that may be used.
 START_BYTES = 220e6
-BASE_BYTES = 180e6
+BASE_BYTES = 172e6
 USABLE = 0.8
 
 # Bytes that reading an entry takes, times those of its derivatives.
