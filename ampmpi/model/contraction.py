@@ -9,6 +9,22 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from ampmpi.model.layers import Array
+from ampmpi.model.packed import PackedPrimes
+
+
+def contract(
+    primes: PackedPrimes, dE_dG: Array, reference: Array, atom_weight: Array
+) -> tuple[Array, Array]:
+    """Return `residuals` and `back` of `force_terms`, whose other arguments these are."""
+    residuals, back = np.empty_like(reference), np.empty_like(dE_dG)
+    force_terms(
+        primes.image_start, primes.run_start, primes.kinds, primes.column_start, primes.columns,
+        primes.moved, primes.centres, primes.value_start, primes.values, dE_dG, reference,
+        atom_weight, residuals, back,
+    )  # fmt: skip
+    return residuals, back
+
 
 @numba.njit(nogil=True, error_model="numpy", forceinline=True)
 def _block(values, at, pairs, width):  # type: ignore[no-untyped-def]  # pragma: no cover

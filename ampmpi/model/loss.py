@@ -22,7 +22,7 @@ import numpy as np
 
 from ampmpi.errors import ModelError
 from ampmpi.model.batch import Batch
-from ampmpi.model.contraction import force_terms
+from ampmpi.model.contraction import contract
 from ampmpi.model.layers import (
     Array,
     ElementParameters,
@@ -230,14 +230,8 @@ def _batch_loss(
     for e, rows in batch.rows.items():
         by_value[e], by_net[e] = sensitivities(parameters[e], values[e], activation)
         feature_gradient(parameters[e], by_net[e], scaled.factors[e], dE_dG[rows])
-    residuals = np.empty((len(atomic), 3))
-    back = np.empty_like(dE_dG)
-    primes, pull = batch.primes, 2.0 * coefficients.force * batch.force_weights
-    force_terms(
-        primes.image_start, primes.run_start, primes.kinds, primes.column_start, primes.columns,
-        primes.moved, primes.centres, primes.value_start, primes.values, dE_dG, batch.forces, pull,
-        residuals, back,
-    )  # fmt: skip
+    pull = 2.0 * coefficients.force * batch.force_weights
+    residuals, back = contract(batch.primes, dE_dG, batch.forces, pull)
     force = float((batch.force_weights @ residuals**2).sum())
     force_max = _largest(residuals, batch.force_weights[:, np.newaxis])
     if gradient is not None:

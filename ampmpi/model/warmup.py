@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ampmpi.entries import FingerprintPrimes
-from ampmpi.model.contraction import force_terms
+from ampmpi.model.contraction import contract
 from ampmpi.model.layers import (
     ElementParameters,
     energy_gradient,
@@ -24,10 +24,7 @@ def warm_up() -> None:
     one = pack(FingerprintPrimes(("H",), {"H": 1}, pair, np.ones((1, 3, 1))))
     one = join([one], [np.zeros(1, np.int64)])
     one[pair[0, :1]]
-    force_terms(
-        one.image_start, one.run_start, one.kinds, one.column_start, one.columns, one.moved,
-        one.centres, one.value_start, one.values, row, vector, weight, vector.copy(), row.copy(),
-    )  # fmt: skip
+    contract(one, row, vector, weight)
 
     network = ElementParameters(np.array([1, 1]), np.zeros(2), np.zeros(2))
     x = np.ones((2, 1))

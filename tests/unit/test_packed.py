@@ -10,7 +10,7 @@ from model_samples import random_sample
 from ampmpi import Gaussian
 from ampmpi.entries import FingerprintPrimes, forces_of
 from ampmpi.model.batch import make_batch
-from ampmpi.model.contraction import force_terms
+from ampmpi.model.contraction import contract
 from ampmpi.model.packed import join, pack
 
 
@@ -112,12 +112,7 @@ def test_forces_and_what_they_send_back_are_those_of_all_columns():
     batch, rng = make_batch(samples), np.random.default_rng(7)
     primes, n = batch.primes, len(batch.image)
     dE_dG, weight = rng.normal(size=(n, primes.width)), rng.uniform(0.1, 2.0, n)
-    residuals, back = np.empty((n, 3)), np.empty((n, primes.width))
-    force_terms(
-        primes.image_start, primes.run_start, primes.kinds, primes.column_start, primes.columns,
-        primes.moved, primes.centres, primes.value_start, primes.values, dE_dG, batch.forces,
-        weight, residuals, back,
-    )  # fmt: skip
+    residuals, back = contract(primes, dE_dG, batch.forces, weight)
 
     pairs = np.stack([primes.moved, primes.centres], axis=1)
     full = primes[np.arange(len(pairs))]
