@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
@@ -48,6 +49,7 @@ _HEADER = re.compile(
 )
 _SYMBOL = re.compile(r"[A-Z][a-z]?")
 _MAX_PADDING = 256
+_PAIRS = 1024  # are encoded at a time
 
 
 class _Element(NamedTuple):
@@ -72,7 +74,8 @@ def encode(entry: Entry) -> bytes:
         The arrays do not fit together.
     """
     _check(entry)
-    parts = _encode_fingerprint(entry) if isinstance(entry, Fingerprint) else _encode_primes(entry)
+    made = _encode_fingerprint(entry) if isinstance(entry, Fingerprint) else _encode_primes(entry)
+    parts = list(made)
     length = checksum = 0
     for part in parts:
         length += len(part)
@@ -209,7 +212,7 @@ def _decode_own(data: bytes) -> Entry:
     return entry
 
 
-def _is_made_of(pickled: memoryview, parts: list[memoryview]) -> bool:
+def _is_made_of(pickled: memoryview, parts: Iterable[memoryview]) -> bool:
     """Whether bytes are these parts, one after the other."""
     data, position = np.frombuffer(pickled, np.uint8), 0
     for part in parts:
@@ -406,26 +409,28 @@ def _groups(elements: _Elements, slots: NDArray[np.uint8]) -> list[tuple[int, ND
     ]
 
 
-def _encode_primes(entry: FingerprintPrimes) -> list[memoryview]:
+def _encode_primes(entry: FingerprintPrimes) -> Iterator[memoryview]:
+    """Yield the bytes of an entry, those of some pairs at a time."""
     symbols, slots = _slots(entry)
     m, n = entry.pairs.T
     elements = _elements(entry, slots[n], symbols)
     groups = _groups(elements, slots[n])
-    blocks = []
+    yield memoryview(_head("primes", len(slots), elements))
     for n_features, rows in groups:
         dtype, template = _pair(n_features)
-        chosen: NDArray[np.intp] | slice = rows if len(groups) > 1 else slice(None)
-        block = np.empty((len(rows), len(template)), np.uint8)
-        block[:] = template
-        record = block.view(dtype)
-        record["m"] = m[chosen, None]
-        record["slot_m"] = slots[m[chosen], None]
-        record["n"] = n[chosen, None]
-        record["slot_n"] = slots[n[chosen], None]
-        record["floats"]["value"] = entry.values[chosen, :, :n_features]
-        blocks.append(block.reshape(-1).data)
-    head = _head("primes", len(slots), elements)
-    return [memoryview(head), *blocks, memoryview(b"u.")]
+        for start in range(0, len(rows), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            chosen: NDArray[np.intp] | slice = rows[part] if len(groups) > 1 else part
+            block = np.empty((len(rows[part]), len(template)), np.uint8)
+            block[:] = template
+            record = block.view(dtype)
+            record["m"] = m[chosen, None]
+            record["slot_m"] = slots[m[chosen], None]
+            record["n"] = n[chosen, None]
+            record["slot_n"] = slots[n[chosen], None]
+            record["floats"]["value"] = entry.values[chosen, :, :n_features]
+            yield block.reshape(-1).data
+    yield memoryview(b"u.")
 
 
 def _decode_primes(body: NDArray[np.uint8], n_atoms: int, elements: _Elements) -> FingerprintPrimes:

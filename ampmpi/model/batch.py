@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import ModelError
 from ampmpi.model.layers import Array
+from ampmpi.model.packed import PackedPrimes, join, pack
 
-# Atoms of one batch: small enough for a core's cache, large enough for matrix products.
+# Atoms of one batch: small enough for a core's cache, large enough for matrix products. Fewer,
+# where derivatives take more bytes: while a batch is made, they are there twice.
 BATCH_ATOMS = 1024
+BATCH_BYTES = 16e6
 
 PARTS = 3
 """A set has parts of 1/4, 1/16 and 1/64 of its images."""
@@ -38,7 +41,7 @@ class Sample:
         Hash of the image.
     fingerprint : Fingerprint
         Its features.
-    primes : FingerprintPrimes or None
+    primes : PackedPrimes, FingerprintPrimes or None
         Their derivatives, where forces are trained.
     energy : float, eV
         Reference energy.
@@ -59,7 +62,7 @@ class Sample:
 
     key: str
     fingerprint: Fingerprint
-    primes: FingerprintPrimes | None
+    primes: PackedPrimes | FingerprintPrimes | None
     energy: float
     forces: Array | None
     weight: float = 1.0
@@ -94,12 +97,8 @@ class Batch:
     force_weights : (n_atoms,) float array
         Weight of the squared length of each atom's force error: such that
         their sum is each image's mean squared component times its weight.
-    pair_start : (n_images + 1,) int64 array
-        Where the pairs of each image start.
-    moved, centres : (n_pairs,) int32 arrays
-        Rows of the atoms m and n of dG_n/dR_m.
-    primes : (n_pairs, 3, max_features) float array, 1/Å, or None
-        The derivatives.
+    primes : PackedPrimes or None
+        The derivatives; their atoms m and n are rows of the batch.
     virials : (n_images, 6) float array, eV, or None
         Reference stresses times volumes; None where no image has one.
     volumes : (n_images,) float array, Å³
@@ -120,10 +119,7 @@ class Batch:
     energy_weights: Array
     forces: Array | None
     force_weights: Array
-    pair_start: NDArray[np.int64]
-    moved: NDArray[np.int32]
-    centres: NDArray[np.int32]
-    primes: Array | None
+    primes: PackedPrimes | None
     virials: Array | None
     volumes: Array
     stress_weights: Array
@@ -198,10 +194,9 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
     without = np.array([sample.forces is None for sample in samples])
     force_weights[np.repeat(without, n_atoms)] = 0.0
 
-    with_forces = all(s.primes is not None for s in samples)
-    primes_of = [s.primes for s in samples if s.primes is not None] if with_forces else []
-    n_pairs = [len(primes.pairs) for primes in primes_of] if with_forces else [0] * len(samples)
-    moved, centres, primes = _stack_primes(primes_of, atom_start, row_of)
+    primes_of = [sample.primes for sample in samples if sample.primes is not None]
+    with_forces = len(primes_of) == len(samples)
+    primes = _joined(primes_of, np.split(row_of, atom_start[1:-1])) if with_forces else None
     forces = [
         np.zeros((n, 3)) if s.forces is None else s.forces
         for s, n in zip(samples, n_atoms, strict=True)
@@ -211,7 +206,7 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
     virials = strains = None
     if with_virial.any():
         narrow = max(values.shape[1] for values in features.values())
-        width = primes.shape[2] if with_forces else narrow
+        width = narrow if primes is None else primes.width
         virials, strains = _stack_strains(samples, with_virial, order, width)
     return Batch(
         keys=tuple(sample.key for sample in samples),
@@ -224,10 +219,7 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
         energy_weights=np.where(only < 0, weights, 0.0),
         forces=np.concatenate(forces)[order] if with_forces else None,
         force_weights=force_weights[order],
-        pair_start=np.concatenate([[0], np.cumsum(n_pairs)]).astype(np.int64),
-        moved=moved,
-        centres=centres,
-        primes=primes if with_forces else None,
+        primes=primes,
         virials=virials,
         volumes=np.array([sample.volume for sample in samples], dtype=float),
         stress_weights=np.where(with_virial, weights, 0.0),
@@ -236,22 +228,30 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
 
 
 def make_batches(samples: Iterable[Sample], batch_atoms: int = BATCH_ATOMS) -> Iterator[Batch]:
-    """Cut samples into batches of at most `batch_atoms` atoms, or of one image.
+    """Cut samples into batches of at most `batch_atoms` atoms and `BATCH_BYTES`, or of one image.
 
     A batch also ends where the images of another part of the set begin.
+
+    A batch's samples are let go before the next one is asked for.
     """
     waiting: list[Sample] = []
-    atoms = 0
+    atoms = size = 0
     for sample in samples:
-        n = len(sample.fingerprint.symbols)
-        full = atoms + n > batch_atoms
+        n, taken = len(sample.fingerprint.symbols), _bytes_of(sample)
+        full = atoms + n > batch_atoms or size + taken > BATCH_BYTES
         if waiting and (full or part_of(sample.key) != part_of(waiting[0].key)):
-            yield make_batch(waiting)
-            waiting, atoms = [], 0
+            batch = make_batch(waiting)
+            waiting, atoms, size = [], 0, 0
+            yield batch
+            del batch
         waiting.append(sample)
-        atoms += n
+        atoms, size = atoms + n, size + taken
     if waiting:
         yield make_batch(waiting)
+
+
+def _bytes_of(sample: Sample) -> int:
+    return 0 if sample.primes is None else sample.primes.values.nbytes
 
 
 def _by_element(
@@ -305,24 +305,8 @@ def _stack_strains(
     return virials, strains[order]
 
 
-def _stack_primes(
-    blocks: Sequence[FingerprintPrimes],
-    atom_start: NDArray[np.int64],
-    row_of: NDArray[np.int64],
-) -> tuple[NDArray[np.int32], NDArray[np.int32], Array]:
-    """Join the pairs of images; the atoms become rows of the batch."""
-    if not blocks:
-        return np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 3, 0))
-    width = max(block.values.shape[2] for block in blocks)
-    total = sum(len(block.pairs) for block in blocks)
-    moved = np.empty(total, np.int32)
-    centres = np.empty(total, np.int32)
-    primes = np.zeros((total, 3, width))
-    start = 0
-    for block, first in zip(blocks, atom_start, strict=False):
-        stop = start + len(block.pairs)
-        moved[start:stop] = row_of[block.pairs[:, 0] + first]
-        centres[start:stop] = row_of[block.pairs[:, 1] + first]
-        primes[start:stop, :, : block.values.shape[2]] = block.values
-        start = stop
-    return moved, centres, primes
+def _joined(
+    blocks: Sequence[PackedPrimes | FingerprintPrimes], rows: Sequence[NDArray[np.int64]]
+) -> PackedPrimes:
+    """Pack what is not packed, and join all; the atoms become rows of the batch."""
+    return join([b if isinstance(b, PackedPrimes) else pack(b) for b in blocks], rows)

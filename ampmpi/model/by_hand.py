@@ -7,7 +7,7 @@ calls does the whole work, so that nothing has to be agreed on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,14 +122,14 @@ class ImagesAtHand:
         if weight_duplicates:
             copies = getattr(images, "metadata", {}).get("duplicates", {})
         alone = dict(nft_ids)
-        samples = []
-        for key, atoms in images.items():
-            values = fingerprint_of(entry_of(fingerprints, key, "fingerprint"))
-            derivatives = None
-            if primes is not None:
-                derivatives = primes_of(entry_of(primes, key, "fingerprint primes"), values)
-            samples.append(
-                Sample(
+
+        def samples() -> Iterator[Sample]:
+            for key, atoms in images.items():
+                values = fingerprint_of(entry_of(fingerprints, key, "fingerprint"))
+                derivatives = None
+                if primes is not None:
+                    derivatives = primes_of(entry_of(primes, key, "fingerprint primes"), values)
+                yield Sample(
                     key,
                     values,
                     derivatives,
@@ -139,10 +139,11 @@ class ImagesAtHand:
                     alone.get(key, -1),
                     *_stress_of(atoms, descriptor),
                 )
-            )
-        self.batches = list(make_batches(samples))
-        self.n_images = len(samples)
-        self.n_stresses = sum(sample.virial is not None for sample in samples)
+
+        self.batches = list(make_batches(samples()))
+        self.n_images = len(images)
+        stresses = (np.count_nonzero(batch.stress_weights) for batch in self.batches)
+        self.n_stresses = sum(map(int, stresses))
         self._ranges: Any = None
         self._scaled: list[ScaledBatch] = []
 

@@ -211,8 +211,8 @@ class _Passed:
         assert batch.primes is not None
         number = np.full(len(batch.image), -1, np.int64)
         number[atoms] = np.arange(len(atoms))
-        pairs = np.flatnonzero(number[batch.moved] >= 0)
-        group = number[batch.moved[pairs]]
+        pairs = np.flatnonzero(number[batch.primes.moved] >= 0)
+        group = number[batch.primes.moved[pairs]]
         for first in range(0, len(atoms), step):
             some = atoms[first : first + step]
             rows = buffer[: 3 * len(some)]
@@ -220,7 +220,7 @@ class _Passed:
             here = (group >= first) & (group < first + step)
             mine, which = pairs[here], group[here] - first
             weights = -scales[some][which, np.newaxis, np.newaxis]
-            self._add_rows(batch.centres[mine], which, weights * batch.primes[mine], rows)
+            self._add_rows(batch.primes.centres[mine], which, weights * batch.primes[mine], rows)
             yield rows
 
     def stress_rows(self, weights: Array, buffer: Array) -> Iterator[Array]:
@@ -235,7 +235,7 @@ class _Passed:
             rows = buffer[: 6 * len(some)]
             rows[:] = 0.0
             group = number[batch.image]
-            atoms = np.flatnonzero((group >= first) & (group < first + step))
+            atoms = np.flatnonzero((group >= first) & (group < first + step)).astype(np.int32)
             which = group[atoms] - first
             scales = weights[batch.image[atoms], np.newaxis] * np.sqrt(COMPONENTS)
             self._add_rows(atoms, which, batch.strains[atoms] * scales[:, :, np.newaxis], rows)

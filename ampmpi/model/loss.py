@@ -28,7 +28,7 @@ import numpy as np
 
 from ampmpi.errors import ModelError
 from ampmpi.model.batch import Batch
-from ampmpi.model.contraction import force_terms
+from ampmpi.model.contraction import contract
 from ampmpi.model.layers import (
     Array,
     ElementParameters,
@@ -301,18 +301,9 @@ def _add_forces(
             f"forces are to be trained, but image {batch.keys[0]} or one read with it has no "
             "forces or no fingerprint primes"
         )
-    residuals = np.empty((len(dE_dG), 3))
-    force_terms(
-        batch.pair_start,
-        batch.moved,
-        batch.centres,
-        batch.primes,
-        dE_dG,
-        batch.forces,
-        2.0 * coefficient * batch.force_weights,
-        residuals,
-        back,
-    )
+    pull = 2.0 * coefficient * batch.force_weights
+    residuals, sent = contract(batch.primes, dE_dG, batch.forces, pull)
+    back += sent
     force = float((batch.force_weights @ residuals**2).sum())
     return force, _largest(residuals, batch.force_weights[:, np.newaxis])
 

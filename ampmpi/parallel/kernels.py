@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
+from ampmpi.heap import unload_code
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.launch import compile_lock, is_compiled, note_compiled
 
@@ -37,6 +38,7 @@ def warm_up(comm: Communicator, package: str, tell: Callable[[str], None] = _tel
     stamp = _stamp(package, Path(str(module.__file__)).parent)
     if all(comm.allgather(is_compiled(stamp))):
         module.warm_up()
+        unload_code()
         return
 
     def compile_or_load() -> None:
@@ -47,6 +49,7 @@ def warm_up(comm: Communicator, package: str, tell: Callable[[str], None] = _tel
                 _compile(package)
         module.warm_up()
         note_compiled(stamp)
+        unload_code()
 
     in_turns(comm, compile_or_load)
 

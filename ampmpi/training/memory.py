@@ -10,18 +10,26 @@ import numpy as np
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.descriptor import Descriptor
-from ampmpi.model.batch import BATCH_ATOMS
+from ampmpi.model.batch import BATCH_ATOMS, BATCH_BYTES
+from ampmpi.model.layers import Array
+from ampmpi.model.packed import pack
 from ampmpi.parallel.comm import Communicator
+from ampmpi.parallel.kernels import warm_up
 from ampmpi.parallel.schedule import block
 from ampmpi.training.dataset import Dataset
-from ampmpi.training.shares import READ_BYTES, Source, entries_of, expected_pairs
+from ampmpi.training.shares import Source, entries_of, expected_pairs
 
 # Images that each rank describes in order to know how many pairs the others have.
 SAMPLE = 8
 
-# What Python, numpy, ASE, numba and MPI take, and the share of free memory that may be used.
-BASE_BYTES = 300e6
+# What Python, numpy, ASE, numba and MPI take, for a moment and once kernels are loaded, and the
+# share of free memory that may be used.
+START_BYTES = 220e6
+BASE_BYTES = 172e6
 USABLE = 0.8
+
+# Bytes that reading an entry takes, times those of its derivatives.
+READING = 3.0
 
 
 @dataclass(frozen=True)
@@ -67,40 +75,27 @@ def plan_memory(
     bytes a rank may take; what the node has left by default. `optimiser_bytes` are taken beside
     the images.
     """
+    if dataset.forces:
+        warm_up(comm, "ampmpi.model")
     indices = dataset.indices
     mine = block(len(indices), comm.rank, comm.size)
     picked = np.unique(np.linspace(mine.start, mine.stop - 1, min(SAMPLE, len(mine))).astype(int))
     computing = reading = 0.0
-    pairs: list[tuple[float, int]] = []
+    sizes: list[tuple[float, int, int]] = []
     for key, _, atoms in dataset.read(indices[picked] if dataset.forces else indices[:0]):
         start = time.perf_counter()
         _, primes = descriptor.calculate(atoms)
         computing += time.perf_counter() - start
-        pairs.append((expected_pairs(len(atoms)), len(primes.pairs)))
+        sizes.append((expected_pairs(len(atoms)), primes.values.nbytes, pack(primes).nbytes))
         if source is not None and source.primes is not None:
             start = time.perf_counter()
             entries_of(FingerprintDatabase(source.primes), [key])
             reading += time.perf_counter() - start
-    parts = comm.allgather((pairs, computing, reading))
+    parts = comm.allgather((sizes, computing, reading))
     rows = [row for part in parts for row in part[0]]
-    expected, found = np.array(rows, dtype=float).reshape(-1, 2).sum(axis=0)
     computing, reading = np.array([part[1:] for part in parts]).sum(axis=0)
-    ratio = found / max(expected, 1.0)
-    width = max(descriptor.n_features.values())
-    atoms_total = float(dataset.n_atoms.sum())
-    pairs_total = ratio * float(sum(expected_pairs(int(n)) for n in dataset.n_atoms))
-    need = 2 * 8 * width * atoms_total + 200 * atoms_total
-    if dataset.forces:
-        need += pairs_total * (3 * width + 1) * 8
-    if dataset.stress:
-        need += 6 * 8 * width * atoms_total
-    need = (
-        BASE_BYTES
-        + optimiser_bytes
-        + need / group_size * 1.05
-        + 2 * READ_BYTES
-        + 20 * 8 * width * BATCH_ATOMS
-    )
+    sizes_of = np.array(rows, dtype=float).reshape(-1, 3)
+    need = _peak(dataset, sizes_of, descriptor, group_size) + optimiser_bytes
     allowed = limit if limit is not None else _free_per_rank(comm)
     return MemoryPlan(
         rank_bytes=need,
@@ -108,6 +103,25 @@ def plan_memory(
         resident=need <= allowed or not dataset.forces,
         recompute=None if source is None else bool(computing < reading),
     )
+
+
+def _peak(dataset: Dataset, sizes: Array, descriptor: Descriptor, group_size: int) -> float:
+    """Return the bytes that a rank takes at most, where `group_size` ranks share the images.
+
+    `sizes` of some images are the number of pairs that is expected, and the bytes of their
+    derivatives, as they are read and as they are held.
+    """
+    width = max(descriptor.n_features.values())
+    per_atom = (2 + 6 * dataset.stress) * 8 * width + 200
+    features = per_atom * float(dataset.n_atoms.sum()) / group_size
+    working = 20 * 8 * width * min(BATCH_ATOMS, float(dataset.n_atoms.sum()))
+    held = 0.0
+    if dataset.forces:
+        _, read, packed = sizes.sum(axis=0) / sizes[:, 0].sum()
+        pairs = np.array([expected_pairs(int(n)) for n in dataset.n_atoms])
+        held = packed * pairs.sum() / group_size
+        working = max(working, min(BATCH_BYTES, held) + READING * read * pairs.max())
+    return max(START_BYTES, BASE_BYTES + 1.02 * (features + held) + working)
 
 
 def _free_per_rank(comm: Communicator) -> float:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from ampmpi.database import FingerprintDatabase
 from ampmpi.descriptor import Descriptor, has_kernels, strain_derivatives
-from ampmpi.entries import Fingerprint, FingerprintPrimes
+from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
-from ampmpi.heap import keep_freed_memory
+from ampmpi.heap import give_back, keep_freed_memory
 from ampmpi.model import LossFunction
 from ampmpi.model.batch import Batch, Sample, make_batches, part_of
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import ScaledBatch, scale_batch
+from ampmpi.model.packed import PackedPrimes, pack
 from ampmpi.model.scaling import merge_ranges
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import on_all, share
@@ -41,7 +42,10 @@ class Source:
     def samples(
         self, targets: Sequence[Target], only_atoms: Mapping[str, int], weights: Mapping[str, float]
     ) -> Iterator[Sample]:
-        """Read the entries of `targets`, in their order, a few hundred at a time."""
+        """Read the entries of `targets`, in their order, a few hundred at a time.
+
+        None is kept longer than whoever takes the sample does.
+        """
         features = self._open(self.fingerprints)
         computed = self.primes is not None and self.recompute
         derivatives = None
@@ -51,17 +55,17 @@ class Source:
         for some in _portions(targets, width if derivatives is not None else 0):
             keys = [t.key for t in some]
             found = entries_of(features, keys)
-            primes = {} if derivatives is None else entries_of(derivatives, keys)
+            primes = {} if derivatives is None else entries_of(derivatives, keys, _packed)
             for t in some:
-                first, second = found[t.key], primes.get(t.key)
+                first, second = found.pop(t.key), primes.pop(t.key, None)
                 if computed:
-                    second = self.descriptor.fingerprint_primes(t.atoms)
+                    second = pack(self.descriptor.fingerprint_primes(t.atoms))
                 if not isinstance(first, Fingerprint) or first.symbols != t.symbols:
                     raise CorruptEntryError(
                         f"entry {t.key} of {self.fingerprints} is not the fingerprint of its "
                         "image; run 'ampmpi check --repair' on it and start again"
                     )
-                if second is not None and not isinstance(second, FingerprintPrimes):
+                if second is not None and not isinstance(second, PackedPrimes):
                     raise CorruptEntryError(
                         f"entry {t.key} of {self.primes} holds no derivatives; run "
                         "'ampmpi check --repair' on it and start again"
@@ -92,8 +96,9 @@ class Source:
         return database
 
 
-# Bytes of derivatives that are read at a time, and images at most.
-READ_BYTES = 64e6
+# Bytes of derivatives that are read at a time, and images at most: few, since they are there
+# beside the arrays that are made of them; not fewer, since loose entries are listed each time.
+READ_BYTES = 32e6
 READ_IMAGES = 2048
 
 
@@ -116,9 +121,17 @@ def _portions(targets: Sequence[Target], width: int) -> Iterator[list[Target]]:
         yield portion
 
 
-def entries_of(database: FingerprintDatabase, keys: Sequence[str]) -> dict[str, Any]:
-    """Read entries by key; `DatabaseError` where one is missing."""
-    found = dict(database.get_many(keys))
+def _packed(entry: Entry) -> Entry | PackedPrimes:
+    return pack(entry) if isinstance(entry, FingerprintPrimes) else entry
+
+
+def entries_of(
+    database: FingerprintDatabase,
+    keys: Sequence[str],
+    take: Callable[[Entry], Any] = lambda entry: entry,
+) -> dict[str, Any]:
+    """Return what `take` makes of entries, by key; `DatabaseError` where one is missing."""
+    found = {key: take(entry) for key, entry in database.get_many(keys)}
     lacking = [key for key in keys if key not in found]
     if lacking:
         raise DatabaseError(
@@ -184,6 +197,7 @@ def load(
     The loss function says which images train a single force and how duplicates count.
     `resident` arrays are held in memory, others read in every pass.
     """
+    give_back()
     keep_freed_memory()
     warm_up(comm, "ampmpi.model")
     if dataset.stress and has_kernels(source.descriptor):
@@ -204,6 +218,7 @@ def load(
     )
     ranges = merge_ranges([batch.fprange() for batch in training])
     fprange = merge_ranges(comm.allgather(ranges))
+    give_back()
     return Prepared(dataset, source.descriptor, training, validation, fprange)
 
 
@@ -225,7 +240,13 @@ def _share(
     def batches() -> Iterator[Batch]:
         return make_batches(source.samples(targets, only_atoms, weights))
 
-    return list(batches()) if resident else Passes(batches)
+    if not resident:
+        return Passes(batches)
+    held = []
+    for batch in batches():
+        held.append(batch)
+        give_back()  # what is freed between arrays that stay would add up
+    return held
 
 
 def _check_atoms(targets: Sequence[Target], only_atoms: Mapping[str, int]) -> None:

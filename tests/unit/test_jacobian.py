@@ -11,7 +11,7 @@ from test_loss import make_model, scaled
 
 from ampmpi.model import jacobian as module
 from ampmpi.model.batch import make_batch
-from ampmpi.model.contraction import force_terms
+from ampmpi.model.contraction import contract
 from ampmpi.model.jacobian import Sampling, gauss_newton, jacobian
 from ampmpi.model.layers import feature_gradient, forward, sensitivities
 from ampmpi.model.loss import Coefficients, loss_sums
@@ -47,10 +47,7 @@ def residuals_of(network, vector, batch, coefficients):
     if coefficients.force is None:
         return errors[b.energy_weights > 0]
     errors = errors[b.energy_weights > 0]
-    forces, back = np.empty_like(b.forces), np.empty_like(dE_dG)
-    force_terms(
-        b.pair_start, b.moved, b.centres, b.primes, dE_dG, b.forces, b.force_weights, forces, back
-    )
+    forces, _ = contract(b.primes, dE_dG, b.forces, b.force_weights)
     forces *= np.sqrt(2 * coefficients.force * b.force_weights)[:, np.newaxis]
     residuals = np.concatenate([errors, forces[b.force_weights > 0].ravel()])
     if coefficients.stress is None:
