@@ -88,6 +88,27 @@ def _hidden(
     return layers
 
 
+def _type_weights(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for text in value:
+        name, _, number = text.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = -1.0
+        if not name or not 0.0 <= weight < float("inf"):
+            raise InputError(
+                f"--type-weight {text!r} is not a config_type and a number of at least 0, such as "
+                "surface=2"
+            )
+        if name in weights:
+            raise InputError(f"--type-weight gives {name} two weights; leave one of them out")
+        weights[name] = weight
+    return weights
+
+
 FORCE_RMSE, FORCE_COEFFICIENT = 1e-2, 0.04
 """Where forces are trained and nothing else is said."""
 
@@ -143,6 +164,12 @@ COUNT = click.IntRange(min=1)
               help="Train stresses, too, with this weight in the loss.")  # fmt: skip
 @click.option("--overfit", default=0.0, show_default=True, type=click.FloatRange(min=0.0),
               help="Weight of the squared weights in the loss.")  # fmt: skip
+@click.option("--weight-key", metavar="NAME",
+              help="Name of the images' weights, if not config_weight.")  # fmt: skip
+@click.option("--atom-weight-key", metavar="NAME", help="Name of an array of weights of atoms.")
+@click.option("--type-weight", "type_weights", multiple=True, metavar="TYPE=WEIGHT",
+              callback=_type_weights,
+              help="Weight of images with this config_type; several times.")  # fmt: skip
 @click.option("--weight-duplicates", is_flag=True, help="Count an image as often as it comes.")
 @click.option("--prescale/--no-prescale", default=True, show_default=True,
               help="Fit one energy per element first.")  # fmt: skip
@@ -313,6 +340,9 @@ def _settings(o: dict[str, Any]) -> Settings:
         energy_key=o["energy_key"],
         forces_key=o["forces_key"],
         stress_key=o["stress_key"],
+        weight_key=o["weight_key"],
+        atom_weight_key=o["atom_weight_key"],
+        type_weights=o["type_weights"],
         units=o["units"],
         format=o["format"],
         skip_unusable=o["skip_unusable"],

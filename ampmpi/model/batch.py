@@ -46,6 +46,10 @@ class Sample:
         Volume of the cell, where there is a virial.
     strains : (n_atoms, 6, max_features) float array or None
         Derivatives of the features by strain, where there is a virial.
+    energy_weight, stress_weight : float
+        Weights of the squared errors of its energy and stress; 0: they are not trained.
+    force_weights : (n_atoms,) float array or None
+        Those of its atoms' forces; None: 1.
     """
 
     key: str
@@ -58,6 +62,9 @@ class Sample:
     virial: Array | None = None
     volume: float = 1.0
     strains: Array | None = None
+    energy_weight: float = 1.0
+    force_weights: Array | None = None
+    stress_weight: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +86,18 @@ class Batch:
     energies, weights : (n_images,) float arrays
         Reference energies in eV, and how often each image counts.
     energy_weights : (n_images,) float array
-        The weight of each image's energy: `weights`, or 0.
+        The weight of each image's energy in the loss.
+    energy_counts : (n_images,) float array
+        How much it counts in the errors that are reported: `weights`, or 0 where it is not
+        trained.
     forces : (n_atoms, 3) float array, eV/Å, or None
         Reference forces.
     force_weights : (n_atoms,) float array
-        Weight of the squared length of each atom's force error: such that
-        their sum is each image's mean squared component times its weight.
+        Weight of the squared length of each atom's force error in the loss: the image's weight
+        over three times the number of its atoms, times the weight that was given to the atom.
+    force_counts : (n_atoms,) float array
+        Its weight in the errors that are reported: such that their sum is each image's mean
+        squared component, of the atoms that are trained, times the image's weight.
     pair_start : (n_images + 1,) int64 array
         Where the pairs of each image start.
     moved, centres : (n_pairs,) int32 arrays
@@ -95,8 +108,8 @@ class Batch:
         Reference stresses times volumes; None where no image has one.
     volumes : (n_images,) float array, Å³
         Volumes of the cells; 1 without a virial.
-    stress_weights : (n_images,) float array
-        The weight of each image's stress: `weights`, or 0.
+    stress_weights, stress_counts : (n_images,) float array
+        The weight of each image's stress in the loss, and in the errors that are reported.
     strains : (n_atoms, 6, max_features) float array or None
         Derivatives of the features by strain; zeros where an image has no virial.
     """
@@ -109,8 +122,10 @@ class Batch:
     energies: Array
     weights: Array
     energy_weights: Array
+    energy_counts: Array
     forces: Array | None
     force_weights: Array
+    force_counts: Array
     pair_start: NDArray[np.int64]
     moved: NDArray[np.int32]
     centres: NDArray[np.int32]
@@ -118,6 +133,7 @@ class Batch:
     virials: Array | None
     volumes: Array
     stress_weights: Array
+    stress_counts: Array
     strains: Array | None
 
     @property
@@ -148,8 +164,11 @@ class Batch:
             self,
             weights=weights,
             energy_weights=self.energy_weights * ratio,
+            energy_counts=self.energy_counts * ratio,
             force_weights=self.force_weights * ratio[self.image],
+            force_counts=self.force_counts * ratio[self.image],
             stress_weights=self.stress_weights * ratio,
+            stress_counts=self.stress_counts * ratio,
         )
 
     def composition(self, elements: Sequence[str]) -> Array:
@@ -177,12 +196,9 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
 
     weights = np.array([sample.weight for sample in samples], dtype=float)
     only = np.array([sample.only_atom for sample in samples], dtype=np.int64)
-    force_weights = np.where(only < 0, weights / (3.0 * n_atoms), 0.0)[image]
-    alone = np.flatnonzero(only >= 0)
-    force_weights[atom_start[alone] + only[alone]] = weights[alone] / 3.0
-
-    without = np.array([sample.forces is None for sample in samples])
-    force_weights[np.repeat(without, n_atoms)] = 0.0
+    energy_counts = np.where(only < 0, weights, 0.0)
+    energy_given = np.array([sample.energy_weight for sample in samples], dtype=float)
+    force_weights, force_counts = _force_weights(samples, weights, only, n_atoms)
 
     with_forces = all(s.primes is not None for s in samples)
     primes_of = [s.primes for s in samples if s.primes is not None] if with_forces else []
@@ -194,6 +210,8 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
         if with_forces
     ]
     with_virial = np.array([s.virial is not None and s.only_atom < 0 for s in samples])
+    stress_counts = np.where(with_virial, weights, 0.0)
+    stress_given = np.array([sample.stress_weight for sample in samples], dtype=float)
     virials = strains = None
     if with_virial.any():
         narrow = max(values.shape[1] for values in features.values())
@@ -207,16 +225,19 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
         features=features,
         energies=np.array([sample.energy for sample in samples], dtype=float),
         weights=weights,
-        energy_weights=np.where(only < 0, weights, 0.0),
+        energy_weights=energy_counts * energy_given,
+        energy_counts=np.where(energy_given > 0.0, energy_counts, 0.0),
         forces=np.concatenate(forces)[order] if with_forces else None,
         force_weights=force_weights[order],
+        force_counts=force_counts[order],
         pair_start=np.concatenate([[0], np.cumsum(n_pairs)]).astype(np.int64),
         moved=moved,
         centres=centres,
         primes=primes if with_forces else None,
         virials=virials,
         volumes=np.array([sample.volume for sample in samples], dtype=float),
-        stress_weights=np.where(with_virial, weights, 0.0),
+        stress_weights=stress_counts * stress_given,
+        stress_counts=np.where(stress_given > 0.0, stress_counts, 0.0),
         strains=strains,
     )
 
@@ -265,6 +286,31 @@ def _by_element(
         element: np.ascontiguousarray(values[block, : n_features[element]])
         for element, block in rows.items()
     }
+
+
+def _force_weights(
+    samples: Sequence[Sample],
+    weights: Array,
+    only: NDArray[np.int64],
+    n_atoms: NDArray[np.int64],
+) -> tuple[Array, Array]:
+    """Return how much the force on each atom counts in the loss, and in the reported errors."""
+    image = np.repeat(np.arange(len(samples)), n_atoms)
+    given = np.concatenate(
+        [
+            np.zeros(n) if s.forces is None else np.ones(n) if s.force_weights is None
+            else s.force_weights
+            for s, n in zip(samples, n_atoms.tolist(), strict=True)
+        ]
+    )  # fmt: skip
+    trained = given > 0.0
+    n_trained = np.maximum(np.bincount(image, weights=trained, minlength=len(samples)), 1.0)
+    in_loss = np.where(only < 0, weights / (3.0 * n_atoms), 0.0)[image]
+    in_errors = np.where(only < 0, weights / (3.0 * n_trained), 0.0)[image]
+    alone = np.flatnonzero(only >= 0)
+    atoms = np.concatenate([[0], np.cumsum(n_atoms)])[alone] + only[alone]
+    in_loss[atoms] = in_errors[atoms] = weights[alone] / 3.0
+    return in_loss * given, np.where(trained, in_errors, 0.0)
 
 
 def _stack_strains(

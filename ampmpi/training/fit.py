@@ -105,7 +105,7 @@ def initial_loss(
 ) -> SharedLoss:
     """Give a model what it lacks, and return its loss on the images of a group."""
     dataset = prepared.dataset
-    chosen = ~dataset.validation
+    chosen = ~dataset.validation & dataset.has_energy
     columns = [dataset.elements.index(element) for element in sorted(prepared.fprange)]
     model.initialise(
         prepared.fprange, dataset.energies[chosen], dataset.composition[chosen][:, columns]
@@ -135,6 +135,8 @@ class Fit:
         self.limits, self.regressor = model.lossfunction, model.regressor
         dataset = prepared.dataset
         self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
+        self.n_energies = dataset.n_training_energies(drawn)
+        self.n_validation_energies = dataset.n_validation_energies
         self.n_forces = dataset.n_training_forces(drawn)
         self.n_validation_forces = dataset.n_validation_forces
         self.n_stresses = dataset.n_training_stresses(drawn)
@@ -231,7 +233,7 @@ class Fit:
         self.current = Step(
             self.steps,
             value,
-            *self._errors(terms, self.n_images, self.n_forces),
+            *self._errors(terms, self.n_energies, self.n_forces),
             seconds=self.seconds + time.monotonic() - self.began,
             stress_rmse=stress,
             stress_maxresid=stress_max,
@@ -280,7 +282,7 @@ class Fit:
         totals = self.loss.evaluate(self.latest, "validation", gradient=False)
         terms = LossTerms(self.loss.coefficients.weighted(totals), *totals)
         energy, energy_max, force, force_max = self._errors(
-            terms, self.n_validation, self.n_validation_forces
+            terms, self.n_validation_energies, self.n_validation_forces
         )
         stress, stress_max = self._stress_errors(terms, self.n_validation_stresses)
         return replace(
@@ -295,16 +297,16 @@ class Fit:
         )
 
     def _errors(
-        self, terms: LossTerms, n_images: int, n_forces: float
+        self, terms: LossTerms, n_energies: float, n_forces: float
     ) -> tuple[float, float, float, float]:
         """Return energy rmse and largest residual, then those of the forces.
 
-        The latter are means over the `n_forces` of the images that have forces.
+        They are means over the `n_energies` and `n_forces` images that have such to train on.
         """
-        energy = math.sqrt(terms.energy_loss / n_images)
+        energy = math.sqrt(terms.energy_squares / n_energies)
         if self.loss.coefficients.force is None or not n_forces:
             return energy, terms.energy_maxresid, math.nan, math.nan
-        force = math.sqrt(terms.force_loss / n_forces)
+        force = math.sqrt(terms.force_squares / n_forces)
         return energy, terms.energy_maxresid, force, terms.force_maxresid
 
     def _stress_errors(self, terms: LossTerms, n_stresses: float) -> tuple[float, float]:
@@ -334,6 +336,8 @@ class Fit:
             totals.stress,
             totals.stress_squares,
             totals.stress_maxresid,
+            totals.energy_squares,
+            totals.force_squares,
         )
 
     def _loss_at(self, vector: Array) -> float:

@@ -262,10 +262,13 @@ class Session:
             fraction=settings.validation_fraction,
             seed=settings.seed,
             keys=settings.keys,
+            weighting=settings.weighting,
             skip_unusable=settings.skip_unusable,
         )
         if dataset.choice.note:
             self.voice.tell(f"Labels: {dataset.choice.note}.")
+        if dataset.weight_note:
+            self.voice.tell(f"Weights: {dataset.weight_note}.")
         for line in (dataset.choice.warning, *dataset.remarks):
             if line:
                 self.voice.warn(line)
@@ -455,17 +458,23 @@ class Session:
 
 
 def _terms_of(step: Step, dataset: Dataset) -> LossTerms:
-    """Return the loss of a step that was made earlier; gradient and stress loss are not known."""
-    force = _number(step.force_rmse)
+    """Return the loss of a step that was made earlier.
+
+    Its gradient and stress loss are not known, nor how weights of images enter its terms.
+    """
+    energy = step.energy_rmse**2 * dataset.n_training_energies()
+    force = _number(step.force_rmse) ** 2 * dataset.n_training_forces()
     return LossTerms(
         step.loss,
-        step.energy_rmse**2 * dataset.n_training,
-        force**2 * dataset.n_training_forces(),
+        energy,
+        force,
         step.energy_maxresid,
         _number(step.force_maxresid),
         None,
         stress_squares=_number(step.stress_rmse) ** 2 * dataset.n_training_stresses(),
         stress_maxresid=_number(step.stress_maxresid),
+        energy_squares=energy,
+        force_squares=force,
     )
 
 

@@ -16,10 +16,10 @@ from ampmpi.model.network import Network
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.launch import stop
 
-# What is added up: energy and force sums, requests to stop; then the two largest
-# residuals for each rank, then the gradient. Where stresses are trained their two sums follow,
-# and the largest residual for each rank.
-HEAD = 3
+# What is added up: energy and force sums, requests to stop, energy and force sums without given
+# weights; then the two largest residuals for each rank, then the gradient. Where stresses are
+# trained their two sums follow, and the largest residual for each rank.
+HEAD = 5
 
 
 class SharedLoss:
@@ -67,7 +67,8 @@ class SharedLoss:
         end = start + (len(vector) if gradient else 0)
         stress = 0 if self.coefficients.stress is None else 2 + size
         message = np.zeros(end + stress)
-        message[:HEAD] = sums.energy, sums.force, float(stop.requested)
+        message[:3] = sums.energy, sums.force, float(stop.requested)
+        message[3:HEAD] = sums.energy_squares, sums.force_squares
         message[HEAD + rank] = sums.energy_maxresid
         message[HEAD + size + rank] = sums.force_maxresid
         if gradient:
@@ -86,4 +87,6 @@ class SharedLoss:
             stress=float(total[end]) if stress else 0.0,
             stress_squares=float(total[end + 1]) if stress else 0.0,
             stress_maxresid=float(total[end + 2 :].max()) if stress else 0.0,
+            energy_squares=float(total[3]),
+            force_squares=float(total[4]),
         )

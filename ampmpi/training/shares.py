@@ -15,6 +15,7 @@ from ampmpi.descriptor import Descriptor, has_kernels, strain_derivatives
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
 from ampmpi.heap import keep_freed_memory
+from ampmpi.images.weights import Weights
 from ampmpi.model import LossFunction
 from ampmpi.model.batch import Batch, Sample, make_batches
 from ampmpi.model.layers import Array
@@ -75,6 +76,7 @@ class Source:
                     weights.get(t.key, 1.0),
                     only_atoms.get(t.key, -1),
                     **({} if t.stress is None else self._stress_of(t)),
+                    **({} if t.weights is None else _weights(t.weights)),
                 )
 
     def _stress_of(self, target: Target) -> dict[str, Any]:
@@ -90,6 +92,14 @@ class Source:
         if database.manifest() is not None:
             database.claim(self.descriptor.parameters, self.descriptor.digest)
         return database
+
+
+def _weights(given: Weights) -> dict[str, Any]:
+    return {
+        "energy_weight": given.energy,
+        "force_weights": given.forces,
+        "stress_weight": given.stress,
+    }
 
 
 # Bytes of derivatives that are read at a time, and images at most.
