@@ -155,7 +155,7 @@ def _array(atoms: Atoms, name: str, shape: tuple[int, ...]) -> NDArray[np.float6
     try:
         return _checked(array, shape)
     except ValueError as error:
-        shown = f" ({plain(repr(value), 40)})" if array.ndim == 0 else ""
+        shown = f" ({plain(repr(array.item()), 40)})" if array.ndim == 0 else ""
         raise LabelError(f"has a {called} that is {error}", f"has a {called} that is {error}{shown}"
         ) from None  # fmt: skip
 
