@@ -173,6 +173,12 @@ COUNT = click.IntRange(min=1)
 @click.option("--weight-duplicates", is_flag=True, help="Count an image as often as it comes.")
 @click.option("--prescale/--no-prescale", default=True, show_default=True,
               help="Fit one energy per element first.")  # fmt: skip
+@click.option("--scale-features", default="range", show_default=True,
+              type=click.Choice(["range", "deviation"]),
+              help="Scale features by their range or standard deviation.")  # fmt: skip
+@click.option("--constant-features", default="keep", show_default=True,
+              type=click.Choice(["keep", "drop"]),
+              help="Keep features that hardly change, or drop them.")  # fmt: skip
 @click.option("--optimizer", default="L-BFGS-B", show_default=True,
               type=click.Choice(["BFGS", "L-BFGS-B", "TNC", "Newton-CG"]),
               help="scipy's optimiser.")  # fmt: skip
@@ -260,6 +266,8 @@ def _members(o: dict[str, Any]) -> list[Member]:
             regressor=Regressor(o["optimizer"]),
             randomseed=seed,
             prescale=o["prescale"],
+            scale_features=o["scale_features"],
+            constant_features=o["constant_features"],
         )
 
     return make_members(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import ModelError
 from ampmpi.model.layers import Array
+from ampmpi.model.scaling import Spread, spread_of
 
 # Atoms of one batch: small enough for a core's cache, large enough for matrix products.
 BATCH_ATOMS = 1024
@@ -156,6 +157,10 @@ class Batch:
             element: np.stack([values.min(axis=0), values.max(axis=0)], axis=1)
             for element, values in self.features.items()
         }
+
+    def spreads(self) -> dict[str, Spread]:
+        """Mean and spread of the features, by element."""
+        return {element: spread_of(values) for element, values in self.features.items()}
 
     def reweighted(self, weights: Array) -> Batch:
         """Return the batch with other image weights (n_images,); the arrays are shared."""

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ampmpi.errors import ModelError
 from ampmpi.model.batch import Batch
@@ -63,8 +64,12 @@ class ScaledBatch:
     factors: Mapping[str, Array]
 
 
-def scale_batch(batch: Batch, fpranges: Mapping[str, Array]) -> ScaledBatch:
-    """Scale a batch's features with a model's ranges."""
+def scale_batch(
+    batch: Batch,
+    fpranges: Mapping[str, Array],
+    dropped: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> ScaledBatch:
+    """Scale a batch's features with a model's ranges; those that are dropped become zeros."""
     for element, values in batch.features.items():
         if element not in fpranges:
             raise ModelError(
@@ -76,11 +81,16 @@ def scale_batch(batch: Batch, fpranges: Mapping[str, Array]) -> ScaledBatch:
                 f"the model takes {len(fpranges[element])} features for {element}, but the "
                 f"descriptor gives {values.shape[1]}: model and descriptor do not belong together"
             )
-    return ScaledBatch(
+    scaled = ScaledBatch(
         batch,
         {e: network_input(v, fpranges[e]) for e, v in batch.features.items()},
         {e: feature_scaling(fpranges[e]) for e in batch.features},
     )
+    for e in set(dropped or ()) & set(batch.features):
+        out = (dropped or {})[e]
+        scaled.x[e][:-1][out] = 0.0
+        scaled.factors[e][out] = 0.0
+    return scaled
 
 
 @dataclass(frozen=True)

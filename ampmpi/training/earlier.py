@@ -312,6 +312,8 @@ def settings_of(
         "hiddenlayers": model.hiddenlayers,
         "activation": model.activation,
         "prescale": model.prescale,
+        "scale_features": None if model.scale_features == "range" else model.scale_features,
+        "constant_features": None if model.constant_features == "keep" else model.constant_features,
         "seed": model.randomseed,
         "given parameters": digest_of(repr(given).encode()) if any(given.values()) else None,
         "loss": loss,

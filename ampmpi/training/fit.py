@@ -17,9 +17,11 @@ from ampmpi.files.whole import sweep
 from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.by_hand import numerical_gradient
+from ampmpi.model.inputs import Inputs, make_inputs
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import LossTerms, overfit_term
 from ampmpi.model.optimise import StopOptimisation, make_optimiser
+from ampmpi.model.scaling import is_constant
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all
 from ampmpi.parallel.launch import stop
@@ -107,13 +109,35 @@ def initial_loss(
     dataset = prepared.dataset
     chosen = ~dataset.validation & dataset.has_energy
     columns = [dataset.elements.index(element) for element in sorted(prepared.fprange)]
+    is_new = model.layers is None
     model.initialise(
         prepared.fprange, dataset.energies[chosen], dataset.composition[chosen][:, columns]
     )
-    assert model.fprange is not None
-    training = scaled(prepared.training, model.fprange, drawn)
-    validation = scaled(prepared.validation, model.fprange)
-    return SharedLoss(comm, model.network, model.lossfunction.coefficients, training, validation)
+    inputs = _inputs(prepared, model, is_new=is_new)
+    training = scaled(prepared.training, inputs, drawn)
+    validation = scaled(prepared.validation, inputs)
+    coefficients = model.lossfunction.coefficients
+    return SharedLoss(comm, model.network, coefficients, training, validation, inputs)
+
+
+def _inputs(prepared: Prepared, model: NeuralNetwork, *, is_new: bool) -> Inputs:
+    """Choose how features are scaled; random weights are those of what the training takes."""
+    assert model.fprange is not None and model.layers is not None
+    if is_new and model.constant_features == "drop":
+        for element, fprange in prepared.fprange.items():
+            model.layers[element][0][:-1][is_constant(fprange)] = 0.0
+    inputs = make_inputs(
+        model.network,
+        model.vector,
+        model.fprange,
+        prepared.fprange,
+        prepared.spreads,
+        scale=model.scale_features,
+        constant=model.constant_features,
+    )
+    if is_new:
+        model.vector = inputs.to_model(model.vector)
+    return inputs
 
 
 class Fit:
@@ -132,6 +156,7 @@ class Fit:
         drawn: Mapping[str, float] | None = None,
     ) -> None:
         self.loss, self.model, self.descriptor = loss, model, prepared.descriptor
+        self.inputs = loss.inputs
         self.limits, self.regressor = model.lossfunction, model.regressor
         dataset = prepared.dataset
         self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
@@ -153,7 +178,7 @@ class Fit:
         sweep(self.path)
         known = checkpoints.load(self.path) if self.start.goes_on else None
         if known is None:
-            self._begin(self.model.vector)
+            self._begin(self.inputs.from_model(self.model.vector))
         else:
             self._resume(known)
         stress = self.loss.coefficients.stress is not None
@@ -167,7 +192,10 @@ class Fit:
         terms = self.latest_terms
         if terms is None or vector is not self.latest:
             terms = self._terms_at(vector)
-        result = FitResult(outcome, vector, end, self.steps, terms)
+        if terms.dloss_dparameters is not None:
+            gradient = self.inputs.gradient_to_model(terms.dloss_dparameters)
+            terms = terms._replace(dloss_dparameters=gradient)
+        result = FitResult(outcome, self.inputs.to_model(vector), end, self.steps, terms)
         self._save(result)
         if self.limits.log_losses:
             self.log(f"...optimization {'un' if outcome == STALLED else ''}successful.")
@@ -257,8 +285,8 @@ class Fit:
             self.log(log_line(step, limits))
         self.progress.show(step)
         if self.model.observer is not None:
-            self.model.vector = self.latest
-            self.model.observer(self.model, self.latest, self.current.loss)
+            self.model.vector = self.inputs.to_model(self.latest)
+            self.model.observer(self.model, self.model.vector, self.current.loss)
         if is_last:
             raise StopOptimisation(CONVERGED if is_converged else MAXITER)
         patience, is_validated = self.schedule.patience, not math.isnan(step.val_loss)
@@ -345,7 +373,7 @@ class Fit:
 
     def _save_amp(self, name: str, vector: Array) -> None:
         copy = NeuralNetwork.from_parameters(self.model.parameters)
-        copy.vector = vector
+        copy.vector = self.inputs.to_model(vector)
         amp_file.write(name, self.descriptor.parameters, copy.parameters)
 
     def _save(self, result: FitResult | None = None) -> None:

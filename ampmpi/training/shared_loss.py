@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ampmpi.model.inputs import Inputs
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import Coefficients, LossSums, ScaledBatch, loss_sums
 from ampmpi.model.network import Network
@@ -21,12 +22,16 @@ from ampmpi.parallel.launch import stop
 # trained their two sums follow, and the largest residual for each rank.
 HEAD = 5
 
+NO_RANGES: dict[str, Array] = {}
+"""Of a loss whose parameters are the model's."""
+
 
 class SharedLoss:
     """Loss of a model on the training and validation images of a group of ranks.
 
     `training` and `validation` are this rank's images, and iterated over in each evaluation.
-    `stop_requested` tells whether any rank was asked to stop before the last one.
+    `stop_requested` tells whether any rank was asked to stop before the last one. Parameters
+    are those of the training, as `inputs` has them.
     """
 
     def __init__(
@@ -36,10 +41,12 @@ class SharedLoss:
         coefficients: Coefficients,
         training: Iterable[ScaledBatch],
         validation: Iterable[ScaledBatch],
+        inputs: Inputs | None = None,
     ) -> None:
         self.comm = comm
         self.network = network
         self.coefficients = coefficients
+        self.inputs = inputs or Inputs(network, NO_RANGES, NO_RANGES, {})
         self.sets = {"training": training, "validation": validation}
         self.stop_requested = False
 

@@ -18,9 +18,10 @@ from ampmpi.heap import keep_freed_memory
 from ampmpi.images.weights import Weights
 from ampmpi.model import LossFunction
 from ampmpi.model.batch import Batch, Sample, make_batches
+from ampmpi.model.inputs import Inputs
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import ScaledBatch, scale_batch
-from ampmpi.model.scaling import merge_ranges
+from ampmpi.model.scaling import Spread, merge_ranges, merge_spreads
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import on_all, share
 from ampmpi.parallel.kernels import warm_up
@@ -152,12 +153,11 @@ Share = list[Batch] | Passes[Batch]
 
 
 def scaled(
-    share: Share, fpranges: Mapping[str, Array], weights: Mapping[str, float] | None = None
+    share: Share, inputs: Inputs, weights: Mapping[str, float] | None = None
 ) -> Iterable[ScaledBatch]:
     """Scale a share's features for one model, once where the arrays are held in memory.
 
-    `fpranges` are the (n_features, 2) ranges that the model scales by; `weights`, where they
-    are given, how often each image counts.
+    `weights` are, where they are given, how often each image counts.
     """
 
     def scale() -> Iterator[ScaledBatch]:
@@ -165,7 +165,7 @@ def scaled(
             if weights is not None:
                 drawn = np.array([weights.get(key, 0.0) for key in batch.keys])
                 batch = batch.reweighted(batch.weights * drawn)
-            yield scale_batch(batch, fpranges)
+            yield scale_batch(batch, inputs.ranges, inputs.dropped)
 
     return list(scale()) if isinstance(share, list) else Passes(scale)
 
@@ -179,6 +179,7 @@ class Prepared:
     training: Share  # this rank's
     validation: Share
     fprange: Mapping[str, Array]  # (n_features, 2), over the training images of all ranks
+    spreads: Mapping[str, Spread]  # mean and deviation of the features, over the same
 
 
 def load(
@@ -212,9 +213,12 @@ def load(
         _share(comm, dataset, source, which, only_atoms, weights, resident=resident)
         for which in (~dataset.validation, dataset.validation)
     )
-    ranges = merge_ranges([batch.fprange() for batch in training])
-    fprange = merge_ranges(comm.allgather(ranges))
-    return Prepared(dataset, source.descriptor, training, validation, fprange)
+    seen = [(batch.fprange(), batch.spreads()) for batch in training]
+    mine = merge_ranges([one for one, _ in seen]), merge_spreads([one for _, one in seen])
+    parts = comm.allgather(mine)
+    fprange = merge_ranges([one for one, _ in parts])
+    spreads = merge_spreads([one for _, one in parts])
+    return Prepared(dataset, source.descriptor, training, validation, fprange, spreads)
 
 
 def _share(
