@@ -155,6 +155,22 @@ def test_every_rank_has_the_calculator_that_one_rank_finds(comm, shared_path, tr
     comm.barrier()
 
 
+def test_inputs_scaled_by_deviation_are_those_of_one_rank(comm, shared_path):
+    images, vectors = training_images(8), []
+    for ranks, label in ((comm, "many"), (SerialCommunicator(), "alone")):
+        if ranks is comm or comm.rank == 0:
+            model = make_model(6)
+            model.scale_features, model.constant_features = "deviation", "drop"
+            calculator = Amp(Gaussian(cutoff=CUTOFF), model, label=str(shared_path / label))
+            calculator.train(images, comm=ranks, compress=False)
+            vectors.append(model.vector)
+    everywhere = comm.allgather(vectors[0])
+    assert all(np.array_equal(vector, everywhere[0]) for vector in everywhere)
+    if comm.rank == 0:
+        np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-6, atol=1e-8)
+    comm.barrier()
+
+
 def test_more_ranks_than_images(comm, shared_path):
     calculator = Amp(Gaussian(cutoff=CUTOFF), make_model(3), label=str(shared_path / "few"))
     assert calculator.train(training_images(2), comm=comm).steps == 3
