@@ -159,7 +159,7 @@ def test_amp_predicts_the_same_from_our_file(ask, tmp_path, monkeypatch, case, s
         label="ours",
     )
     result = calculator.train(atoms)
-    errors = [found.energy_error for found in evaluate("ours.amp", atoms)]
+    errors = [found.energy_error for found in evaluate(Amp.load("ours.amp"), atoms)]
     assert result.best.energy_rmse == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-6)
     assert_same(calculator, atoms, ask("predict", atoms, file=str(tmp_path / "ours.amp")))
 
