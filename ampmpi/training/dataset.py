@@ -80,7 +80,7 @@ class Dataset:
     digests: NDArray[Any]  # of each image and its labels
     weight_digests: NDArray[Any]  # of each image's weights; zeros where they are 1
     weighting: Weighting  # under which names weights are
-    weight_note: str  # what weights there are; empty without any
+    weight_notes: tuple[str, ...]  # what weights there are; empty without any
     choice: Choice  # under which names the labels are
     remarks: tuple[str, ...]  # what is suspicious, or left out
 
@@ -390,7 +390,7 @@ def survey(
     first, last, copies = _unique(hashes[here], has_forces[here], has_stress[here])
     first, last = here[first], here[last]
 
-    def suspicious() -> list[str]:
+    def suspicious() -> tuple[list[str], list[str]]:
         facts = Facts(
             indices,
             hashes,
@@ -411,9 +411,10 @@ def survey(
             for column, (kind, trained) in enumerate(kinds.items())
             if trained
         }
-        return left_out(unusable, lacking, given, pool.ref) + of_no_weight(zeros, pool.ref) + doubts
+        remarks = left_out(unusable, lacking, given, pool.ref) + doubts
+        return remarks, of_no_weight(zeros, pool.ref)
 
-    remarks = agree(comm, suspicious)
+    remarks, without_weight = agree(comm, suspicious)
     in_validation = indices[first] >= given.start
     if not given:
         # By hash: whatever the order of the images is, the same ones are chosen.
@@ -448,7 +449,10 @@ def survey(
         digests=digests[last],
         weight_digests=weight_digests[last],
         weighting=where,
-        weight_note=_weight_note(where, names, weights[last], forces=forces, stress=stress),
+        weight_notes=(
+            *_weight_note(where, names, weights[last], forces=forces, stress=stress),
+            *without_weight,
+        ),
         choice=choice,
         remarks=tuple(remarks),
     )
@@ -511,10 +515,10 @@ def _check_names(weighting: Weighting, names: set[str], types: set[str]) -> None
 
 def _weight_note(
     weighting: Weighting, names: set[str], weights: Array, *, forces: bool, stress: bool
-) -> str:
-    """Say where weights come from, and between what they are; empty where all are 1."""
+) -> list[str]:
+    """Say where weights come from, and between what they are; nothing where all are 1."""
     if (weights == 1.0).all() and weighting.atom_key is None:
-        return ""
+        return []
     sources = sorted(plain(name, 60) for name in names) + ([TYPE] if weighting.types else [])
     kinds = {"energies": True, "forces": forces, "stresses": stress}
     spans = [
@@ -522,7 +526,7 @@ def _weight_note(
         for column, (kind, trained) in enumerate(kinds.items())
         if trained
     ]
-    return f"{', '.join(sources)}; {', '.join(spans)}"
+    return [f"Weights: {', '.join(sources)}; {', '.join(spans)}."]
 
 
 def _look(pool: Pool, mine: range, wanted: _Wanted) -> _Look:

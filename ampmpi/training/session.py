@@ -276,8 +276,8 @@ class Session:
         )
         if dataset.choice.note:
             self.voice.tell(f"Labels: {dataset.choice.note}.")
-        if dataset.weight_note:
-            self.voice.tell(f"Weights: {dataset.weight_note}.")
+        for line in dataset.weight_notes:
+            self.voice.tell(line)
         for line in (dataset.choice.warning, *dataset.remarks):
             if line:
                 self.voice.warn(line)
