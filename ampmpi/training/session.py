@@ -373,7 +373,7 @@ class Session:
         prepared = load(group, dataset, source, self.model.lossfunction, resident=plan.resident)
         constant = _constant_features(prepared, drops=self.model.constant_features == "drop")
         if constant:
-            self.voice.tell(constant)
+            self.voice.say(constant)
         self.voice.say(
             f"Training {n} model{'s' if n > 1 else ''} on {dataset.n_training} images, "
             f"validating on {dataset.n_validation}, with {self._groups()}"
