@@ -167,7 +167,7 @@ COUNT = click.IntRange(min=1)
 @click.option("--weight-key", metavar="NAME",
               help="Name of the images' weights, if not config_weight.")  # fmt: skip
 @click.option("--atom-weight-key", metavar="NAME", help="Name of an array of weights of atoms.")
-@click.option("--type-weight", "type_weights", multiple=True, metavar="TYPE=WEIGHT",
+@click.option("--type-weight", multiple=True, metavar="TYPE=WEIGHT",
               callback=_type_weights,
               help="Weight of images with this config_type; several times.")  # fmt: skip
 @click.option("--weight-duplicates", is_flag=True, help="Count an image as often as it comes.")
@@ -350,7 +350,7 @@ def _settings(o: dict[str, Any]) -> Settings:
         stress_key=o["stress_key"],
         weight_key=o["weight_key"],
         atom_weight_key=o["atom_weight_key"],
-        type_weights=o["type_weights"],
+        type_weights=o["type_weight"],
         units=o["units"],
         format=o["format"],
         skip_unusable=o["skip_unusable"],
