@@ -301,7 +301,8 @@ class Amp(ThreadSafeCalculator):
             `packs`, `pack_size` and `pack_seconds`; `widen` for a model that is trained
             further; `energy_key`, `forces_key`,
             `stress_key`, `units`, `format` and `skip_unusable` for images whose labels have
-            other names, are in other units, or are not complete.
+            other names, are in other units, or are not complete; `weight_key`,
+            `atom_weight_key` and `type_weights` for weights.
 
         Returns
         -------

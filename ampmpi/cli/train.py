@@ -89,6 +89,27 @@ def _hidden(
     return layers
 
 
+def _type_weights(
+    context: click.Context, parameter: click.Parameter, value: tuple[str, ...]
+) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for text in value:
+        name, _, number = text.rpartition("=")
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = -1.0
+        if not name or not 0.0 <= weight < float("inf"):
+            raise InputError(
+                f"--type-weight {text!r} is not a config_type and a number of at least 0, such as "
+                "surface=2"
+            )
+        if name in weights:
+            raise InputError(f"--type-weight gives {name} two weights; leave one of them out")
+        weights[name] = weight
+    return weights
+
+
 FORCE_RMSE, FORCE_COEFFICIENT = 1e-2, 0.3
 """Where forces are trained and nothing else is said."""
 
@@ -151,9 +172,21 @@ COUNT = click.IntRange(min=1)
               help="Train stresses, too, with this weight in the loss.")  # fmt: skip
 @click.option("--overfit", default=0.0, show_default=True, type=click.FloatRange(min=0.0),
               help="Weight of the squared weights in the loss.")  # fmt: skip
+@click.option("--weight-key", metavar="NAME",
+              help="Name of the images' weights, if not config_weight.")  # fmt: skip
+@click.option("--atom-weight-key", metavar="NAME", help="Name of an array of weights of atoms.")
+@click.option("--type-weight", multiple=True, metavar="TYPE=WEIGHT",
+              callback=_type_weights,
+              help="Weight of images with this config_type; several times.")  # fmt: skip
 @click.option("--weight-duplicates", is_flag=True, help="Count an image as often as it comes.")
 @click.option("--prescale/--no-prescale", default=True, show_default=True,
               help="Fit one energy per element first.")  # fmt: skip
+@click.option("--scale-features", default="range", show_default=True,
+              type=click.Choice(["range", "deviation"]),
+              help="Scale features by their range or standard deviation.")  # fmt: skip
+@click.option("--constant-features", default="keep", show_default=True,
+              type=click.Choice(["keep", "drop"]),
+              help="Keep features that hardly change, or drop them.")  # fmt: skip
 @click.option("--optimizer", default="gauss-newton", show_default=True,
               type=click.Choice(["gauss-newton", "L-BFGS-B", "BFGS", "TNC", "Newton-CG"]),
               help="Optimiser; all but the first are scipy's.")  # fmt: skip
@@ -258,6 +291,8 @@ def _members(o: dict[str, Any], start: StartFrom | None = None) -> list[Member]:
             regressor=Regressor(o["optimizer"]),
             randomseed=seed,
             prescale=o["prescale"],
+            scale_features=o["scale_features"],
+            constant_features=o["constant_features"],
         )
 
     def fitted_model(hidden: tuple[int, ...], seed: int) -> NeuralNetwork:
@@ -358,6 +393,9 @@ def _settings(o: dict[str, Any]) -> Settings:
         energy_key=o["energy_key"],
         forces_key=o["forces_key"],
         stress_key=o["stress_key"],
+        weight_key=o["weight_key"],
+        atom_weight_key=o["atom_weight_key"],
+        type_weights=o["type_weight"],
         units=o["units"],
         format=o["format"],
         skip_unusable=o["skip_unusable"],

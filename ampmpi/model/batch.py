@@ -15,6 +15,7 @@ from ampmpi.entries import Fingerprint, FingerprintPrimes
 from ampmpi.errors import ModelError
 from ampmpi.model.layers import Array
 from ampmpi.model.packed import PackedPrimes, join, pack
+from ampmpi.model.scaling import Spread, spread_of
 
 # Atoms of one batch: small enough for a core's cache, large enough for matrix products. Fewer,
 # where derivatives take more bytes: while a batch is made, they are there twice.
@@ -58,6 +59,10 @@ class Sample:
         Volume of the cell, where there is a virial.
     strains : (n_atoms, 6, max_features) float array or None
         Derivatives of the features by strain, where there is a virial.
+    energy_weight, stress_weight : float
+        Weights of the squared errors of its energy and stress; 0: they are not trained.
+    force_weights : (n_atoms,) float array or None
+        Those of its atoms' forces; None: 1.
     """
 
     key: str
@@ -70,6 +75,9 @@ class Sample:
     virial: Array | None = None
     volume: float = 1.0
     strains: Array | None = None
+    energy_weight: float = 1.0
+    force_weights: Array | None = None
+    stress_weight: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,20 +99,26 @@ class Batch:
     energies, weights : (n_images,) float arrays
         Reference energies in eV, and how often each image counts.
     energy_weights : (n_images,) float array
-        The weight of each image's energy: `weights`, or 0.
+        The weight of each image's energy in the loss.
+    energy_counts : (n_images,) float array
+        How much it counts in the errors that are reported: `weights`, or 0 where it is not
+        trained.
     forces : (n_atoms, 3) float array, eV/Å, or None
         Reference forces.
     force_weights : (n_atoms,) float array
-        Weight of the squared length of each atom's force error: such that
-        their sum is each image's mean squared component times its weight.
+        Weight of the squared length of each atom's force error in the loss: the image's weight
+        over three times the number of its atoms, times the weight that was given to the atom.
+    force_counts : (n_atoms,) float array
+        Its weight in the errors that are reported: such that their sum is each image's mean
+        squared component, of the atoms that are trained, times the image's weight.
     primes : PackedPrimes or None
         The derivatives; their atoms m and n are rows of the batch.
     virials : (n_images, 6) float array, eV, or None
         Reference stresses times volumes; None where no image has one.
     volumes : (n_images,) float array, Å³
         Volumes of the cells; 1 without a virial.
-    stress_weights : (n_images,) float array
-        The weight of each image's stress: `weights`, or 0.
+    stress_weights, stress_counts : (n_images,) float array
+        The weight of each image's stress in the loss, and in the errors that are reported.
     strains : (n_atoms, 6, max_features) float array or None
         Derivatives of the features by strain; zeros where an image has no virial.
     """
@@ -117,12 +131,15 @@ class Batch:
     energies: Array
     weights: Array
     energy_weights: Array
+    energy_counts: Array
     forces: Array | None
     force_weights: Array
+    force_counts: Array
     primes: PackedPrimes | None
     virials: Array | None
     volumes: Array
     stress_weights: Array
+    stress_counts: Array
     strains: Array | None
 
     @property
@@ -151,6 +168,10 @@ class Batch:
             for element, values in self.features.items()
         }
 
+    def spreads(self) -> dict[str, Spread]:
+        """Mean and spread of the features, by element."""
+        return {element: spread_of(values) for element, values in self.features.items()}
+
     def reweighted(self, weights: Array) -> Batch:
         """Return the batch with other image weights (n_images,); the arrays are shared."""
         ratio = weights / self.weights
@@ -158,8 +179,11 @@ class Batch:
             self,
             weights=weights,
             energy_weights=self.energy_weights * ratio,
+            energy_counts=self.energy_counts * ratio,
             force_weights=self.force_weights * ratio[self.image],
+            force_counts=self.force_counts * ratio[self.image],
             stress_weights=self.stress_weights * ratio,
+            stress_counts=self.stress_counts * ratio,
         )
 
     def composition(self, elements: Sequence[str]) -> Array:
@@ -187,12 +211,9 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
 
     weights = np.array([sample.weight for sample in samples], dtype=float)
     only = np.array([sample.only_atom for sample in samples], dtype=np.int64)
-    force_weights = np.where(only < 0, weights / (3.0 * n_atoms), 0.0)[image]
-    alone = np.flatnonzero(only >= 0)
-    force_weights[atom_start[alone] + only[alone]] = weights[alone] / 3.0
-
-    without = np.array([sample.forces is None for sample in samples])
-    force_weights[np.repeat(without, n_atoms)] = 0.0
+    energy_counts = np.where(only < 0, weights, 0.0)
+    energy_given = np.array([sample.energy_weight for sample in samples], dtype=float)
+    force_weights, force_counts = _force_weights(samples, weights, only, n_atoms)
 
     primes_of = [sample.primes for sample in samples if sample.primes is not None]
     with_forces = len(primes_of) == len(samples)
@@ -203,6 +224,8 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
         if with_forces
     ]
     with_virial = np.array([s.virial is not None and s.only_atom < 0 for s in samples])
+    stress_counts = np.where(with_virial, weights, 0.0)
+    stress_given = np.array([sample.stress_weight for sample in samples], dtype=float)
     virials = strains = None
     if with_virial.any():
         narrow = max(values.shape[1] for values in features.values())
@@ -216,13 +239,16 @@ def make_batch(samples: Sequence[Sample]) -> Batch:
         features=features,
         energies=np.array([sample.energy for sample in samples], dtype=float),
         weights=weights,
-        energy_weights=np.where(only < 0, weights, 0.0),
+        energy_weights=energy_counts * energy_given,
+        energy_counts=np.where(energy_given > 0.0, energy_counts, 0.0),
         forces=np.concatenate(forces)[order] if with_forces else None,
         force_weights=force_weights[order],
+        force_counts=force_counts[order],
         primes=primes,
         virials=virials,
         volumes=np.array([sample.volume for sample in samples], dtype=float),
-        stress_weights=np.where(with_virial, weights, 0.0),
+        stress_weights=stress_counts * stress_given,
+        stress_counts=np.where(stress_given > 0.0, stress_counts, 0.0),
         strains=strains,
     )
 
@@ -283,6 +309,31 @@ def _by_element(
         element: np.ascontiguousarray(values[block, : n_features[element]])
         for element, block in rows.items()
     }
+
+
+def _force_weights(
+    samples: Sequence[Sample],
+    weights: Array,
+    only: NDArray[np.int64],
+    n_atoms: NDArray[np.int64],
+) -> tuple[Array, Array]:
+    """Return how much the force on each atom counts in the loss, and in the reported errors."""
+    image = np.repeat(np.arange(len(samples)), n_atoms)
+    given = np.concatenate(
+        [
+            np.zeros(n) if s.forces is None else np.ones(n) if s.force_weights is None
+            else s.force_weights
+            for s, n in zip(samples, n_atoms.tolist(), strict=True)
+        ]
+    )  # fmt: skip
+    trained = given > 0.0
+    n_trained = np.maximum(np.bincount(image, weights=trained, minlength=len(samples)), 1.0)
+    in_loss = np.where(only < 0, weights / (3.0 * n_atoms), 0.0)[image]
+    in_errors = np.where(only < 0, weights / (3.0 * n_trained), 0.0)[image]
+    alone = np.flatnonzero(only >= 0)
+    atoms = np.concatenate([[0], np.cumsum(n_atoms)])[alone] + only[alone]
+    in_loss[atoms] = in_errors[atoms] = weights[alone] / 3.0
+    return in_loss * given, np.where(trained, in_errors, 0.0)
 
 
 def _stack_strains(

@@ -204,7 +204,8 @@ def loss_terms(
         slope = slope + penalty_gradient
     return LossTerms(
         total, sums.energy, sums.force, sums.energy_maxresid, sums.force_maxresid, slope,
-        sums.stress, sums.stress_squares, sums.stress_maxresid,
+        sums.stress, sums.stress_squares, sums.stress_maxresid, sums.energy_squares,
+        sums.force_squares,
     )  # fmt: skip
 
 

@@ -4,7 +4,9 @@ As in Amp, with E the energies, F the forces, N_i the atoms of image i, and w_i 
 
     L = c_E Σ_i w_i ((E_i - E_i,ref) / N_i)² + c_F Σ_i w_i Σ_md (F_md - F_md,ref)² / (3 N_i),
 
-plus `overfit` times the squared norm of the first layers' weights. Besides, with the stress σ
+plus `overfit` times the squared norm of the first layers' weights. Energies, forces and
+stresses of an image, and the atoms of the force term, may have other weights than w_i; the sums
+of squares that errors are made of are without these. Besides, with the stress σ
 (eV/Å³, 3 × 3, symmetric) of a cell of the volume V, there is
 
     c_S Σ_i w_i Σ_ab (V_i (σ_i,ab - σ_i,ab,ref) / N_i)² / 9,
@@ -25,6 +27,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ampmpi.errors import ModelError
 from ampmpi.model.batch import Batch
@@ -61,8 +64,12 @@ class ScaledBatch:
     factors: Mapping[str, Array]
 
 
-def scale_batch(batch: Batch, fpranges: Mapping[str, Array]) -> ScaledBatch:
-    """Scale a batch's features with a model's ranges."""
+def scale_batch(
+    batch: Batch,
+    fpranges: Mapping[str, Array],
+    dropped: Mapping[str, NDArray[np.bool_]] | None = None,
+) -> ScaledBatch:
+    """Scale a batch's features with a model's ranges; those that are dropped become zeros."""
     for element, values in batch.features.items():
         if element not in fpranges:
             raise ModelError(
@@ -74,11 +81,16 @@ def scale_batch(batch: Batch, fpranges: Mapping[str, Array]) -> ScaledBatch:
                 f"the model takes {len(fpranges[element])} features for {element}, but the "
                 f"descriptor gives {values.shape[1]}: model and descriptor do not belong together"
             )
-    return ScaledBatch(
+    scaled = ScaledBatch(
         batch,
         {e: network_input(v, fpranges[e]) for e, v in batch.features.items()},
         {e: feature_scaling(fpranges[e]) for e in batch.features},
     )
+    for e in set(dropped or ()) & set(batch.features):
+        out = (dropped or {})[e]
+        scaled.x[e][:-1][out] = 0.0
+        scaled.factors[e][out] = 0.0
+    return scaled
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ class LossSums(NamedTuple):
     force : float, (eV/Å)²
         Σ w |F - F_ref|² / (3 N).
     energy_maxresid : float, eV
-        Largest energy error per atom.
+        Largest energy error per atom of those that count.
     force_maxresid : float, eV/Å
         Largest error of a force component.
     gradient : (n_parameters,) float array
@@ -126,9 +138,13 @@ class LossSums(NamedTuple):
     stress : float, eV²
         Σ w |V (σ - σ_ref) / N|² / 9.
     stress_squares : float, (eV/Å³)²
-        Σ w |σ - σ_ref|² / 9.
+        Σ |σ - σ_ref|² / 9, as the errors that are reported are made of it: without the weights
+        that were given to images, unless they are 0.
     stress_maxresid : float, eV/Å³
         Largest error of a stress component.
+    energy_squares, force_squares : float, eV² and (eV/Å)²
+        The same of energies and forces: Σ ((E - E_ref) / N)² and Σ |F - F_ref|² / (3 N), N being
+        the number of atoms whose forces are trained.
     """
 
     energy: float
@@ -139,6 +155,8 @@ class LossSums(NamedTuple):
     stress: float = 0.0
     stress_squares: float = 0.0
     stress_maxresid: float = 0.0
+    energy_squares: float = 0.0
+    force_squares: float = 0.0
 
 
 class LossTerms(NamedTuple):
@@ -161,9 +179,13 @@ class LossTerms(NamedTuple):
     stress_loss : float, eV²
         Σ w |V (σ - σ_ref) / N|² / 9; 0 where no stresses are trained, as are the others.
     stress_squares : float, (eV/Å³)²
-        Σ w |σ - σ_ref|² / 9.
+        Σ |σ - σ_ref|² / 9, as the errors that are reported are made of it: without the weights
+        that were given to images, unless they are 0.
     stress_maxresid : float, eV/Å³
         Largest error of a stress component.
+    energy_squares, force_squares : float, eV² and (eV/Å)²
+        The same of energies and forces: Σ ((E - E_ref) / N)² and Σ |F - F_ref|² / (3 N), N being
+        the number of atoms whose forces are trained.
     """
 
     loss: float
@@ -175,6 +197,8 @@ class LossTerms(NamedTuple):
     stress_loss: float = 0.0
     stress_squares: float = 0.0
     stress_maxresid: float = 0.0
+    energy_squares: float = 0.0
+    force_squares: float = 0.0
 
 
 def loss_sums(
@@ -202,7 +226,7 @@ def loss_sums(
     """
     total = np.zeros(network.n_parameters)
     parameters, targets = network.split(vector), network.split(total)
-    energy = force = stress = squares = 0.0
+    energy = force = stress = squares = energy_squares = force_squares = 0.0
     energy_max = force_max = stress_max = 0.0
     for scaled in batches:
         # a loss that is not finite is for the caller to see, not to be warned of
@@ -218,18 +242,25 @@ def loss_sums(
         force += part.force
         stress += part.stress
         squares += part.stress_squares
+        energy_squares += part.energy_squares
+        force_squares += part.force_squares
         energy_max = max(energy_max, part.energy_max)
         force_max = max(force_max, part.force_max)
         stress_max = max(stress_max, part.stress_max)
-    return LossSums(energy, force, energy_max, force_max, total, stress, squares, stress_max)
+    return LossSums(
+        energy, force, energy_max, force_max, total, stress, squares, stress_max,
+        energy_squares, force_squares,
+    )  # fmt: skip
 
 
 class _Part(NamedTuple):
     """What one batch adds to the sums, and its largest errors, as in `LossSums`."""
 
     energy: float
+    energy_squares: float
     energy_max: float
     force: float = 0.0
+    force_squares: float = 0.0
     force_max: float = 0.0
     stress: float = 0.0
     stress_squares: float = 0.0
@@ -253,7 +284,8 @@ def _batch_loss(
     errors = (totals - batch.energies) / batch.n_atoms
     weighted = batch.energy_weights * errors
     energy = float(weighted @ errors)
-    energy_max = _largest(errors, batch.energy_weights)
+    energy_squares = float((batch.energy_counts * errors) @ errors)
+    energy_max = _largest(errors, batch.energy_counts)
     seeds = (2.0 * coefficients.energy * weighted / batch.n_atoms)[batch.image]
 
     trains_stress = coefficients.stress is not None and batch.strains is not None
@@ -263,7 +295,7 @@ def _batch_loss(
                 energy_gradient(
                     parameters[e], gradient[e], scaled.x[e], values[e], seeds[rows], activation
                 )
-        return _Part(energy, energy_max)
+        return _Part(energy, energy_squares, energy_max)
 
     by_value, by_net = {}, {}
     dE_dG = np.zeros((len(atomic), batch.max_features))
@@ -271,7 +303,7 @@ def _batch_loss(
         by_value[e], by_net[e] = sensitivities(parameters[e], values[e], activation)
         feature_gradient(parameters[e], by_net[e], scaled.factors[e], dE_dG[rows])
     back = np.zeros_like(dE_dG)
-    force, force_max = _add_forces(batch, dE_dG, coefficients.force, back)
+    force = _add_forces(batch, dE_dG, coefficients.force, back)
     stress = _add_stresses(batch, dE_dG, coefficients.stress, back) if trains_stress else (0.0,) * 3
     if gradient is not None:
         for e, rows in batch.rows.items():
@@ -287,15 +319,15 @@ def _batch_loss(
                 scaled.factors[e],
                 activation,
             )
-    return _Part(energy, energy_max, force, force_max, *stress)
+    return _Part(energy, energy_squares, energy_max, *force, *stress)
 
 
 def _add_forces(
     batch: Batch, dE_dG: Array, coefficient: float | None, back: Array
-) -> tuple[float, float]:
-    """Fill `back` with what the forces' loss sends back; return their sum and largest error."""
+) -> tuple[float, float, float]:
+    """Fill `back` with what the forces' loss sends back; return its sum, squares, largest error."""
     if coefficient is None:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     if batch.primes is None or batch.forces is None:
         raise ModelError(
             f"forces are to be trained, but image {batch.keys[0]} or one read with it has no "
@@ -304,8 +336,12 @@ def _add_forces(
     pull = 2.0 * coefficient * batch.force_weights
     residuals, sent = contract(batch.primes, dE_dG, batch.forces, pull)
     back += sent
-    force = float((batch.force_weights @ residuals**2).sum())
-    return force, _largest(residuals, batch.force_weights[:, np.newaxis])
+    squared, counts = residuals**2, batch.force_counts
+    return (
+        float((batch.force_weights @ squared).sum()),
+        float((counts @ squared).sum()),
+        _largest(residuals, counts[:, np.newaxis]),
+    )
 
 
 COMPONENTS = np.array([1.0, 1.0, 1.0, 2.0, 2.0, 2.0]) / 9.0
@@ -324,13 +360,15 @@ def _add_stresses(
     residuals = virials - batch.virials
     per_atom = residuals / batch.n_atoms[:, np.newaxis]
     errors = residuals / batch.volumes[:, np.newaxis]
-    weights = batch.stress_weights[:, np.newaxis] * COMPONENTS
+    weights, counts = (
+        each[:, np.newaxis] * COMPONENTS for each in (batch.stress_weights, batch.stress_counts)
+    )
     pull = 2.0 * coefficient * weights * per_atom / batch.n_atoms[:, np.newaxis]
     back += np.einsum("nv,nvf->nf", pull[batch.image], batch.strains)
     return (
         float((weights * per_atom**2).sum()),
-        float((weights * errors**2).sum()),
-        _largest(errors, weights),
+        float((counts * errors**2).sum()),
+        _largest(errors, counts),
     )
 
 

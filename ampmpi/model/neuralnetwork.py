@@ -23,6 +23,8 @@ IMPORT_NAME = ".model.neuralnetwork.NeuralNetwork"
 VERSION = "2015.12"
 MODE = "atom-centered"
 
+SCALES, CONSTANTS = ("range", "deviation"), ("keep", "drop")
+
 HiddenLayers = int | Sequence[int] | Mapping[str, int | Sequence[int]]
 
 
@@ -61,6 +63,13 @@ class NeuralNetwork(AmpModel):
         Seed of the random weights; gives the ones that Amp draws.
     prescale : bool
         Fit the intercepts to the energies first, by least squares.
+    scale_features : {'range', 'deviation'}
+        Whether a training scales features by their range, as Amp does, or by their mean and
+        standard deviation. The trained model always scales by range: its first layers' weights
+        are converted, so that it is the same function.
+    constant_features : {'keep', 'drop'}
+        Whether features that hardly change over the training images are inputs of networks with
+        random weights, or have no weight. 'drop' sets their weights to 0 and leaves them so.
 
     Raises
     ------
@@ -83,6 +92,8 @@ class NeuralNetwork(AmpModel):
         checkpoints: int | None = 100,
         randomseed: int | None = None,
         prescale: bool = False,
+        scale_features: str = "range",
+        constant_features: str = "keep",
     ) -> None:
         if version not in (None, VERSION):
             raise InputError(f"NeuralNetwork: version {version} is not known; only {VERSION} is")
@@ -101,6 +112,8 @@ class NeuralNetwork(AmpModel):
         self.checkpoints = checkpoints
         self.randomseed = randomseed
         self.prescale = prescale
+        self.scale_features = _one_of("scale_features", scale_features, SCALES)
+        self.constant_features = _one_of("constant_features", constant_features, CONSTANTS)
         self.trainingparameters = SimpleNamespace()
         if self.fprange is not None:
             self._check()
@@ -400,6 +413,12 @@ class NeuralNetwork(AmpModel):
             raise ModelError(
                 f"scalings lack {', '.join(sorted(set(network.elements) - set(self.scalings)))}"
             )
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise InputError(f"NeuralNetwork: {name} is {value!r}; use {' or '.join(map(repr, known))}")
+    return value
 
 
 def _known_activation(name: Any) -> str:

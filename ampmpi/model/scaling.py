@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ampmpi.errors import ModelError
 from ampmpi.model.layers import Array
 
 # Amp leaves a feature alone whose range is not wider than this.
 NARROWEST = 1e-8
+
+CONSTANT = 1e-4
+"""A feature whose range is not wider than this part of its element's widest is constant."""
 
 
 def feature_scaling(fprange: Array) -> Array:
@@ -49,12 +54,12 @@ def network_input(values: Array, fprange: Array) -> Array:
 
 
 def rescaling(before: Array, after: Array) -> tuple[Array, Array]:
-    """Return how inputs that are scaled by one range follow from those scaled by a wider one.
+    """Return how inputs that are scaled by one range follow from those scaled by another one.
 
     Parameters
     ----------
     before, after : (n_features, 2) float array
-        Ranges of the features; none of `after` is narrower than that of `before`.
+        Ranges of the features.
 
     Returns
     -------
@@ -64,8 +69,77 @@ def rescaling(before: Array, after: Array) -> tuple[Array, Array]:
     slope, new_slope = feature_scaling(before), feature_scaling(after)
     was_wide, is_wide = (ends[:, 1] - ends[:, 0] > NARROWEST for ends in (before, after))
     factor = slope / new_slope
-    moved = factor + slope * (after[:, 0] - np.where(was_wide, before[:, 0], 0.0))
-    return factor, np.where(is_wide, moved - was_wide, 0.0)
+    low, new_low = np.where(was_wide, before[:, 0], 0.0), np.where(is_wide, after[:, 0], 0.0)
+    shift = np.where(is_wide, factor, 0.0) - was_wide + slope * (new_low - low)
+    return factor, shift
+
+
+def is_constant(fprange: Array) -> NDArray[np.bool_]:
+    """Tell which features of an element hardly change over a set, (n_features,).
+
+    Parameters
+    ----------
+    fprange : (n_features, 2) float array
+        Smallest and largest value of each feature.
+    """
+    width = fprange[:, 1] - fprange[:, 0]
+    constant: NDArray[np.bool_] = width <= max(CONSTANT * width.max(initial=0.0), NARROWEST)
+    return constant
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """Mean and spread of the features of an element.
+
+    Attributes
+    ----------
+    n : int
+        Number of atoms.
+    mean : (n_features,) float array
+        Their mean.
+    squares : (n_features,) float array
+        Sum of the squared differences from the mean.
+    """
+
+    n: int
+    mean: Array
+    squares: Array
+
+
+def spread_of(values: Array) -> Spread:
+    """Return mean and spread of (n_atoms, n_features) features."""
+    mean = values.mean(axis=0)
+    return Spread(len(values), mean, ((values - mean) ** 2).sum(axis=0))
+
+
+def merge_spreads(parts: Sequence[Mapping[str, Spread]]) -> dict[str, Spread]:
+    """Join the means and spreads of parts of a set, by element.
+
+    Chan, Golub and LeVeque, Am. Stat. 37, 242 (1983).
+    """
+    merged: dict[str, Spread] = {}
+    for part in parts:
+        for element, one in part.items():
+            known = merged.get(element)
+            if known is None:
+                merged[element] = one
+                continue
+            n, apart = known.n + one.n, one.mean - known.mean
+            merged[element] = Spread(
+                n,
+                known.mean + apart * (one.n / n),
+                known.squares + one.squares + apart**2 * (known.n * one.n / n),
+            )
+    return {element: merged[element] for element in sorted(merged)}
+
+
+def deviation_range(spread: Spread) -> Array:
+    """Return the range by which `network_input` gives features of mean 0 and deviation 1.
+
+    It is (n_features, 2): a standard deviation below the mean, and one above it.
+    """
+    deviation = np.sqrt(spread.squares / spread.n)
+    return np.stack([spread.mean - deviation, spread.mean + deviation], axis=1)
 
 
 def merge_ranges(ranges: Sequence[Mapping[str, Array]]) -> dict[str, Array]:

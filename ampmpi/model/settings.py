@@ -320,6 +320,8 @@ class LossFunction:
         if self.raise_ConvergenceOccurred and is_over:
             raise ConvergenceOccurred
         parts = terms._asdict()
+        for name in ("energy_squares", "force_squares"):  # the same as the losses here
+            del parts[name]
         if not self.trains_stress:  # Amp's names, and no others
             parts = {name: part for name, part in parts.items() if not name.startswith("stress")}
         return parts

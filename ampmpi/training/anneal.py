@@ -45,11 +45,10 @@ class Loss:
     coefficients: Coefficients
 
     def __call__(self, vector: Array) -> float:
-        """Return the loss at some parameters."""
-        sums = self.shared.evaluate(vector, gradient=False)
-        weights = self.coefficients
-        loss = weights.energy * sums.energy + (weights.force or 0.0) * sums.force
-        return loss + overfit_term(self.shared.network, vector, weights.overfit)[0]
+        """Return the loss at some parameters of the model."""
+        inner = self.shared.inputs.from_model(vector)
+        loss = self.coefficients.weighted(self.shared.evaluate(inner, gradient=False))
+        return loss + overfit_term(self.shared.network, inner, self.coefficients.overfit)[0]
 
 
 @contextmanager

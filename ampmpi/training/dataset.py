@@ -23,11 +23,13 @@ from ampmpi.images.labels import (
     LabelError,
     LabelKeys,
 )
+from ampmpi.images.weights import NO_TYPE, TYPE, Weighting, Weights, names_of, type_of
 from ampmpi.model.batch import PARTS, part_of
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
 from ampmpi.parallel.schedule import block, deal
+from ampmpi.text import plain
 from ampmpi.training.pool import Pool, Target, target
 from ampmpi.training.unusable import (
     KEY_ADVICE,
@@ -38,6 +40,7 @@ from ampmpi.training.unusable import (
     complaint,
     hindrance,
     left_out,
+    of_no_weight,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +51,9 @@ COMPOSITIONS = 20
 
 FILES = 5
 """So many files are named in it."""
+
+TYPES = 10
+"""So many types of images are named in an error."""
 
 DISTANCES = 20
 """Images of which each rank looks at the distances, to find out whether they can be in Å."""
@@ -73,7 +79,8 @@ class Dataset:
     copies: NDArray[np.int64]  # how often each image was given
     first: NDArray[np.int64]  # number of the first image with each hash
     energies: Array  # eV
-    has_forces: NDArray[np.bool_]  # which images have forces; all of them where none are trained
+    has_energy: NDArray[np.bool_]  # which images have an energy of a weight above 0
+    has_forces: NDArray[np.bool_]  # the same of forces; all of them where none are trained
     has_stress: NDArray[np.bool_]  # the same of stresses
     elements: tuple[str, ...]  # sorted
     composition: Array  # (n_images, n_elements), number of atoms
@@ -82,6 +89,9 @@ class Dataset:
     forces: bool  # whether forces are trained
     stress: bool  # whether stresses are trained
     digests: NDArray[Any]  # of each image and its labels
+    weight_digests: NDArray[Any]  # of each image's weights; zeros where they are 1
+    weighting: Weighting  # under which names weights are
+    weight_notes: tuple[str, ...]  # what weights there are; empty without any
     choice: Choice  # under which names the labels are
     remarks: tuple[str, ...]  # what is suspicious, or left out
 
@@ -94,6 +104,16 @@ class Dataset:
     def validation_digest(self) -> str:
         """The same of the validation images."""
         return _combined(self.digests[self.validation])
+
+    @property
+    def weights_digest(self) -> str | None:
+        """Changes with the weights of all images; None where they are 1."""
+        total = _combined(self.weight_digests)
+        return total if total.strip("0") else None
+
+    def n_training_energies(self, drawn: Mapping[str, float] | None = None) -> float:
+        """Return how many images to train on count with their energy; with `drawn`, how often."""
+        return self._n_training(self.has_energy, drawn)
 
     def n_training_forces(self, drawn: Mapping[str, float] | None = None) -> float:
         """Return how many images to train on have forces; with `drawn`, how often these count."""
@@ -128,6 +148,11 @@ class Dataset:
         return found
 
     @property
+    def n_validation_energies(self) -> int:
+        """Number of images to validate on that count with their energy."""
+        return int((self.validation & self.has_energy).sum())
+
+    @property
     def n_validation_forces(self) -> int:
         """Number of images to validate on that have forces."""
         return int((self.validation & self.has_forces).sum())
@@ -156,8 +181,8 @@ class Dataset:
         if (out | self.validation).all():
             raise share(InputError("no image that is left can be trained on; give other images"))
         columns = (
-            "indices", "keys", "copies", "first", "energies", "has_forces", "has_stress",
-            "composition", "validation", "digests",
+            "indices", "keys", "copies", "first", "energies", "has_energy", "has_forces",
+            "has_stress", "composition", "validation", "digests", "weight_digests",
         )  # fmt: skip
         left = replace(self, **{name: getattr(self, name)[~out] for name in columns})
         left.check_parts(validates=self.n_validation > 0)
@@ -212,8 +237,16 @@ class Dataset:
         """Refuse a set that lacks what it is for, after images were left out.
 
         There are to be forces and stresses to train on, where these are trained, and images
-        to validate on, where some were given or chosen (`validates`).
+        to validate on, where some were given or chosen (`validates`); and energies of both.
         """
+        if not self.n_training_energies():
+            raise share(
+                UnusableImagesError(
+                    "no image to train on has an energy of a weight above 0; give weights above 0, "
+                    "or train on the forces alone with --energy-coefficient 0 "
+                    "(LossFunction(energy_coefficient=0) in a script)"
+                )
+            )
         if self.forces and not self.n_training_forces():
             raise share(
                 UnusableImagesError(
@@ -232,6 +265,13 @@ class Dataset:
             raise share(
                 UnusableImagesError(
                     "no image to validate on can be used; give others, or train without validation"
+                )
+            )
+        if self.n_validation and not self.n_validation_energies:
+            raise share(
+                UnusableImagesError(
+                    "no image to validate on has an energy of a weight above 0; give others, or "
+                    "another seed where they are chosen at random"
                 )
             )
 
@@ -283,7 +323,14 @@ class Dataset:
                 forces, stress = known[key.encode()]
                 forces, stress = forces and self.forces, stress and self.stress
                 try:
-                    seen = target(atoms, key, self.choice.keys, forces=forces, stress=stress)
+                    seen = target(
+                        atoms,
+                        key,
+                        self.choice.keys,
+                        forces=forces,
+                        stress=stress,
+                        weighting=self.weighting,
+                    )
                 except LabelError as error:
                     raise ImageError(f"{name} {error}; it was changed meanwhile") from error
                 found.append(replace(seen, atoms=atoms) if keep_atoms or stress else seen)
@@ -313,6 +360,8 @@ class _Look:
     stressless: list[int]  # the same of stresses
     unusable: list[Unusable]
     ratios: list[Ratio]
+    weighted: set[str]  # names of weights
+    types: set[str]
 
 
 def survey(
@@ -324,23 +373,22 @@ def survey(
     fraction: float | None = 0.0,
     seed: int = 0,
     keys: LabelKeys | None = None,
+    weighting: Weighting | None = None,
     skip_unusable: bool = False,
 ) -> Dataset:
     """Look at every image once, each rank at its block, and tell all ranks.
 
     `fraction` of the images is chosen with `seed` for validation, where none were given for it;
     None is a tenth, and nothing of a few images.
-    `keys` are names of labels; those that are not given are found out. Images that cannot be
+    `keys` are names of labels; those that are not given are found out. `weighting` says where
+    weights are. Images that cannot be
     trained on are left out with `skip_unusable`, and refused otherwise.
     """
     choice = agree(comm, lambda: pool.choose_labels(keys or LabelKeys(), forces, stress))
     mine = block(len(pool), comm.rank, comm.size)
-    seen = on_all(
-        comm,
-        lambda: _look(
-            pool, mine, choice.keys, forces=forces, stress=stress, skip_unusable=skip_unusable
-        ),
-    )
+    where = weighting or Weighting()
+    wanted = _Wanted(choice.keys, forces, stress, where, skip_unusable)
+    seen = on_all(comm, lambda: _look(pool, mine, wanted))
     found = seen.found
     unusable = [one for part in comm.allgather(seen.unusable) for one in part]
     if unusable and not skip_unusable:
@@ -359,6 +407,8 @@ def survey(
             np.array([one.digest() for _, one in found], dtype="V16"),
             np.array([one.largest_force for _, one in found], dtype=float),
             np.array([one.largest_stress for _, one in found], dtype=float),
+            np.array([_largest_weights(one.weights) for _, one in found]).reshape(-1, 3),
+            np.array([_weights_digest(one) for _, one in found], dtype="V16"),
         )
     )
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
@@ -368,7 +418,14 @@ def survey(
     )
     ratios = [one for part in comm.allgather(seen.ratios) for one in part]
     indices, hashes, energies, composition, digests = columns[:5]
-    has_forces, has_stress = ~np.isin(indices, forceless), ~np.isin(indices, stressless)
+    weights, weight_digests = columns[7:]
+    counts = weights > 0.0
+    has_energy = counts[:, 0]
+    has_forces = counts[:, 1] & ~np.isin(indices, forceless)
+    has_stress = counts[:, 2] & ~np.isin(indices, stressless)
+    named = comm.allgather((seen.weighted, seen.types))
+    names, types = (set[str]().union(*parts) for parts in zip(*named, strict=True))
+    agree(comm, lambda: _check_names(where, names, types))
     given = pool.given_for_validation
     repeated = (indices >= given.start) & np.isin(hashes, hashes[indices < given.start])
     n_shared = len(np.unique(hashes[repeated]))
@@ -376,7 +433,7 @@ def survey(
     first, last, copies = _unique(hashes[here], has_forces[here], has_stress[here])
     first, last = here[first], here[last]
 
-    def suspicious() -> list[str]:
+    def suspicious() -> tuple[list[str], list[str]]:
         facts = Facts(
             indices,
             hashes,
@@ -388,12 +445,19 @@ def survey(
         )
         doubts = distance_doubts(ratios, pool.ref) + label_doubts(facts, pool.ref)
         lacking = {
-            "forces": indices[last[~has_forces[last]]].tolist(),
-            "a stress": indices[last[~has_stress[last]]].tolist(),
+            "forces": indices[last[counts[last, 1] & ~has_forces[last]]].tolist(),
+            "a stress": indices[last[counts[last, 2] & ~has_stress[last]]].tolist(),
         }
-        return left_out(unusable, lacking, given, pool.ref) + doubts
+        kinds = {"energy": True, "forces": forces, "stress": stress}
+        zeros = {
+            kind: indices[last[~counts[last, column]]].tolist()
+            for column, (kind, trained) in enumerate(kinds.items())
+            if trained
+        }
+        remarks = left_out(unusable, lacking, given, pool.ref) + doubts
+        return remarks, of_no_weight(zeros, pool.ref)
 
-    remarks = agree(comm, suspicious)
+    remarks, without_weight = agree(comm, suspicious)
     in_validation = indices[first] >= given.start
     if not given:
         # By hash: whatever the order of the images is, the same ones are chosen.
@@ -416,6 +480,7 @@ def survey(
         copies=copies,
         first=indices[first],
         energies=energies[last],
+        has_energy=has_energy[last],
         has_forces=has_forces[last],
         has_stress=has_stress[last],
         elements=elements,
@@ -425,6 +490,12 @@ def survey(
         forces=forces,
         stress=stress,
         digests=digests[last],
+        weight_digests=weight_digests[last],
+        weighting=where,
+        weight_notes=(
+            *_weight_note(where, names, weights[last], forces=forces, stress=stress),
+            *without_weight,
+        ),
         choice=choice,
         remarks=tuple(remarks),
     )
@@ -446,17 +517,65 @@ def _unique(
     return first[order], counts[order], copies[order]
 
 
-def _look(
-    pool: Pool,
-    mine: range,
-    keys: LabelKeys,
-    *,
-    forces: bool,
-    stress: bool,
-    skip_unusable: bool,
-) -> _Look:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is wanted of images."""
+
+    keys: LabelKeys
+    forces: bool
+    stress: bool
+    weighting: Weighting
+    skip_unusable: bool
+
+
+def _largest_weights(weights: Weights | None) -> tuple[float, float, float]:
+    """Return the weights of an image's energy, of its forces at most, and of its stress."""
+    if weights is None:
+        return 1.0, 1.0, 1.0
+    return weights.energy, float(weights.forces.max()), weights.stress
+
+
+def _weights_digest(one: Target) -> bytes:
+    return bytes(16) if one.weights is None else one.weights.digest(one.key)
+
+
+def _check_names(weighting: Weighting, names: set[str], types: set[str]) -> None:
+    """Refuse names of weights and types that no image has: they are misspelt."""
+    for name, option in ((weighting.key, "weight"), (weighting.atom_key, "atom-weight")):
+        if name is not None and name not in names:
+            raise InputError(
+                f"no image carries {plain(name, 60)!r}, the name that --{option}-key gives (in a "
+                f"script {option.replace('-', '_')}_key): correct it, or leave it out"
+            )
+    unknown = sorted(set(weighting.types) - types - {NO_TYPE})
+    if unknown:
+        known = ", ".join(plain(name, 60) for name in sorted(types)[:TYPES])
+        raise InputError(
+            f"no image has the {TYPE} {plain(unknown[0], 60)!r}, to which a weight is given; "
+            f"there are {known}{' and more' if len(types) > TYPES else ''}"
+        )
+
+
+def _weight_note(
+    weighting: Weighting, names: set[str], weights: Array, *, forces: bool, stress: bool
+) -> list[str]:
+    """Say where weights come from, and between what they are; nothing where all are 1."""
+    if (weights == 1.0).all() and weighting.atom_key is None:
+        return []
+    sources = sorted(plain(name, 60) for name in names) + ([TYPE] if weighting.types else [])
+    kinds = {"energies": True, "forces": forces, "stresses": stress}
+    spans = [
+        f"{kind} {weights[:, column].min():.3g} to {weights[:, column].max():.3g}"
+        for column, (kind, trained) in enumerate(kinds.items())
+        if trained
+    ]
+    return [f"Weights: {', '.join(sources)}; {', '.join(spans)}."]
+
+
+def _look(pool: Pool, mine: range, wanted: _Wanted) -> _Look:
     """Look at one rank's images."""
-    seen = _Look([], [], [], [], [])
+    forces, stress = wanted.forces, wanted.stress
+    seen = _Look([], [], [], [], [], set(), set())
     step = max(1, len(mine) // DISTANCES)
     for index, atoms in pool.look(mine):
         wrong = hindrance(pool.ref(index), index, atoms)
@@ -465,14 +584,17 @@ def _look(
             continue
         key = digest_image(atoms).hex()
         try:
-            one = _with_what_it_has(atoms, key, keys, forces, stress, skip_unusable)
+            one = _with_what_it_has(atoms, key, wanted)
         except LabelError as error:
             sentence = f"{pool.name(index)} {error}"
             seen.unusable.append(Unusable(index, error.kind, sentence))
         else:
             seen.found.append((index, one))
-            seen.forceless += [index] if forces and one.forces is None else []
-            seen.stressless += [index] if stress and one.stress is None else []
+            _, by_force, by_stress = _largest_weights(one.weights)
+            seen.forceless += [index] if forces and by_force and one.forces is None else []
+            seen.stressless += [index] if stress and by_stress and one.stress is None else []
+            seen.weighted.update(names_of(atoms, wanted.weighting))
+            seen.types.add(type_of(atoms))
         if (index - mine.start) % step == 0:
             smallest = ratio(shortest(atoms))
             if smallest is not None:
@@ -480,20 +602,21 @@ def _look(
     return seen
 
 
-def _with_what_it_has(
-    atoms: Atoms, key: str, keys: LabelKeys, forces: bool, stress: bool, skip_unusable: bool
-) -> Target:
+def _with_what_it_has(atoms: Atoms, key: str, wanted: _Wanted) -> Target:
     """Take the labels of an image; `LabelError` where it lacks some that it has to have.
 
     It need not have forces or a stress with `skip_unusable`, and no stress in any case where it
     is not periodic in all directions.
     """
+    forces, stress = wanted.forces, wanted.stress
     dispensable = set() if atoms.pbc.all() else {NO_STRESS}
-    if skip_unusable:
+    if wanted.skip_unusable:
         dispensable = {NO_FORCES, NO_STRESS, NO_CELL}
     while True:
         try:
-            return target(atoms, key, keys, forces=forces, stress=stress)
+            return target(
+                atoms, key, wanted.keys, forces=forces, stress=stress, weighting=wanted.weighting
+            )
         except LabelError as error:
             if error.kind not in dispensable:
                 raise

@@ -278,16 +278,18 @@ def _holds(model: NeuralNetwork, vector: Array) -> bool:
 def drawn_images(dataset: Dataset, draw: int | None) -> Mapping[str, float] | None:
     """Draw as many training images as there are, with replacement: how often each counts.
 
-    Those with forces or stresses and those without are drawn apart, so that every draw has as
-    many of them.
+    Those with energies, forces or stresses to train on and those without are drawn apart, so
+    that every draw has as many of them.
     """
     if draw is None:
         return None
     keys = dataset.keys[~dataset.validation]
     has_forces = dataset.has_forces[~dataset.validation]
     has_stress = dataset.has_stress[~dataset.validation]
+    has_energy = dataset.has_energy[~dataset.validation]
     strata = [
-        np.flatnonzero((has_forces == forces) & (has_stress == stress))
+        np.flatnonzero((has_energy == energy) & (has_forces == forces) & (has_stress == stress))
+        for energy in (True, False)
         for forces in (True, False)
         for stress in (True, False)
     ]
@@ -316,12 +318,15 @@ def settings_of(
     return {
         "images": dataset.digest,
         "validation images": dataset.validation_digest,
+        "weights": dataset.weights_digest,
         "copies": digest_of(copies.tobytes()) if loss["weight_duplicates"] else None,
         "bootstrap": None if drawn is None else digest_of(repr(sorted(drawn.items())).encode()),
         "descriptor": descriptor.digest,
         "hiddenlayers": model.hiddenlayers,
         "activation": model.activation,
         "prescale": model.prescale,
+        "scale_features": None if model.scale_features == "range" else model.scale_features,
+        "constant_features": None if model.constant_features == "keep" else model.constant_features,
         "seed": model.randomseed,
         "given parameters": digest_of(repr(given).encode()) if any(given.values()) else None,
         "loss": loss,

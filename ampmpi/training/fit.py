@@ -19,10 +19,12 @@ from ampmpi.model import NeuralNetwork, amp_file
 from ampmpi.model import checkpoint as checkpoints
 from ampmpi.model.by_hand import numerical_gradient
 from ampmpi.model.gauss_newton import Residuals
+from ampmpi.model.inputs import Inputs, make_inputs
 from ampmpi.model.jacobian import Sampling
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import LossTerms, overfit_term
 from ampmpi.model.optimise import StopOptimisation, make_optimiser
+from ampmpi.model.scaling import is_constant
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all
 from ampmpi.parallel.launch import stop
@@ -113,15 +115,37 @@ def initial_loss(
 ) -> SharedLoss:
     """Give a model what it lacks, and return its loss on the images of a group."""
     dataset = prepared.dataset
-    chosen = ~dataset.validation
+    chosen = ~dataset.validation & dataset.has_energy
     columns = [dataset.elements.index(element) for element in sorted(prepared.fprange)]
+    is_new = model.layers is None
     model.initialise(
         prepared.fprange, dataset.energies[chosen], dataset.composition[chosen][:, columns]
     )
-    assert model.fprange is not None
-    training = scaled(prepared.training, model.fprange, drawn)
-    validation = scaled(prepared.validation, model.fprange)
-    return SharedLoss(comm, model.network, model.lossfunction.coefficients, training, validation)
+    inputs = _inputs(prepared, model, is_new=is_new)
+    training = scaled(prepared.training, inputs, drawn)
+    validation = scaled(prepared.validation, inputs)
+    coefficients = model.lossfunction.coefficients
+    return SharedLoss(comm, model.network, coefficients, training, validation, inputs)
+
+
+def _inputs(prepared: Prepared, model: NeuralNetwork, *, is_new: bool) -> Inputs:
+    """Choose how features are scaled; random weights are those of what the training takes."""
+    assert model.fprange is not None and model.layers is not None
+    if is_new and model.constant_features == "drop":
+        for element, fprange in prepared.fprange.items():
+            model.layers[element][0][:-1][is_constant(fprange)] = 0.0
+    inputs = make_inputs(
+        model.network,
+        model.vector,
+        model.fprange,
+        prepared.fprange,
+        prepared.spreads,
+        scale=model.scale_features,
+        constant=model.constant_features,
+    )
+    if is_new:
+        model.vector = inputs.to_model(model.vector)
+    return inputs
 
 
 class Fit:
@@ -141,9 +165,12 @@ class Fit:
         deadline: Deadline = UNLIMITED,
     ) -> None:
         self.loss, self.model, self.descriptor = loss, model, prepared.descriptor
+        self.inputs = loss.inputs
         self.limits, self.regressor = model.lossfunction, model.regressor
         dataset = prepared.dataset
         self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
+        self.n_energies = dataset.n_training_energies(drawn)
+        self.n_validation_energies = dataset.n_validation_energies
         self.n_forces = dataset.n_training_forces(drawn)
         self.n_validation_forces = dataset.n_validation_forces
         self.n_stresses = dataset.n_training_stresses(drawn)
@@ -162,7 +189,7 @@ class Fit:
         sweep(self.path)
         known = checkpoints.load(self.path) if self.start.goes_on else None
         if known is None:
-            self._begin(self.model.vector)
+            self._begin(self.inputs.from_model(self.model.vector))
         else:
             self._resume(known)
         stress = self.loss.coefficients.stress is not None
@@ -177,7 +204,10 @@ class Fit:
         terms = self.latest_terms
         if terms is None or vector is not self.latest:
             terms = self._terms_at(vector)
-        result = FitResult(outcome, vector, end, self.steps, terms)
+        if terms.dloss_dparameters is not None:
+            gradient = self.inputs.gradient_to_model(terms.dloss_dparameters)
+            terms = terms._replace(dloss_dparameters=gradient)
+        result = FitResult(outcome, self.inputs.to_model(vector), end, self.steps, terms)
         self._save(result)
         if outcome == TIME:
             self.log(f"The time is up after step {self.steps}: {self.deadline.reason}.")
@@ -253,7 +283,7 @@ class Fit:
         self.current = Step(
             self.steps,
             value,
-            *self._errors(terms, self.n_images, self.n_forces),
+            *self._errors(terms, self.n_energies, self.n_forces),
             part=float(part),
             seconds=self.seconds + time.monotonic() - self.began,
             stress_rmse=stress,
@@ -283,8 +313,8 @@ class Fit:
             self.log(log_line(step, limits))
         self.progress.show(step)
         if self.model.observer is not None:
-            self.model.vector = self.latest
-            self.model.observer(self.model, self.latest, self.current.loss)
+            self.model.vector = self.inputs.to_model(self.latest)
+            self.model.observer(self.model, self.model.vector, self.current.loss)
         if is_last:
             limited = step.step >= limits.maxiter
             raise StopOptimisation(CONVERGED if is_converged else MAXITER if limited else TIME)
@@ -319,7 +349,7 @@ class Fit:
         )
         terms = LossTerms(self.loss.coefficients.weighted(totals), *totals)
         energy, energy_max, force, force_max = self._errors(
-            terms, self.n_validation, self.n_validation_forces
+            terms, self.n_validation_energies, self.n_validation_forces
         )
         stress, stress_max = self._stress_errors(terms, self.n_validation_stresses)
         return replace(
@@ -334,16 +364,16 @@ class Fit:
         )
 
     def _errors(
-        self, terms: LossTerms, n_images: int, n_forces: float
+        self, terms: LossTerms, n_energies: float, n_forces: float
     ) -> tuple[float, float, float, float]:
         """Return energy rmse and largest residual, then those of the forces.
 
-        The latter are means over the `n_forces` of the images that have forces.
+        They are means over the `n_energies` and `n_forces` images that have such to train on.
         """
-        energy = math.sqrt(terms.energy_loss / n_images)
+        energy = math.sqrt(terms.energy_squares / n_energies)
         if self.loss.coefficients.force is None or not n_forces:
             return energy, terms.energy_maxresid, math.nan, math.nan
-        force = math.sqrt(terms.force_loss / n_forces)
+        force = math.sqrt(terms.force_squares / n_forces)
         return energy, terms.energy_maxresid, force, terms.force_maxresid
 
     def _stress_errors(self, terms: LossTerms, n_stresses: float) -> tuple[float, float]:
@@ -379,6 +409,8 @@ class Fit:
                 force=scale * totals.force,
                 stress=scale * totals.stress,
                 stress_squares=scale * totals.stress_squares,
+                energy_squares=scale * totals.energy_squares,
+                force_squares=scale * totals.force_squares,
                 gradient=scale * totals.gradient,
             )
         penalty, slope = overfit_term(network, vector, coefficients.overfit)
@@ -397,6 +429,8 @@ class Fit:
             totals.stress,
             totals.stress_squares,
             totals.stress_maxresid,
+            totals.energy_squares,
+            totals.force_squares,
         )
 
     def _loss_at(self, vector: Array) -> float:
@@ -404,7 +438,7 @@ class Fit:
 
     def _save_amp(self, name: str, vector: Array) -> None:
         copy = NeuralNetwork.from_parameters(self.model.parameters)
-        copy.vector = vector
+        copy.vector = self.inputs.to_model(vector)
         amp_file.write(name, self.descriptor.parameters, copy.parameters)
 
     def _ends(self, result: FitResult | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ampmpi.images import ImageRef, Images, digest_image, open_images
 from ampmpi.images.glance import choose_labels
 from ampmpi.images.imageset import file_names
 from ampmpi.images.labels import Choice, LabelKeys, energy_of, forces_of, stress_of
+from ampmpi.images.weights import Weighting, Weights, weights_of
 from ampmpi.model.layers import Array
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all
@@ -33,6 +34,7 @@ class Target:
     forces: Array | None  # (n_atoms, 3), eV/Å, where they are trained
     atoms: Any = None  # the image, where derivatives are computed from it
     stress: Array | None = None  # (6,), eV/Å³, where it is trained
+    weights: Weights | None = None  # where they are not 1
 
     @property
     def largest_force(self) -> float:
@@ -54,19 +56,37 @@ class Target:
         return hashlib.md5(text + data, usedforsecurity=False).digest()
 
 
-def target(atoms: Any, key: str, keys: LabelKeys, *, forces: bool, stress: bool = False) -> Target:
+def target(
+    atoms: Any,
+    key: str,
+    keys: LabelKeys,
+    *,
+    forces: bool,
+    stress: bool = False,
+    weighting: Weighting | None = None,
+) -> Target:
     """Take an image's energy, forces and stress, without its constraints, as Amp does.
+
+    Forces and stresses of weight 0 are not looked at.
 
     Raises
     ------
     LabelError
-        It lacks one of them, or one is not what it should be.
+        It lacks one of them, or one is not what it should be, or a weight is not.
     """
+    weights = weights_of(atoms, weighting or Weighting(), forces=forces, stress=stress)
     energy = energy_of(atoms, keys)
+    if weights is not None:
+        forces, stress = forces and bool(weights.forces.any()), stress and weights.stress > 0.0
     reference = forces_of(atoms, keys) if forces else None
     symbols = tuple(atoms.get_chemical_symbols())
     return Target(
-        key, symbols, energy, reference, stress=stress_of(atoms, keys) if stress else None
+        key,
+        symbols,
+        energy,
+        reference,
+        stress=stress_of(atoms, keys) if stress else None,
+        weights=weights,
     )
 
 

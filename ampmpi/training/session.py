@@ -17,8 +17,16 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from ampmpi.database import FingerprintDatabase
-from ampmpi.descriptor import Descriptor, has_derivatives, in_words, require_descriptor
+from ampmpi.descriptor import (
+    Descriptor,
+    feature_names,
+    has_derivatives,
+    in_words,
+    require_descriptor,
+)
 from ampmpi.errors import (
     ImageError,
     InputError,
@@ -37,6 +45,7 @@ from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
 from ampmpi.model import LossFunction, amp_file
 from ampmpi.model.jacobian import matrix_bytes
 from ampmpi.model.loss import LossTerms
+from ampmpi.model.scaling import CONSTANT, is_constant
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
 from ampmpi.parallel.launch import batch_job, check_compiler
@@ -274,10 +283,13 @@ class Session:
             fraction=settings.validation_fraction,
             seed=settings.seed,
             keys=settings.keys,
+            weighting=settings.weighting,
             skip_unusable=settings.skip_unusable,
         )
         if dataset.choice.note:
             self.voice.tell(f"Labels: {dataset.choice.note}.")
+        for line in dataset.weight_notes:
+            self.voice.tell(line)
         for line in (dataset.choice.warning, *dataset.remarks):
             if line:
                 self.voice.warn(line)
@@ -401,6 +413,9 @@ class Session:
         self.voice.say(plan.line())
         source = replace(source, recompute=bool(plan.recompute) and not plan.resident)
         prepared = load(group, dataset, source, self.model.lossfunction, resident=plan.resident)
+        constant = _constant_features(prepared, drops=self.model.constant_features == "drop")
+        if constant:
+            self.voice.say(constant)
         self.voice.say(
             f"Training {n} model{'s' if n > 1 else ''} on {dataset.n_training} images, "
             f"validating on {dataset.n_validation}, with {self._groups()}"
@@ -556,18 +571,43 @@ def _at_most(lossfunction: LossFunction, steps: int) -> Iterator[None]:
         lossfunction.parameters["maxiter"] = most
 
 
+def _constant_features(prepared: Prepared, *, drops: bool) -> str:
+    """Say in one line which features hardly change over the training images; empty for none."""
+    lines = []
+    for element, fprange in prepared.fprange.items():
+        which = np.flatnonzero(is_constant(fprange)).tolist()
+        names = feature_names(prepared.descriptor, element)
+        if which:
+            shown = [str(n) if names is None else names[n] for n in which[:SHOWN]]
+            more = f" and {len(which) - SHOWN} more" if len(which) > SHOWN else ""
+            lines.append(f"{len(which)} of {len(fprange)} of {element} ({'; '.join(shown)}{more})")
+    if not lines:
+        return ""
+    what = "they have no weight" if drops else "--constant-features drop leaves them out"
+    return (
+        f"Features that change by less than {CONSTANT:g} of the most that one of the element does: "
+        f"{', '.join(lines)}; {what}."
+    )
+
+
 def _terms_of(step: Step, dataset: Dataset) -> LossTerms:
-    """Return the loss of a step that was made earlier; gradient and stress loss are not known."""
-    force = _number(step.force_rmse)
+    """Return the loss of a step that was made earlier.
+
+    Its gradient and stress loss are not known, nor how weights of images enter its terms.
+    """
+    energy = step.energy_rmse**2 * dataset.n_training_energies()
+    force = _number(step.force_rmse) ** 2 * dataset.n_training_forces()
     return LossTerms(
         step.loss,
-        step.energy_rmse**2 * dataset.n_training,
-        force**2 * dataset.n_training_forces(),
+        energy,
+        force,
         step.energy_maxresid,
         _number(step.force_maxresid),
         None,
         stress_squares=_number(step.stress_rmse) ** 2 * dataset.n_training_stresses(),
         stress_maxresid=_number(step.stress_maxresid),
+        energy_squares=energy,
+        force_squares=force,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -10,6 +11,7 @@ from ampmpi.database.packs import SECONDS, SIZE, PackLimits
 from ampmpi.errors import InputError
 from ampmpi.images.imageset import as_read
 from ampmpi.images.labels import LabelKeys
+from ampmpi.images.weights import Weighting
 from ampmpi.model.optimise import BLOCK
 
 
@@ -74,6 +76,12 @@ class Settings:
         Begin another pack after so many megabytes and seconds.
     energy_key, forces_key, stress_key : str or None
         Names under which the images carry their labels; found out by default.
+    weight_key : str or None
+        Name of the images' weights; ``config_weight`` by default.
+    atom_weight_key : str or None
+        Name of an array with the weights of each atom's force.
+    type_weights : mapping of str to float or None
+        Weights of images by their ``config_type``.
     units : str or None
         Units of files of images, such as ``eV,Å`` or ``atomic``; ASE's by default.
     format : str or None
@@ -105,6 +113,9 @@ class Settings:
     energy_key: str | None = None
     forces_key: str | None = None
     stress_key: str | None = None
+    weight_key: str | None = None
+    atom_weight_key: str | None = None
+    type_weights: Mapping[str, float] | None = None
     units: str | None = None
     format: str | None = None
     skip_unusable: bool = False
@@ -116,6 +127,12 @@ class Settings:
     def keys(self) -> LabelKeys:
         """Names of labels that were given."""
         return LabelKeys(self.energy_key, self.forces_key, self.stress_key)
+
+    @property
+    def weighting(self) -> Weighting:
+        """Where weights are found."""
+        types = {} if self.type_weights is None else self.type_weights
+        return Weighting(self.weight_key, self.atom_weight_key, types)
 
     def as_read(self, images: Any) -> Any:
         """Return images with the units and the format in which they are to be read.
@@ -139,6 +156,7 @@ class Settings:
             raise InputError(
                 "validation images and a validation fraction are given; leave one of them out"
             )
+        self.weighting.check()
         validates = self.validation is not None or self.validation_fraction != 0.0
         if self.schedule.patience is not None and not validates:
             raise InputError("patience needs validation images or a validation fraction")

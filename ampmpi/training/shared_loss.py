@@ -11,6 +11,7 @@ from itertools import takewhile
 
 import numpy as np
 
+from ampmpi.model.inputs import Inputs
 from ampmpi.model.jacobian import Sampling, gauss_newton
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import Coefficients, LossSums, ScaledBatch, loss_sums
@@ -18,17 +19,21 @@ from ampmpi.model.network import Network
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.launch import stop
 
-# What is added up: energy and force sums, requests to stop; then the two largest
-# residuals for each rank, then the gradient. Where stresses are trained their two sums follow,
-# and the largest residual for each rank.
-HEAD = 3
+# What is added up: energy and force sums, requests to stop, energy and force sums without given
+# weights; then the two largest residuals for each rank, then the gradient. Where stresses are
+# trained their two sums follow, and the largest residual for each rank.
+HEAD = 5
+
+NO_RANGES: dict[str, Array] = {}
+"""Of a loss whose parameters are the model's."""
 
 
 class SharedLoss:
     """Loss of a model on the training and validation images of a group of ranks.
 
     `training` and `validation` are this rank's images, and iterated over in each evaluation.
-    `stop_requested` tells whether any rank was asked to stop before the last one.
+    `stop_requested` tells whether any rank was asked to stop before the last one. Parameters
+    are those of the training, as `inputs` has them.
     """
 
     def __init__(
@@ -38,10 +43,12 @@ class SharedLoss:
         coefficients: Coefficients,
         training: Iterable[ScaledBatch],
         validation: Iterable[ScaledBatch],
+        inputs: Inputs | None = None,
     ) -> None:
         self.comm = comm
         self.network = network
         self.coefficients = coefficients
+        self.inputs = inputs or Inputs(network, NO_RANGES, NO_RANGES, {})
         self.sets = {"training": training, "validation": validation}
         self.stop_requested = False
 
@@ -99,7 +106,8 @@ class SharedLoss:
         end = start + (len(vector) if gradient else 0)
         stress = 0 if self.coefficients.stress is None else 2 + size
         message = np.zeros(end + stress)
-        message[:HEAD] = sums.energy, sums.force, float(stop.requested)
+        message[:3] = sums.energy, sums.force, float(stop.requested)
+        message[3:HEAD] = sums.energy_squares, sums.force_squares
         message[HEAD + rank] = sums.energy_maxresid
         message[HEAD + size + rank] = sums.force_maxresid
         if gradient:
@@ -118,4 +126,6 @@ class SharedLoss:
             stress=float(total[end]) if stress else 0.0,
             stress_squares=float(total[end + 1]) if stress else 0.0,
             stress_maxresid=float(total[end + 2 :].max()) if stress else 0.0,
+            energy_squares=float(total[3]),
+            force_squares=float(total[4]),
         )

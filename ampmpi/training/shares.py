@@ -15,12 +15,14 @@ from ampmpi.descriptor import Descriptor, has_kernels, strain_derivatives
 from ampmpi.entries import Entry, Fingerprint, FingerprintPrimes
 from ampmpi.errors import CorruptEntryError, DatabaseError, InputError
 from ampmpi.heap import give_back, keep_freed_memory
+from ampmpi.images.weights import Weights
 from ampmpi.model import LossFunction
 from ampmpi.model.batch import Batch, Sample, make_batches, part_of
+from ampmpi.model.inputs import Inputs
 from ampmpi.model.layers import Array
 from ampmpi.model.loss import ScaledBatch, scale_batch
 from ampmpi.model.packed import PackedPrimes, pack
-from ampmpi.model.scaling import merge_ranges
+from ampmpi.model.scaling import Spread, merge_ranges, merge_spreads
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import on_all, share
 from ampmpi.parallel.kernels import warm_up
@@ -79,6 +81,7 @@ class Source:
                     weights.get(t.key, 1.0),
                     only_atoms.get(t.key, -1),
                     **({} if t.stress is None else self._stress_of(t)),
+                    **({} if t.weights is None else _weights(t.weights)),
                 )
 
     def _stress_of(self, target: Target) -> dict[str, Any]:
@@ -94,6 +97,14 @@ class Source:
         if database.manifest() is not None:
             database.claim(self.descriptor.parameters, self.descriptor.digest)
         return database
+
+
+def _weights(given: Weights) -> dict[str, Any]:
+    return {
+        "energy_weight": given.energy,
+        "force_weights": given.forces,
+        "stress_weight": given.stress,
+    }
 
 
 # Bytes of derivatives that are read at a time, and images at most: few, since they are there
@@ -155,12 +166,11 @@ Share = list[Batch] | Passes[Batch]
 
 
 def scaled(
-    share: Share, fpranges: Mapping[str, Array], weights: Mapping[str, float] | None = None
+    share: Share, inputs: Inputs, weights: Mapping[str, float] | None = None
 ) -> Iterable[ScaledBatch]:
     """Scale a share's features for one model, once where the arrays are held in memory.
 
-    `fpranges` are the (n_features, 2) ranges that the model scales by; `weights`, where they
-    are given, how often each image counts.
+    `weights` are, where they are given, how often each image counts.
     """
 
     def scale() -> Iterator[ScaledBatch]:
@@ -168,7 +178,7 @@ def scaled(
             if weights is not None:
                 drawn = np.array([weights.get(key, 0.0) for key in batch.keys])
                 batch = batch.reweighted(batch.weights * drawn)
-            yield scale_batch(batch, fpranges)
+            yield scale_batch(batch, inputs.ranges, inputs.dropped)
 
     return list(scale()) if isinstance(share, list) else Passes(scale)
 
@@ -182,6 +192,7 @@ class Prepared:
     training: Share  # this rank's
     validation: Share
     fprange: Mapping[str, Array]  # (n_features, 2), over the training images of all ranks
+    spreads: Mapping[str, Spread]  # mean and deviation of the features, over the same
 
 
 def load(
@@ -216,10 +227,13 @@ def load(
         _share(comm, dataset, source, which, only_atoms, weights, resident=resident)
         for which in (~dataset.validation, dataset.validation)
     )
-    ranges = merge_ranges([batch.fprange() for batch in training])
-    fprange = merge_ranges(comm.allgather(ranges))
+    seen = [(batch.fprange(), batch.spreads()) for batch in training]
+    mine = merge_ranges([one for one, _ in seen]), merge_spreads([one for _, one in seen])
+    parts = comm.allgather(mine)
+    fprange = merge_ranges([one for one, _ in parts])
+    spreads = merge_spreads([one for _, one in parts])
     give_back()
-    return Prepared(dataset, source.descriptor, training, validation, fprange)
+    return Prepared(dataset, source.descriptor, training, validation, fprange, spreads)
 
 
 def _share(

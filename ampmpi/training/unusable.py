@@ -146,3 +146,30 @@ def left_out(
                     f"{named(map(ref, alone), SHOWN)}"
                 )
     return lines
+
+
+def of_no_weight(zeros: Mapping[str, Sequence[int]], ref: Callable[[int], ImageRef]) -> list[str]:
+    """Return what is said of images of weight 0, whose numbers `zeros` has for each kind of label.
+
+    Those of which nothing is trained make up one line.
+    """
+    whole = set.intersection(*(set(numbers) for numbers in zeros.values()))
+    lines = []
+    for kind, numbers in {"": sorted(whole), **zeros}.items():
+        some = sorted(index for index in numbers if not kind or index not in whole)
+        if some:
+            it, is_, its = ("it", "is", "its") if len(some) == 1 else ("they", "are", "their")
+            what = f"{amount(len(some), 'image')} with the weight 0"
+            if kind:
+                noun = {"energy": "energies", "stress": "stresses"}.get(kind, kind)
+                of = kind if len(some) == 1 else noun
+                lines.append(
+                    f"{what} for {its} {of}, which {'is' if of in ('energy', 'stress') else 'are'} "
+                    f"not trained on, and in no errors: {named(map(ref, some), SHOWN)}"
+                )
+            else:
+                lines.append(
+                    f"{what}: {it} {is_} described, but not trained on, and in no errors: "
+                    f"{named(map(ref, some), SHOWN)}"
+                )
+    return lines

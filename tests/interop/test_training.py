@@ -12,7 +12,7 @@ from ase.constraints import FixAtoms
 from conftest import plain
 from systems import descriptors, images, organic, with_energies
 
-from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork
+from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, evaluate
 from ampmpi.errors import TrainingConvergenceError
 from ampmpi.model.batch import Sample, make_batch
 from ampmpi.model.loss import loss_sums, overfit_term, scale_batch
@@ -134,8 +134,17 @@ def assert_same(calculator, atoms, amps):
         np.testing.assert_allclose(copy.get_forces(), forces, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", ["default", "unequal", "default, polynomial"])
-def test_amp_predicts_the_same_from_our_file(ask, tmp_path, monkeypatch, case):
+@pytest.mark.parametrize(
+    ("case", "scale", "constant"),
+    [
+        ("default", "range", "keep"),
+        ("unequal", "range", "keep"),
+        ("default, polynomial", "range", "keep"),
+        ("default", "deviation", "keep"),
+        ("default", "deviation", "drop"),
+    ],
+)
+def test_amp_predicts_the_same_from_our_file(ask, tmp_path, monkeypatch, case, scale, constant):
     monkeypatch.chdir(tmp_path)
     atoms = training_images()
     calculator = Amp(
@@ -144,10 +153,14 @@ def test_amp_predicts_the_same_from_our_file(ask, tmp_path, monkeypatch, case):
             hiddenlayers={"Cu": (4, 3), "Pt": (5,)},
             randomseed=3,
             lossfunction=LossFunction(convergence={"force_rmse": 1e-3}, maxiter=30),
+            scale_features=scale,
+            constant_features=constant,
         ),
         label="ours",
     )
-    calculator.train(atoms)
+    result = calculator.train(atoms)
+    errors = [found.energy_error for found in evaluate(Amp.load("ours.amp"), atoms)]
+    assert result.best.energy_rmse == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-6)
     assert_same(calculator, atoms, ask("predict", atoms, file=str(tmp_path / "ours.amp")))
 
 

@@ -16,6 +16,7 @@ from conftest import AMPMPI, finish, make_images, run, start
 
 from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, Regressor, fingerprint
 from ampmpi.errors import ImageError, InputError, TrainingConvergenceError
+from ampmpi.images.weights import Weighting
 from ampmpi.model.jacobian import Sampling
 from ampmpi.parallel.comm import SerialCommunicator
 from ampmpi.training.dataset import survey
@@ -57,12 +58,15 @@ def trajectory(comm, shared_path):
     return str(path)
 
 
-def totals(ranks, trajectory, label, forces, *, resident=True, recompute=False):
+def totals(ranks, trajectory, label, forces, *, resident=True, recompute=False, weighting=None):
     """Loss and gradient at the initial parameters, then the validation loss, on rank 0."""
     model = make_model()
     if not forces:
         model.lossfunction = LossFunction()
-    dataset = survey(ranks, open_pool(ranks, trajectory), forces=forces, fraction=0.3, seed=1)
+    dataset = survey(
+        ranks, open_pool(ranks, trajectory), forces=forces, fraction=0.3, seed=1,
+        weighting=weighting,
+    )  # fmt: skip
     descriptor = Gaussian(cutoff=CUTOFF).resolve(dataset.elements)
     fingerprint(trajectory, descriptor, label=label, derivatives=forces, comm=ranks, compress=False)
     primes = f"{label}-fingerprint-primes.ampdb" if forces else None
@@ -88,6 +92,8 @@ def assert_same(totals, others, rel):
     for a, b in zip(totals, others, strict=True):
         assert a.energy == pytest.approx(b.energy, rel=rel, abs=0.0)
         assert a.force == pytest.approx(b.force, rel=rel, abs=0.0)
+        assert a.energy_squares == pytest.approx(b.energy_squares, rel=rel, abs=0.0)
+        assert a.force_squares == pytest.approx(b.force_squares, rel=rel, abs=0.0)
         assert a.energy_maxresid == pytest.approx(b.energy_maxresid, rel=rel, abs=0.0)
         assert a.force_maxresid == pytest.approx(b.force_maxresid, rel=rel, abs=0.0)
         scale = np.abs(b.gradient).max(initial=0.0)
@@ -103,6 +109,34 @@ def test_loss_and_gradient_are_those_of_one_rank(comm, shared_path, trajectory, 
         assert np.abs(alone[0].gradient).max() > 0
         assert (alone[0].force > 0) == forces
     comm.barrier()
+
+
+def test_a_weighted_loss_is_that_of_one_rank(comm, shared_path):
+    path, weighting = (
+        shared_path / "weighted.extxyz",
+        Weighting(types={"odd": 3.0}, atom_key="trust"),
+    )
+    if comm.rank == 0:
+        images = training_images()
+        for number, atoms in enumerate(images):
+            atoms.info["config_type"] = "odd" if number % 2 else "even"
+            atoms.info["config_energy_weight"] = 0.0 if number == 3 else 1.0 + number
+            atoms.arrays["trust"] = np.linspace(0.0, 2.0, len(atoms))
+        write(path, images, parallel=False)
+    comm.barrier()
+    many = totals(comm, str(path), shared_path / "many", forces=True, weighting=weighting)
+    if comm.rank == 0:
+        alone = SerialCommunicator()
+        one = totals(alone, str(path), shared_path / "one", forces=True, weighting=weighting)
+        assert_same(many, one, 1e-10)
+        assert one[0].energy > 2 * one[0].energy_squares > 0
+    comm.barrier()
+
+
+def test_a_misspelt_type_is_refused_on_every_rank(comm, shared_path, trajectory):
+    calculator = Amp(Gaussian(cutoff=CUTOFF), make_model(3), label=str(shared_path / "t"))
+    with pytest.raises(InputError, match="no image has the config_type 'odd'"):
+        calculator.train(trajectory, type_weights={"odd": 2.0}, comm=comm)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -135,6 +169,22 @@ def test_every_rank_has_the_calculator_that_one_rank_finds(
         assert result.best.loss == pytest.approx(again.best.loss, rel=1e-7)
         assert result.best.val_loss == pytest.approx(again.best.val_loss, rel=1e-7)
         np.testing.assert_allclose(vectors[0], alone.model.vector, rtol=1e-6, atol=1e-8)
+    comm.barrier()
+
+
+def test_inputs_scaled_by_deviation_are_those_of_one_rank(comm, shared_path):
+    images, vectors = training_images(8), []
+    for ranks, label in ((comm, "many"), (SerialCommunicator(), "alone")):
+        if ranks is comm or comm.rank == 0:
+            model = make_model(6)
+            model.scale_features, model.constant_features = "deviation", "drop"
+            calculator = Amp(Gaussian(cutoff=CUTOFF), model, label=str(shared_path / label))
+            calculator.train(images, comm=ranks, compress=False)
+            vectors.append(model.vector)
+    everywhere = comm.allgather(vectors[0])
+    assert all(np.array_equal(vector, everywhere[0]) for vector in everywhere)
+    if comm.rank == 0:
+        np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-6, atol=1e-8)
     comm.barrier()
 
 
