@@ -340,6 +340,7 @@ def compare(
             described: dict[str, Fingerprint] = {}
             try:
                 for calculator in members:
+                    calculator.forget_neighbors()  # the same numbers on any number of ranks
                     calculator.calculate(atoms, properties, described=described)
                     energies.append(calculator.results["energy"])
                     predicted.append(calculator.results.get("forces", np.empty((0, 3))))

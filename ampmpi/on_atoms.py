@@ -67,6 +67,10 @@ class OnAtoms:
         self._potential: Potential | None = None
         self._verlet: VerletList | None = None
 
+    def forget_neighbors(self) -> None:
+        """Forget the candidates."""
+        self._verlet = None
+
     def evaluate(
         self, members: Sequence[Member], atoms: Atoms, forces: bool, threads: int
     ) -> Outcome | None:
@@ -164,6 +168,14 @@ class ThreadSafeCalculator(Calculator):
     @results.setter
     def results(self, results: dict[str, Any]) -> None:
         self._kept.results = results
+
+    def forget_neighbors(self) -> None:
+        """Look for neighbours anew at the next calculation of this thread.
+
+        Its results then depend on no image before it, not even in the last digit, where the
+        order in which neighbours are added up shows.
+        """
+        self._kept.on_atoms.forget_neighbors()
 
     def _forget(self) -> None:
         """Forget the results of all threads."""
