@@ -26,7 +26,7 @@ from ampmpi.descriptor import (
 )
 from ampmpi.errors import InputError, ModelError
 from ampmpi.model import NeuralNetwork, amp_file
-from ampmpi.on_atoms import ThreadSafeCalculator
+from ampmpi.on_atoms import Member, ThreadSafeCalculator
 from ampmpi.parallel.failure import share
 from ampmpi.parallel.log import LabelLog
 from ampmpi.parallel.wishes import note_cores, note_envcommand, note_parallel
@@ -241,8 +241,9 @@ class Amp(ThreadSafeCalculator):
         with_forces = bool(wanted & {"forces", "stress"})
         outcome = None
         if described is None and self.shares_neighbors:
-            members = [(self.descriptor, self.model)]
-            outcome = self._kept.on_atoms.evaluate(members, atoms, with_forces, self.threads)
+            outcome = self._kept.on_atoms.evaluate(
+                self._members(), atoms, with_forces, self.threads
+            )
         if outcome is not None:
             energies, forces = outcome.energies[0], outcome.forces
             virial: NDArray[np.float64] | None = outcome.virial
@@ -255,11 +256,15 @@ class Amp(ThreadSafeCalculator):
                 if virial is None and "stress" in wanted:
                     virial = virial_by_differences(descriptor, atoms, dE_dG)
         energy = float(energies.sum())
-        self.results = {"energy": energy, "free_energy": energy, "energies": energies}
+        results = {"energy": energy, "free_energy": energy, "energies": energies}
         if with_forces:
-            self.results["forces"] = forces
+            results["forces"] = forces
             if virial is not None and atoms.cell.rank == 3:
-                self.results["stress"] = stress_of(virial, atoms)
+                results["stress"] = stress_of(virial, atoms)
+        self._keep(results)
+
+    def _members(self) -> list[Member]:
+        return [(self.descriptor, self.model)]
 
     def calculate_numerical_forces(self, atoms: Atoms, d: float = 0.001) -> NDArray[np.float64]:
         """Return forces by central differences of the energy, (n_atoms, 3) float array, eV/Å.

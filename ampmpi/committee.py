@@ -18,7 +18,7 @@ from ampmpi.errors import InputError, ModelError
 from ampmpi.evaluation import atom_spreads, spread_of
 from ampmpi.members import calculator_files
 from ampmpi.model import amp_file, ensemble
-from ampmpi.on_atoms import Outcome, ThreadSafeCalculator
+from ampmpi.on_atoms import Member, Outcome, ThreadSafeCalculator
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -175,11 +175,12 @@ class Committee(ThreadSafeCalculator):
             wanted.add("forces")
         outcome = None
         if all(one.shares_neighbors for one in self.members):
-            pairs = [(one.descriptor, one.model) for one in self.members]
             with_forces = bool(wanted & {"forces", "stress"})
-            outcome = self._kept.on_atoms.evaluate(pairs, self.atoms, with_forces, self.threads)
+            outcome = self._kept.on_atoms.evaluate(
+                self._members(), self.atoms, with_forces, self.threads
+            )
         if outcome is not None:
-            self.results = _results_of(outcome, self.atoms)
+            self._keep(_results_of(outcome, self.atoms))
         else:
             self._calculate_each(sorted(wanted & set(Amp.implemented_properties)))
         if "forces_spread" in wanted:
@@ -200,7 +201,10 @@ class Committee(ThreadSafeCalculator):
         results["energies_spread"] = _spreads_of(gathered["energies"])
         if "forces" in gathered:
             results["forces_spread"] = atom_spreads(gathered["forces"])
-        self.results = results
+        self._keep(results)
+
+    def _members(self) -> list[Member]:
+        return [(one.descriptor, one.model) for one in self.members]
 
 
 class _Results(dict[str, Any]):

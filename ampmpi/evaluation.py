@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -340,6 +341,7 @@ def compare(
             described: dict[str, Fingerprint] = {}
             try:
                 for calculator in members:
+                    calculator.forget_neighbors()  # the same numbers on any number of ranks
                     calculator.calculate(atoms, properties, described=described)
                     energies.append(calculator.results["energy"])
                     predicted.append(calculator.results.get("forces", np.empty((0, 3))))
@@ -372,7 +374,7 @@ def remarks(left: Sequence[LeftOut], n_images: int) -> list[str]:
         kinds = {one.kind: [each.ref for each in some if each.kind == one.kind] for one in some}
         why = []
         for kind, refs in kinds.items():
-            predicate = kind if len(refs) == 1 else kind.replace("has ", "have ", 1)
+            predicate = kind if len(refs) == 1 else re.sub("^has ", "have ", kind)
             why.append(f"{len(refs)} {predicate}: {named(refs, SHOWN)}")
         if some and not predicted:
             why.insert(0, f"{len(some)} of {amount(n_images, 'image')} left out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -11,7 +12,7 @@ from ase.calculators.calculator import Calculator
 from numpy.typing import NDArray
 
 from ampmpi.descriptor import can_share_neighbors, check_overlap
-from ampmpi.errors import InputError
+from ampmpi.errors import InputError, ModelError
 from ampmpi.heap import keep_freed_memory
 from ampmpi.parallel.wishes import note_threads
 from ampmpi.potential import Potential, Prediction
@@ -67,6 +68,10 @@ class OnAtoms:
         self._potential: Potential | None = None
         self._verlet: VerletList | None = None
 
+    def forget_neighbors(self) -> None:
+        """Forget the candidates."""
+        self._verlet = None
+
     def evaluate(
         self, members: Sequence[Member], atoms: Atoms, forces: bool, threads: int
     ) -> Outcome | None:
@@ -79,12 +84,8 @@ class OnAtoms:
         ModelError
             A model is not trained, or lacks an element of the image.
         """
-        made_of: list[Any] = [threads]
-        for descriptor, model in members:
-            made_of += [getattr(descriptor, "settings", descriptor), model.predictor]
-        if len(made_of) != len(self._made_of) or any(
-            one is not other for one, other in zip(made_of, self._made_of, strict=True)
-        ):
+        made_of = [threads, *ingredients(members)]
+        if not _are_same(made_of, self._made_of):
             self._potential = _potential(members, threads)
             self._made_of = made_of
             self._verlet = None
@@ -98,6 +99,25 @@ class OnAtoms:
         )
         _check_overlap(atoms, prediction, found.owner)
         return Outcome(self._potential, found, prediction)
+
+
+def ingredients(members: Sequence[Member]) -> list[Any]:
+    """Return objects that are others as soon as a descriptor or a model has changed.
+
+    Raises
+    ------
+    ModelError
+        A model is not trained.
+    """
+    found: list[Any] = []
+    for descriptor, model in members:
+        found.append(getattr(descriptor, "settings", descriptor))
+        found.append(getattr(model, "predictor", model))  # one's own model may have none
+    return found
+
+
+def _are_same(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 def _potential(members: Sequence[Member], threads: int) -> Potential | None:
@@ -165,6 +185,37 @@ class ThreadSafeCalculator(Calculator):
     def results(self, results: dict[str, Any]) -> None:
         self._kept.results = results
 
+    def forget_neighbors(self) -> None:
+        """Look for neighbours anew at the next calculation of this thread.
+
+        Its results then depend on no image before it, not even in the last digit, where the
+        order in which neighbours are added up shows.
+        """
+        self._kept.on_atoms.forget_neighbors()
+
+    def _members(self) -> list[Member]:
+        """Return the descriptors and models that the results are of."""
+        raise NotImplementedError
+
+    def _keep(self, results: dict[str, Any]) -> None:
+        """Keep results of the present models."""
+        self._kept.made_of = ingredients(self._members())
+        self.results = results
+
+    def check_state(self, atoms: Any, tol: float = 1e-15) -> list[str]:
+        """Return what has changed since the last calculation, as ASE asks; models count, too."""
+        changes: list[str] = Calculator.check_state(  # type: ignore[no-untyped-call]
+            self, atoms, tol
+        )
+        if self._kept.results:
+            try:
+                same = _are_same(ingredients(self._members()), self._kept.made_of)
+            except ModelError:
+                same = False
+            if not same:
+                changes.append("model")
+        return changes
+
     def _forget(self) -> None:
         """Forget the results of all threads."""
         self._kept = _Kept()
@@ -176,13 +227,15 @@ class _Kept(threading.local):
     def __init__(self) -> None:
         self.atoms: Any = None
         self.results: dict[str, Any] = {}
+        self.made_of: list[Any] = []
+        """The `ingredients` of the results."""
         self.on_atoms = OnAtoms()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.atoms, dict(self.results))
+        return _restored, (self.atoms, dict(self.results), self.made_of)
 
 
-def _restored(atoms: Any, results: dict[str, Any]) -> _Kept:
+def _restored(atoms: Any, results: dict[str, Any], made_of: list[Any]) -> _Kept:
     kept = _Kept()
-    kept.atoms, kept.results = atoms, results
+    kept.atoms, kept.results, kept.made_of = atoms, results, made_of
     return kept

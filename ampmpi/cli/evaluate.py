@@ -64,7 +64,9 @@ def command(
     comm = world()
     with abort_on_error(comm):
         calculators, images = agree(comm, lambda: split(files))
-        agree(comm, lambda: refuse_early({"--predictions": predictions, "--output": output}))
+        agree(
+            comm, lambda: refuse_early({"--predictions": predictions, "--output": output}, images)
+        )
         make_known(comm, descriptor)
         # What is one's own need not be such as can be sent: each rank loads it.
         load = agree if descriptor is None else on_all
@@ -121,8 +123,13 @@ def split(
     return list(dict.fromkeys(calculators)), images
 
 
-def refuse_early(targets: Mapping[str, str | None]) -> None:
-    """Refuse files that cannot be written, by option, before anything is computed."""
+def refuse_early(targets: Mapping[str, str | None], images: Sequence[str] = ()) -> None:
+    """Refuse files that cannot be written, by option, or that the images are read from.
+
+    It is done before anything is computed.
+    """
+    from ampmpi.images.files import is_read
+
     for option, path in targets.items():
         if path is None:
             continue
@@ -132,6 +139,8 @@ def refuse_early(targets: Mapping[str, str | None]) -> None:
             raise InputError(
                 f"{option} {path} cannot be written: there is no folder {Path(path).parent}"
             )
+        if is_read(path, images):
+            raise InputError(f"{option} {path}: images are read from it; give another file")
 
 
 def _write(option: str, path: str, text: str) -> None:

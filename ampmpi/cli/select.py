@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ampmpi.cli.descriptors import HELP, make_known
-from ampmpi.cli.evaluate import split
+from ampmpi.cli.evaluate import refuse_early, split
 from ampmpi.cli.kinds import complete_files
 from ampmpi.cli.labels import reading_options
 from ampmpi.errors import InputError
@@ -74,7 +75,7 @@ def command(
     comm = world()
     with abort_on_error(comm):
         calculators, images = agree(comm, lambda: split(files, EXAMPLE))
-        agree(comm, lambda: _refuse(output, limit, quantile, overwrite))
+        agree(comm, lambda: _refuse(output, (*images, *known), limit, quantile, overwrite))
         make_known(comm, descriptor)
         # What is one's own need not be such as can be sent: each rank loads it.
         load = agree if descriptor is None else on_all
@@ -96,12 +97,19 @@ def command(
         for line in found.lines():
             log(line)
         if not found.picks:
+            log(f"No image is chosen, and {output} is not written")
             return
         agree(comm, lambda: found.write(output))
         log(f"{output} is written: compute energies and forces of its images")
 
 
-def _refuse(output: str, limit: float | None, quantile: float | None, overwrite: bool) -> None:
+def _refuse(
+    output: str,
+    images: Sequence[str],
+    limit: float | None,
+    quantile: float | None,
+    overwrite: bool,
+) -> None:
     """Refuse what cannot be written or contradicts itself, before anything is computed."""
     from ampmpi.selection.writing import check_name
 
@@ -109,3 +117,4 @@ def _refuse(output: str, limit: float | None, quantile: float | None, overwrite:
         raise InputError("--limit and --quantile are given: both set the limit; give one of them")
     if Path(check_name(output)).exists() and not overwrite:
         raise InputError(f"{output} is there already: give another --output, or --overwrite")
+    refuse_early({"--output": output}, images)

@@ -129,6 +129,18 @@ def spread(n: int, most: int) -> list[int]:
     return sorted({n * i // most for i in range(most)} if n > most else range(n))
 
 
+def is_read(path: str | os.PathLike[str], names: Iterable[str]) -> bool:
+    """Return whether a file is one of those that names of images stand for, whatever its name.
+
+    Raises
+    ------
+    ImageFileError
+        A name stands for no file.
+    """
+    found = [Path(one) for name in names for one, _ in _expand(name)]
+    return Path(path).exists() and any(one.exists() and one.samefile(path) for one in found)
+
+
 def _expand(name: str) -> Iterator[tuple[str, str]]:
     candidates = [(name, "")]
     path, at, frames = name.rpartition("@")

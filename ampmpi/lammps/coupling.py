@@ -28,6 +28,9 @@ Array = NDArray[np.float64]
 FIX = "ampmpi"
 """ID of the fix that adds our forces."""
 
+PAIR_STYLES = ("zero", "hybrid/overlay")
+"""Pair styles of LAMMPS that our forces can be added to: they provide for the ghosts."""
+
 CLOSEST = 1.0e-6
 """Å; atoms closer than this lie on top of each other."""
 
@@ -105,6 +108,7 @@ class Coupling:
             self._lmp.force_timeout()
 
     def _add_forces(self, step: int, n_local: int, tag: Any, x: Any, f: Any) -> None:
+        self._require_ghosts()
         n_atoms = n_local + self._lmp.extract_setting("nghost")
         tags = _view(tag, n_atoms)
         positions = _view(x[0], 3 * n_atoms).reshape(n_atoms, 3) if n_atoms else np.empty((0, 3))
@@ -121,6 +125,18 @@ class Coupling:
         self._lmp.lib.lammps_fix_external_set_energy_global(self._lmp.lmp, FIX.encode(), energy)
         if look:
             self._judge(step, sums[2:], bool(sums[1]), spread)
+
+    def _require_ghosts(self) -> None:
+        """Raise the same on all ranks where another pair style has taken the place of ours."""
+        style = self._lmp.extract_global("pair_style")
+        if style not in PAIR_STYLES:
+            raise share(
+                InputError(
+                    f"pair_style {style} has replaced the potential's own, which provides for its "
+                    f"neighbours: say 'unfix {FIX}' before it to go on without the potential, or "
+                    "attach the potential again"
+                )
+            )
 
     def _begin(self) -> None:
         doubt = doubtful_masses(self._lmp, self._elements, self.potential.elements)

@@ -19,7 +19,7 @@ from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, is_shared, share
 
 from .attach import Files, attach, load, ranks_of
-from .coupling import Coupling
+from .coupling import FIX, Coupling
 from .library import lammps_errors
 from .watch import Watch
 from .words import Word, logical_lines, words_of
@@ -216,6 +216,9 @@ class _Script:
             self.couplings.append(self._potential(elements))
         elif any(word.text == STYLE for word in words[2:]):
             raise share(InputError(f"the potential stands alone, as in '{EXAMPLE}'"))
+        elif self._lmp.has_id("fix", FIX):
+            with lammps_errors(where):  # one pair style replaces another
+                self._lmp.command(f"unfix {FIX}")
         return self._ours
 
     def _pair_coeff(self, words: list[Word], where: str) -> bool:

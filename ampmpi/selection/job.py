@@ -305,6 +305,7 @@ def _select(
 
 def committee_spreads(committee: Committee, image: Atoms) -> Array:
     """Return the spread of each atom's force, (n_atoms,) float array, eV/Å."""
+    committee.forget_neighbors()
     committee.calculate(image, ["energy", "forces"])
     spreads: Array = committee.results["forces_spread"]
     return spreads

@@ -120,6 +120,7 @@ def survey(
                 try:
                     close = scale.shortest(one) < closest
                     if not close:
+                        committee.forget_neighbors()  # the same numbers on any number of ranks
                         committee.calculate(one, ["energy", "forces"])
                         vector = scale.vector(one)
                 except ImageError as error:

@@ -290,6 +290,33 @@ def test_a_box_must_be_there(lammps):
         attach(lammps("units metal"), calculator(), ["Pt", "Cu"])
 
 
+@pytest.mark.parametrize("style", ["none", "lj/cut 2.5"])
+def test_a_pair_style_that_takes_the_place_of_ours_is_noticed(style, lammps):
+    """Without our own, ghosts reach as far as another style's cutoff only: energies are wrong."""
+    lmp, calc = lammps(CUBE), calculator()
+    attach(lmp, calc, ["Pt", "Cu"])
+    lmp.command(f"pair_style {style}")
+    if style != "none":
+        lmp.command("pair_coeff * * 0.0 1.0")
+    with pytest.raises(InputError, match=f"pair_style {style.split()[0]} has replaced"):
+        lmp.command("run 0")
+    attach(lmp, calc, ["Pt", "Cu"])
+    assert_as_in_ase(lmp, calc, ["Pt", "Cu"])
+
+
+def test_a_later_pair_style_of_a_script_replaces_the_potential(lammps, comm, shared_path):
+    file = shared_path / "in.two"
+    if comm.rank == 0:
+        file.write_text(
+            CUBE
+            + "pair_style ampmpi Pt Cu\nrun 0\npair_style lj/cut 6\npair_coeff * * 0 1\nrun 0\n"
+        )
+    comm.barrier()
+    lmp = lammps("")
+    run_script(lmp, str(file), calculator(width=9.0))
+    assert lmp.get_thermo("pe") == 0.0
+
+
 SCRIPT = """
 variable a index 3.7 3.8     # two lattices
 label loop

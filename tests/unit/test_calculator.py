@@ -20,6 +20,7 @@ from ase.optimize import BFGS
 
 from ampmpi import (
     Amp,
+    Committee,
     Cosine,
     Gaussian,
     LossFunction,
@@ -164,6 +165,35 @@ def test_a_new_model_clears_the_results():
     first = atoms.get_potential_energy()
     atoms.calc.model = random_calculator(atoms, seed=9).model
     assert atoms.get_potential_energy() != first
+
+
+def test_parameters_that_change_are_followed_without_a_move():
+    """ASE asks for what has changed in the atoms alone; results are also those of a model."""
+    atoms = alloy()
+    calc = atoms.calc = random_calculator(atoms)
+    before = atoms.get_potential_energy()
+    calc.model.vector = calc.model.vector * 1.1
+    after = atoms.get_potential_energy()
+    assert abs(after - before) > 0.01
+    other = atoms.copy()
+    other.calc = Amp(calc.descriptor, calc.model)
+    assert after == other.get_potential_energy()
+    np.testing.assert_array_equal(atoms.get_forces(), other.get_forces())
+
+
+def test_a_committee_follows_members_that_change():
+    atoms = alloy()
+    members = [random_calculator(atoms, seed=seed) for seed in (1, 2)]
+    atoms.calc = Committee(members)
+    first = atoms.get_potential_energy()
+    members[0].model = random_calculator(atoms, seed=3).model
+    second = atoms.get_potential_energy()
+    members[1].model.vector = members[1].model.vector * 1.1
+    third = atoms.get_potential_energy()
+    assert len({first, second, third}) == 3
+    other = atoms.copy()
+    other.calc = Committee(members)
+    assert third == other.get_potential_energy()
 
 
 def test_isolated_atoms_have_energies_and_no_forces():

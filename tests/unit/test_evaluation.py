@@ -305,6 +305,10 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_computed():
         assert "it is a folder" in str(
             run(evaluate_command, "c", "set.traj", option, ".").exception
         )
+        before = Path("set.traj").read_bytes()
+        done = run(evaluate_command, "c", "set.traj@:2", option, "./set.traj")
+        assert "images are read from it" in str(done.exception)
+        assert Path("set.traj").read_bytes() == before
 
 
 def test_labels_and_files_are_told_apart():

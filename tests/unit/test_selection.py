@@ -501,7 +501,25 @@ def test_where_nothing_is_above_the_limit_no_file_is_written(tmp_path):
     assert done.exit_code == 0
     assert "0 images above the limit" in done.output
     assert "Only 0 of the 1 asked for" in done.output
+    assert f"No image is chosen, and {out} is not written" in done.output
     assert not out.exists()
+
+
+@pytest.mark.parametrize("role", ["trajectory", "known", "slice", "link"])
+def test_a_file_that_is_read_is_not_replaced(role, tmp_path):
+    """A trajectory can be worth weeks, and --overwrite is easily left in a line."""
+    file = tmp_path / "far.traj"
+    file.write_bytes(Path("far.traj").read_bytes())
+    before, out = file.read_bytes(), file
+    if role == "link":
+        out = tmp_path / "link.traj"
+        out.symlink_to(file)
+    read_from = f"{file}@:9" if role == "slice" else file
+    given = ["far.traj", "--known", file] if role == "known" else [read_from]
+    done = run("c", *given, "-n", 1, "-o", out, "--overwrite")
+    assert isinstance(done.exception, InputError), done.output
+    assert "images are read from it" in str(done.exception)
+    assert file.read_bytes() == before
 
 
 def test_all_is_public():
