@@ -72,7 +72,7 @@ from ampmpi.training.memory import MemoryPlan, plan_memory
 from ampmpi.training.pool import open_pool, reusable
 from ampmpi.training.progress import FitProgress
 from ampmpi.training.results import MemberResult, TrainingResult, best_of, save
-from ampmpi.training.settings import Settings
+from ampmpi.training.settings import NEEDS_VALIDATION, Settings
 from ampmpi.training.shares import Prepared, Source, load
 from ampmpi.training.unusable import SKIP_ADVICE
 
@@ -294,6 +294,8 @@ class Session:
             if line:
                 self.voice.warn(line)
         dataset.check_validation(self.model.fprange or ())
+        if settings.halving and not dataset.n_validation:  # where a tenth of a few is none
+            raise share(InputError(NEEDS_VALIDATION))
         if self.model.fprange is not None and not settings.skip_unusable:
             dataset.check_elements(self.model.fprange)
         if dataset.n_shared:

@@ -14,6 +14,11 @@ from ampmpi.images.labels import LabelKeys
 from ampmpi.images.weights import Weighting
 from ampmpi.model.optimise import BLOCK
 
+NEEDS_VALIDATION = (
+    "halving compares fits by their errors on images that they are not trained on: give "
+    "--validation or --validation-fraction, too"
+)
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -161,10 +166,7 @@ class Settings:
         if self.schedule.patience is not None and not validates:
             raise InputError("patience needs validation images or a validation fraction")
         if self.halving and not validates:
-            raise InputError(
-                "halving compares fits by their errors on images that they are not trained on: "
-                "give --validation or --validation-fraction, too"
-            )
+            raise InputError(NEEDS_VALIDATION)
         seconds = self.schedule.max_seconds
         if seconds is not None and not (isinstance(seconds, Real) and seconds > 0):
             raise InputError(f"max_seconds is {seconds!r}; give a number above 0")

@@ -219,7 +219,7 @@ def test_a_training_with_weights_of_types_and_a_restart_with_others():
     force = np.sqrt(np.mean([one.force_rmse**2 for one in found]))
     assert curve["force_rmse"][best] == pytest.approx(force, rel=1e-6)
     loss = sum(
-        (4 if number % 2 else 1) * (one.energy_error**2 + 0.04 * one.force_rmse**2)
+        (4 if number % 2 else 1) * (one.energy_error**2 + 0.3 * one.force_rmse**2)
         for number, one in enumerate(found)
     )
     assert curve["loss"][best] == pytest.approx(loss, rel=1e-6)
@@ -301,7 +301,7 @@ def test_a_script_gives_weights_too():
     errors = list(evaluate(Amp.load("s.amp"), images))
     weights = [5.0 if atoms.info["config_type"] == "odd" else 1.0 for atoms in images]
     loss = sum(
-        w * (one.energy_error**2 + 0.04 * one.force_rmse**2)
+        w * (one.energy_error**2 + 0.3 * one.force_rmse**2)
         for w, one in zip(weights, errors, strict=True)
     )
     assert result.best.loss == pytest.approx(loss, rel=1e-6)
