@@ -301,7 +301,7 @@ def test_a_script_gives_weights_too():
     errors = list(evaluate(Amp.load("s.amp"), images))
     weights = [5.0 if atoms.info["config_type"] == "odd" else 1.0 for atoms in images]
     loss = sum(
-        w * (one.energy_error**2 + 0.3 * one.force_rmse**2)
+        w * (one.energy_error**2 + 0.04 * one.force_rmse**2)
         for w, one in zip(weights, errors, strict=True)
     )
     assert result.best.loss == pytest.approx(loss, rel=1e-6)
