@@ -31,6 +31,9 @@ FIX = "ampmpi"
 PAIR_STYLES = ("zero", "hybrid/overlay")
 """Pair styles of LAMMPS that our forces can be added to: they provide for the ghosts."""
 
+EXCLUSIONS = "_exclusion_group"
+"""Part of the names of groups whose atoms are out of all neighbour lists; fixes make them."""
+
 CLOSEST = 1.0e-6
 """Å; atoms closer than this lie on top of each other."""
 
@@ -138,6 +141,19 @@ class Coupling:
                 )
             )
 
+    def _refuse_exclusions(self) -> None:
+        """Raise the same on all ranks where a fix tries out what the energy is without an atom."""
+        for group in self._lmp.available_ids("group"):
+            if group and EXCLUSIONS in group:  # a place may be empty
+                fix = group.rpartition(":")[2]
+                raise share(
+                    InputError(
+                        f"fix {fix} takes atoms out of neighbour lists of LAMMPS to try moves, and "
+                        "the potential has a list of its own: fix gcmc and fix widom cannot be "
+                        "used with it; leave the fix out"
+                    )
+                )
+
     def _begin(self) -> None:
         doubt = doubtful_masses(self._lmp, self._elements, self.potential.elements)
         if doubt is not None:
@@ -151,6 +167,7 @@ class Coupling:
                 raise InputError("atoms have no IDs in LAMMPS: leave out 'atom_modify id no'")
             if self._owners is None:
                 self._begin()
+            self._refuse_exclusions()
             self._owners = find_owners(self._mpi, tags, n_local)
             self._kept.renumber(tags, n_local)
         self._kept.update(positions)

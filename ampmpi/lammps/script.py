@@ -9,7 +9,6 @@ conditions are LAMMPS' own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,11 @@ class _Place:
 
 
 class _Quit(Exception):
-    """The script says quit."""
+    """The script says quit, with this status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 def run_script(lmp: Any, file: str, potential: Files, watch: Watch | None = None) -> list[Coupling]:
@@ -75,12 +78,19 @@ def run_script(lmp: Any, file: str, potential: Files, watch: Watch | None = None
     ------
     InputError
         The script cannot be read, a command is wrong, or no line stands for the potential.
+    SystemExit
+        The script said ``quit`` with a status other than 0.
     """
     comm = ranks_of(lmp)
     made = agree(comm, lambda: load(potential))
     script = _Script(lmp, comm, lambda elements: attach(lmp, made, elements, watch))
-    with suppress(_Quit):
+    status = 0
+    try:
         script.follow(file)
+    except _Quit as told:
+        status = told.status
+    if status:
+        raise share(SystemExit(status))
     if not script.couplings:
         raise share(
             InputError(
@@ -205,7 +215,10 @@ class _Script:
         return True
 
     def _quit(self, words: list[Word], where: str) -> bool:
-        raise _Quit
+        status = words[1].text if len(words) > 1 else "0"
+        if len(words) > 2 or not status.lstrip("-").isdigit():
+            raise share(InputError(f"{where}: write 'quit' or 'quit STATUS'"))
+        raise _Quit(int(status))
 
     def _pair_style(self, words: list[Word], where: str) -> bool:
         self._ours = len(words) > 1 and words[1].text == STYLE

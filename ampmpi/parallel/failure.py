@@ -20,6 +20,7 @@ from ampmpi.errors import AmpmpiError
 from ampmpi.parallel.comm import Communicator
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 
 # What is wrong with a file or its file system, not with the program.
 FROM_OUTSIDE = {
@@ -33,7 +34,7 @@ def is_shared(error: BaseException) -> bool:
     return getattr(error, "_ampmpi_shared", False)
 
 
-def share(error: AmpmpiError) -> AmpmpiError:
+def share(error: E) -> E:
     """Mark an error that every rank raises at the same place."""
     error._ampmpi_shared = True  # type: ignore[attr-defined]
     return error

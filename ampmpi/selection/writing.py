@@ -34,6 +34,8 @@ def check_name(path: str | os.PathLike[str]) -> str:
             f"{name}: images are written as extended XYZ or as ASE's trajectory; give a name that "
             "ends in .extxyz, .xyz or .traj"
         )
+    if Path(name).is_dir():
+        raise InputError(f"{name} cannot be written: it is a folder; name a file")
     if not Path(name).absolute().parent.is_dir():
         raise InputError(f"{name} cannot be written: there is no folder {Path(name).parent}")
     return name

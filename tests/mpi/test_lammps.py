@@ -382,6 +382,7 @@ def test_scripts_with_loops_and_includes_run_as_in_lammps(folder):
         ("include in.nowhere\n", "in.nowhere: No such file or directory"),
         ("jump SELF nowhere\n", "in.script: there is no line 'label nowhere'"),
         ("units metal\n", "no line stands for the potential: put a line like 'pair_style ampmpi"),
+        ("quit now\n", "line 1: write 'quit' or 'quit STATUS'"),
         ("pair_style ampmpi\n", "line 1: give the element of each atom type"),
         ("pair_style hybrid ampmpi Cu zbl 1 2\n", "line 1: the potential stands alone"),
         (BOX.replace("$a", "4") + "pair_coeff * * Cu\n", "line 12: leave pair_coeff out"),
@@ -404,6 +405,29 @@ def test_a_wrong_script_ends_all_ranks_with_one_sentence(folder):
     assert done.code == 2
     assert done.err.count("in.script, line 2: LAMMPS says: Unknown command: bogus") == 1
     assert "Traceback" not in done.err
+
+
+@pytest.mark.starts_jobs
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_the_status_of_quit_is_that_of_the_command(ranks, folder):
+    (folder / "in.script").write_text(
+        "variable a index 3.8\ninclude in.box\nrun 0\nif '1 == 1' then 'quit 5'\nprint never\n"
+    )
+    done = run(["lammps", "cupt.ensemble", "-in", "in.script", "-log", "none"], ranks, folder)
+    assert done.code == 5
+    assert "Traceback" not in done.err
+    assert "never" not in done.out
+
+
+def test_moves_with_atoms_that_are_left_out_are_refused(lammps):
+    """Fix gcmc hides an atom from LAMMPS' neighbour lists to see what its removal costs."""
+    lmp, calc = lammps(CUBE), calculator()
+    if not lmp.has_style("fix", "gcmc"):
+        pytest.skip("this LAMMPS has no fix gcmc")
+    attach(lmp, calc, ["Pt", "Cu"], Watch("ignore"))
+    lmp.command("fix mc all gcmc 1 5 5 1 12345 300 -2 0.1 full_energy")
+    with pytest.raises(InputError, match="fix mc takes atoms out of neighbour lists"):
+        lmp.command("run 2")
 
 
 IN_TROUBLE = """

@@ -252,9 +252,15 @@ def test_an_image_that_cannot_be_written_leaves_those_before(tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("a.cif", "give a name that ends in"), ("no/a.traj", "there is no folder no")],
+    [
+        ("a.cif", "give a name that ends in"),
+        ("no/a.traj", "there is no folder no"),
+        ("folder.xyz", "it is a folder"),
+    ],
 )
-def test_names_that_cannot_be_written_are_refused(name, said):
+def test_names_that_cannot_be_written_are_refused(name, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folder.xyz").mkdir()
     with pytest.raises(InputError, match=said):
         ImageAppender(name)
 
