@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +201,12 @@ class Fit:
         end, vector = self.best, self.best_vector
         if outcome == CONVERGED or math.isinf(self.best_value):
             end, vector = self.current, self.latest
-        end = self._validated(end, vector)  # the best one on a part of the images was not yet
         terms = self.latest_terms
-        if terms is None or vector is not self.latest:
+        if terms is None or vector is not self.latest or end.part:
             terms = self._terms_at(vector)
+        if end.part:
+            end = replace(end, loss=terms.loss, part=0.0, **self._named_errors(terms))
+        end = self._validated(end, vector)  # the best one on a part of the images was not yet
         if terms.dloss_dparameters is not None:
             gradient = self.inputs.gradient_to_model(terms.dloss_dparameters)
             terms = terms._replace(dloss_dparameters=gradient)
@@ -279,15 +282,12 @@ class Fit:
                 "far out, or the parameters ran away; look for wrong images, or start again with "
                 "another seed or tanh as the activation"
             )
-        stress, stress_max = self._stress_errors(terms, self.n_stresses)
         self.current = Step(
             self.steps,
             value,
-            *self._errors(terms, self.n_energies, self.n_forces),
+            **self._named_errors(terms),
             part=float(part),
             seconds=self.seconds + time.monotonic() - self.began,
-            stress_rmse=stress,
-            stress_maxresid=stress_max,
         )
         self.latest, self.latest_terms = vector, terms
         gradient = terms.dloss_dparameters
@@ -363,6 +363,19 @@ class Fit:
             val_stress_maxresid=stress_max,
         )
 
+    def _named_errors(self, terms: LossTerms) -> dict[str, float]:
+        """Return the errors on the training images by their names in a `Step`."""
+        energy, energy_max, force, force_max = self._errors(terms, self.n_energies, self.n_forces)
+        stress, stress_max = self._stress_errors(terms, self.n_stresses)
+        return {
+            "energy_rmse": energy,
+            "energy_maxresid": energy_max,
+            "force_rmse": force,
+            "force_maxresid": force_max,
+            "stress_rmse": stress,
+            "stress_maxresid": stress_max,
+        }
+
     def _errors(
         self, terms: LossTerms, n_energies: float, n_forces: float
     ) -> tuple[float, float, float, float]:
@@ -417,7 +430,7 @@ class Fit:
         gradient = None
         if with_gradient:
             gradient = slope + (
-                totals.gradient if d is None else numerical_gradient(self._loss_at, vector, d)
+                totals.gradient if d is None else numerical_gradient(partial(self._loss_at, part=part), vector, d)
             )
         return LossTerms(
             coefficients.weighted(totals) + penalty,
@@ -433,8 +446,9 @@ class Fit:
             totals.force_squares,
         )
 
-    def _loss_at(self, vector: Array) -> float:
-        return self.loss.coefficients.weighted(self.loss.evaluate(vector, gradient=False))
+    def _loss_at(self, vector: Array, part: int) -> float:
+        totals = self.loss.evaluate(vector, gradient=False, part=part)
+        return self._scale_of(part) * self.loss.coefficients.weighted(totals)
 
     def _save_amp(self, name: str, vector: Array) -> None:
         copy = NeuralNetwork.from_parameters(self.model.parameters)
