@@ -170,11 +170,8 @@ class Fit:
         self.limits, self.regressor = model.lossfunction, model.regressor
         dataset = prepared.dataset
         self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
-        self.n_energies = dataset.n_training_energies(drawn)
         self.n_validation_energies = dataset.n_validation_energies
-        self.n_forces = dataset.n_training_forces(drawn)
         self.n_validation_forces = dataset.n_validation_forces
-        self.n_stresses = dataset.n_training_stresses(drawn)
         self.n_validation_stresses = dataset.n_validation_stresses
         self.parts = dataset.parts(drawn)
         self.about = dataset.about
@@ -205,7 +202,7 @@ class Fit:
         if terms is None or vector is not self.latest or end.part:
             terms = self._terms_at(vector)
         if end.part:
-            end = replace(end, loss=terms.loss, part=0.0, **self._named_errors(terms))
+            end = replace(end, loss=terms.loss, part=0.0, **self._training_errors(terms))
         end = self._validated(end, vector)  # the best one on a part of the images was not yet
         if terms.dloss_dparameters is not None:
             gradient = self.inputs.gradient_to_model(terms.dloss_dparameters)
@@ -285,7 +282,7 @@ class Fit:
         self.current = Step(
             self.steps,
             value,
-            **self._named_errors(terms),
+            **self._training_errors(terms, part),
             part=float(part),
             seconds=self.seconds + time.monotonic() - self.began,
         )
@@ -363,10 +360,16 @@ class Fit:
             val_stress_maxresid=stress_max,
         )
 
-    def _named_errors(self, terms: LossTerms) -> dict[str, float]:
-        """Return the errors on the training images by their names in a `Step`."""
-        energy, energy_max, force, force_max = self._errors(terms, self.n_energies, self.n_forces)
-        stress, stress_max = self._stress_errors(terms, self.n_stresses)
+    def _training_errors(self, terms: LossTerms, part: int = 0) -> dict[str, float]:
+        """Return the errors on the training images, or a part of them, by their names in a `Step`.
+
+        Sums over a part are there as `_terms_at` gives them.
+        """
+        known, scale = self.parts[part], self._scale_of(part)
+        energy, energy_max, force, force_max = self._errors(
+            terms, scale * known.n_energies, scale * known.n_forces
+        )
+        stress, stress_max = self._stress_errors(terms, scale * known.n_stresses)
         return {
             "energy_rmse": energy,
             "energy_maxresid": energy_max,
@@ -383,11 +386,14 @@ class Fit:
 
         They are means over the `n_energies` and `n_forces` images that have such to train on.
         """
-        energy = math.sqrt(terms.energy_squares / n_energies)
+        energy, energy_max = math.nan, math.nan
+        if n_energies:
+            energy = math.sqrt(terms.energy_squares / n_energies)
+            energy_max = terms.energy_maxresid
         if self.loss.coefficients.force is None or not n_forces:
-            return energy, terms.energy_maxresid, math.nan, math.nan
+            return energy, energy_max, math.nan, math.nan
         force = math.sqrt(terms.force_squares / n_forces)
-        return energy, terms.energy_maxresid, force, terms.force_maxresid
+        return energy, energy_max, force, terms.force_maxresid
 
     def _stress_errors(self, terms: LossTerms, n_stresses: float) -> tuple[float, float]:
         """Return rmse and largest residual of the stress, over the `n_stresses` that there are."""

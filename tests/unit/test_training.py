@@ -43,8 +43,9 @@ from ampmpi.errors import (
 )
 from ampmpi.members import Queue, committee_files, group_size, make_members
 from ampmpi.model import checkpoint, optimise
+from ampmpi.model.batch import part_of
 from ampmpi.parallel.launch import StopRequest
-from ampmpi.plots import outcome
+from ampmpi.plots import curve_figure, outcome
 from ampmpi.training import Schedule, dataset, shared_loss
 
 
@@ -1002,6 +1003,29 @@ def test_an_end_on_part_of_the_images_is_told_of_all(monkeypatch):
     assert repr(again.train(images).best) == repr(result.best)
     assert again.model.lossfunction.energy_loss == pytest.approx(np.sum(np.square(errors)))
     assert "the best is" in outcome("early-curve.txt")
+
+
+@pytest.mark.parametrize("labelled", [0, 1, 2])
+def test_errors_on_part_of_the_images_are_means_over_those_with_the_label(monkeypatch, labelled):
+    monkeypatch.setattr("ampmpi.model.gauss_newton.ENOUGH", 0.3)
+    images = emt_images(40)
+    here = [image for image in images if part_of(hash_image(image)) >= 1]
+    for image in here[labelled:]:
+        image.info["config_energy_weight"] = 0.0
+    calc = calculator("u", optimizer="gauss-newton", maxiter=3, energy_rmse=None)
+    calc.train(images)
+    first = curve("u")[0]
+    assert first["part"] == 1.0
+    errors = []
+    for image in here[:labelled]:
+        copy = image.copy()
+        copy.calc = Amp.load("u-initial-parameters.amp")
+        errors.append((copy.get_potential_energy() - image.get_potential_energy()) / len(image))
+    expected = np.sqrt(np.mean(np.square(errors))) if errors else np.nan
+    assert first["energy_rmse"] == pytest.approx(expected, nan_ok=True)
+    largest = np.abs(errors).max() if errors else np.nan
+    assert first["energy_maxresid"] == pytest.approx(largest, nan_ok=True)
+    curve_figure(["u-curve.txt"]).canvas.draw()  # without warnings
 
 
 def test_differences_on_part_of_the_images_are_those_of_its_loss(monkeypatch):
