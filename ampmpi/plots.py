@@ -160,11 +160,13 @@ def outcome(path: str) -> str:
     """Say where a learning curve is best: by validation loss, or loss without validation."""
     table, name = read_curve(path), label_of(path)
     values = table["val_loss"] if np.isfinite(table["val_loss"]).any() else table["loss"]
-    values = np.where(part_of_rows(table) > 0.0, np.nan, values)
+    parts = part_of_rows(table)
+    values = np.where(parts > parts.min(initial=np.inf), np.nan, values)
     if not np.isfinite(values).any():
         return f"{name}: no step yet"
     best = table[int(np.nanargmin(values))]
     text = f"{name}: {int(table['step'][-1])} steps, the best is {int(best['step'])}"
+    text += ", on a part of the images" if parts.min() else ""
     for kind, prefix in (("training", ""), ("validation", "val_")):
         parts = [
             f"{1e3 * best[prefix + what]:.4g} {unit}"

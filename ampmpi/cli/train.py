@@ -299,6 +299,8 @@ def _members(o: dict[str, Any], start: StartFrom | None = None) -> list[Member]:
         model = next(fitted)
         model.lossfunction, model.regressor = _lossfunction(o), Regressor(o["optimizer"])
         model.randomseed, model.prescale = seed, o["prescale"]
+        model.scale_features = o["scale_features"]
+        model.constant_features = o["constant_features"]
         return model
 
     if start is not None:

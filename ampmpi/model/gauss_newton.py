@@ -256,7 +256,7 @@ class GaussNewton:
         place.count, place.shift = 0.0, shift
         place.blocks += 1
         if place.part and place.blocks >= BLOCKS:
-            place.part, place.blocks = place.part - 1, 0.0
+            place.part, place.blocks, place.shift = place.part - 1, 0.0, 1.0
             self.losses, self.gradients = [], []
 
     def _direction(self, gradient: Array, residuals: Residuals) -> Array:

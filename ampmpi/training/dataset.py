@@ -67,6 +67,9 @@ class Part(NamedTuple):
 
     n_images: float
     n_residuals: int  # energies and components of forces and stresses
+    n_energies: float  # images that count with their energy
+    n_forces: float  # images that have forces
+    n_stresses: float  # images that have a stress
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +146,13 @@ class Dataset:
         found = []
         for part in range(PARTS + 1):
             inside = (smallest >= part) & (counts > 0)
-            residuals = int((1 + forces[inside] + stresses[inside]).sum())
-            found.append(Part(float(counts[inside].sum()), residuals))
+            energies = self.has_energy[chosen][inside]
+            residuals = int((energies + forces[inside] + stresses[inside]).sum())
+            labels = (
+                float(counts[inside & has[chosen]].sum())
+                for has in (self.has_energy, self.has_forces, self.has_stress)
+            )
+            found.append(Part(float(counts[inside].sum()), residuals, *labels))
         return found
 
     @property

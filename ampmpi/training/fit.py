@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +170,8 @@ class Fit:
         self.limits, self.regressor = model.lossfunction, model.regressor
         dataset = prepared.dataset
         self.n_images, self.n_validation = dataset.n_training, dataset.n_validation
-        self.n_energies = dataset.n_training_energies(drawn)
         self.n_validation_energies = dataset.n_validation_energies
-        self.n_forces = dataset.n_training_forces(drawn)
         self.n_validation_forces = dataset.n_validation_forces
-        self.n_stresses = dataset.n_training_stresses(drawn)
         self.n_validation_stresses = dataset.n_validation_stresses
         self.parts = dataset.parts(drawn)
         self.about = dataset.about
@@ -200,10 +198,12 @@ class Fit:
         end, vector = self.best, self.best_vector
         if outcome == CONVERGED or math.isinf(self.best_value):
             end, vector = self.current, self.latest
-        end = self._validated(end, vector)  # the best one on a part of the images was not yet
         terms = self.latest_terms
-        if terms is None or vector is not self.latest:
+        if terms is None or vector is not self.latest or end.part:
             terms = self._terms_at(vector)
+        if end.part:
+            end = replace(end, loss=terms.loss, part=0.0, **self._training_errors(terms))
+        end = self._validated(end, vector)  # the best one on a part of the images was not yet
         if terms.dloss_dparameters is not None:
             gradient = self.inputs.gradient_to_model(terms.dloss_dparameters)
             terms = terms._replace(dloss_dparameters=gradient)
@@ -279,15 +279,12 @@ class Fit:
                 "far out, or the parameters ran away; look for wrong images, or start again with "
                 "another seed or tanh as the activation"
             )
-        stress, stress_max = self._stress_errors(terms, self.n_stresses)
         self.current = Step(
             self.steps,
             value,
-            *self._errors(terms, self.n_energies, self.n_forces),
+            **self._training_errors(terms, part),
             part=float(part),
             seconds=self.seconds + time.monotonic() - self.began,
-            stress_rmse=stress,
-            stress_maxresid=stress_max,
         )
         self.latest, self.latest_terms = vector, terms
         gradient = terms.dloss_dparameters
@@ -363,6 +360,25 @@ class Fit:
             val_stress_maxresid=stress_max,
         )
 
+    def _training_errors(self, terms: LossTerms, part: int = 0) -> dict[str, float]:
+        """Return the errors on the training images, or a part of them, by their names in a `Step`.
+
+        Sums over a part are there as `_terms_at` gives them.
+        """
+        known, scale = self.parts[part], self._scale_of(part)
+        energy, energy_max, force, force_max = self._errors(
+            terms, scale * known.n_energies, scale * known.n_forces
+        )
+        stress, stress_max = self._stress_errors(terms, scale * known.n_stresses)
+        return {
+            "energy_rmse": energy,
+            "energy_maxresid": energy_max,
+            "force_rmse": force,
+            "force_maxresid": force_max,
+            "stress_rmse": stress,
+            "stress_maxresid": stress_max,
+        }
+
     def _errors(
         self, terms: LossTerms, n_energies: float, n_forces: float
     ) -> tuple[float, float, float, float]:
@@ -370,11 +386,14 @@ class Fit:
 
         They are means over the `n_energies` and `n_forces` images that have such to train on.
         """
-        energy = math.sqrt(terms.energy_squares / n_energies)
+        energy, energy_max = math.nan, math.nan
+        if n_energies:
+            energy = math.sqrt(terms.energy_squares / n_energies)
+            energy_max = terms.energy_maxresid
         if self.loss.coefficients.force is None or not n_forces:
-            return energy, terms.energy_maxresid, math.nan, math.nan
+            return energy, energy_max, math.nan, math.nan
         force = math.sqrt(terms.force_squares / n_forces)
-        return energy, terms.energy_maxresid, force, terms.force_maxresid
+        return energy, energy_max, force, terms.force_maxresid
 
     def _stress_errors(self, terms: LossTerms, n_stresses: float) -> tuple[float, float]:
         """Return rmse and largest residual of the stress, over the `n_stresses` that there are."""
@@ -417,7 +436,7 @@ class Fit:
         gradient = None
         if with_gradient:
             gradient = slope + (
-                totals.gradient if d is None else numerical_gradient(self._loss_at, vector, d)
+                totals.gradient if d is None else numerical_gradient(partial(self._loss_at, part=part), vector, d)
             )
         return LossTerms(
             coefficients.weighted(totals) + penalty,
@@ -433,8 +452,9 @@ class Fit:
             totals.force_squares,
         )
 
-    def _loss_at(self, vector: Array) -> float:
-        return self.loss.coefficients.weighted(self.loss.evaluate(vector, gradient=False))
+    def _loss_at(self, vector: Array, part: int) -> float:
+        totals = self.loss.evaluate(vector, gradient=False, part=part)
+        return self._scale_of(part) * self.loss.coefficients.weighted(totals)
 
     def _save_amp(self, name: str, vector: Array) -> None:
         copy = NeuralNetwork.from_parameters(self.model.parameters)

@@ -105,6 +105,30 @@ def test_it_starts_on_a_part_where_there_are_residuals_enough():
     assert [round for _, round in problem.asked] == list(range(1, len(problem.asked) + 1))
 
 
+def test_a_part_that_leads_nowhere_leaves_the_whole_set_its_shift():
+    problem = Problem()
+    evaluate = problem.evaluate
+
+    def rising(x, part=0):
+        loss, gradient = evaluate(x, part)
+        return (loss + 1e9 * len(problem.calls), gradient) if part else (loss, gradient)
+
+    problem.evaluate = rising
+    optimiser = made(problem, start=5, block=10)
+    shifts = []
+    factorised = optimiser._factorised
+
+    def note(residuals):
+        shifts.append((optimiser.place.part, optimiser.place.shift))
+        return factorised(residuals)
+
+    optimiser._factorised = note
+    problem.run(optimiser)
+    assert max(shift for part, shift in shifts if part) > 1.0
+    assert shifts[[part for part, _ in shifts].index(0.0)] == (0.0, 1.0)
+    assert problem.loss < 1e-20
+
+
 def test_few_residuals_are_all_taken_from_the_start():
     assert first_part((1000, 250, 60, 15), 30) == 1
     assert first_part((1000, 250, 60, 15), 32) == 0

@@ -17,6 +17,7 @@ from ampmpi.cli.train import command
 from ampmpi.entries import Fingerprint
 from ampmpi.errors import InputError, ModelError
 from ampmpi.evaluation import evaluate
+from ampmpi.model import checkpoint
 from ampmpi.training.fit import Fit
 
 FIRST = ["--cutoff", "4", "--hidden", "5,4", "--max-steps", "60"]
@@ -63,6 +64,20 @@ def test_a_training_starts_with_the_loss_of_the_file():
         assert (new.fprange[element][:, 1] >= old.fprange[element][:, 1]).all()
     assert all(not one.outside for one in evaluate(Amp.load("b.amp"), "more.traj"))
     assert any(one.outside for one in evaluate(Amp.load("a.amp"), "more.traj"))
+
+
+def test_inputs_are_scaled_as_the_options_of_this_training_say():
+    run("set.traj", "a", *FIRST)
+    options = ["--start-from", "a.amp", "--max-steps", 9]
+    run("more.traj", "range", *options)
+    chosen = ["--scale-features", "deviation", "--constant-features", "drop"]
+    run("more.traj", "b", *options, *chosen)
+    settings = checkpoint.load("b-checkpoint.npz").settings
+    assert settings["scale_features"] == "deviation"
+    assert settings["constant_features"] == "drop"
+    assert first_step("b")["loss"] == pytest.approx(first_step("range")["loss"], rel=1e-10)
+    losses = [np.genfromtxt(f"{name}-curve.txt", names=True)["loss"][-1] for name in ("range", "b")]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3), "the steps are others"
 
 
 def test_fewer_steps_are_needed_than_from_the_start():

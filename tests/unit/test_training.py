@@ -43,7 +43,9 @@ from ampmpi.errors import (
 )
 from ampmpi.members import Queue, committee_files, group_size, make_members
 from ampmpi.model import checkpoint, optimise
+from ampmpi.model.batch import part_of
 from ampmpi.parallel.launch import StopRequest
+from ampmpi.plots import curve_figure, outcome
 from ampmpi.training import Schedule, dataset, shared_loss
 
 
@@ -980,10 +982,62 @@ def test_a_start_on_part_of_the_images_goes_on_to_all(monkeypatch):
     # the loss of a part stands for that of all: at the same point both are alike
     last = curve()[parts > 0.0]["loss"].min()
     assert 0.3 < whole["loss"][0] / last < 10.0
-    ended = calculator("early", optimizer="gauss-newton", maxiter=4)
-    assert ended.train(emt_images(40)).best.part == 1.0
-    losses = curve("early")["loss"]
-    assert losses[-1] >= losses.min()
+
+
+def test_an_end_on_part_of_the_images_is_told_of_all(monkeypatch):
+    monkeypatch.setattr("ampmpi.model.gauss_newton.ENOUGH", 0.3)
+    images = emt_images(40)
+    result = calculator("early", optimizer="gauss-newton", maxiter=4).train(images)
+    assert (curve("early")["part"] == 1.0).all()
+    assert result.best.part == 0.0
+    found = [image.copy() for image in images]
+    for image in found:
+        image.calc = Amp.load("early.amp")
+    errors = [
+        (one.get_potential_energy() - image.get_potential_energy()) / len(image)
+        for one, image in zip(found, images, strict=True)
+    ]
+    assert result.best.energy_rmse == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+    assert result.best.energy_maxresid == pytest.approx(np.abs(errors).max())
+    again = calculator("early", optimizer="gauss-newton", maxiter=4)
+    assert repr(again.train(images).best) == repr(result.best)
+    assert again.model.lossfunction.energy_loss == pytest.approx(np.sum(np.square(errors)))
+    assert "the best is" in outcome("early-curve.txt")
+
+
+@pytest.mark.parametrize("labelled", [0, 1, 2])
+def test_errors_on_part_of_the_images_are_means_over_those_with_the_label(monkeypatch, labelled):
+    monkeypatch.setattr("ampmpi.model.gauss_newton.ENOUGH", 0.3)
+    images = emt_images(40)
+    here = [image for image in images if part_of(hash_image(image)) >= 1]
+    for image in here[labelled:]:
+        image.info["config_energy_weight"] = 0.0
+    calc = calculator("u", optimizer="gauss-newton", maxiter=3, energy_rmse=None)
+    calc.train(images)
+    first = curve("u")[0]
+    assert first["part"] == 1.0
+    errors = []
+    for image in here[:labelled]:
+        copy = image.copy()
+        copy.calc = Amp.load("u-initial-parameters.amp")
+        errors.append((copy.get_potential_energy() - image.get_potential_energy()) / len(image))
+    expected = np.sqrt(np.mean(np.square(errors))) if errors else np.nan
+    assert first["energy_rmse"] == pytest.approx(expected, nan_ok=True)
+    largest = np.abs(errors).max() if errors else np.nan
+    assert first["energy_maxresid"] == pytest.approx(largest, nan_ok=True)
+    curve_figure(["u-curve.txt"]).canvas.draw()  # without warnings
+
+
+def test_differences_on_part_of_the_images_are_those_of_its_loss(monkeypatch):
+    monkeypatch.setattr("ampmpi.model.gauss_newton.ENOUGH", 0.3)
+    losses = {}
+    for d in (None, 1e-5):
+        calc = calculator(f"d{d}", optimizer="gauss-newton", maxiter=12)
+        calc.model.lossfunction.d = d
+        calc.train(emt_images(40))
+        assert curve(f"d{d}")["part"][0] == 1.0
+        losses[d] = curve(f"d{d}")["loss"]
+    np.testing.assert_allclose(losses[1e-5], losses[None], rtol=1e-4)
 
 
 def test_a_calculator_with_a_narrower_range_warns_of_its_own():
