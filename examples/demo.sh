@@ -44,7 +44,7 @@ run python ../examples/read_back.py
 
 say "A committee of four potentials (--functions auto would make the functions, were they not there)"
 run mpirun -n 2 ampmpi train bulk.traj clusters.traj --label cupt --functions auto \
-    --hidden 10,10 --overfit 0.0003 --committee 4 --max-steps 1000
+    --hidden 10,10 --overfit 0.0003 --committee 4 --max-steps 250
 
 say "How good it is, on images that it has not seen, and a report with pictures"
 run ampmpi evaluate cupt held-out.traj

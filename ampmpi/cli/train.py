@@ -382,6 +382,7 @@ def _settings(o: dict[str, Any]) -> Settings:
             keep_checkpoints=o["keep_checkpoints"],
             max_seconds=o["max_seconds"],
         ),
+        usual_patience=o["patience"] is None,
         memory=None if o["memory"] is None else 1e9 * o["memory"],
         groups=o["groups"],
         halving=o["halving"],

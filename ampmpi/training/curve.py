@@ -46,6 +46,10 @@ def columns_of(stress: bool) -> tuple[str, ...]:
     return tuple(field.name for field in fields(Step) if stress or "stress" not in field.name)
 
 
+_UNKNOWN = {**dict.fromkeys(columns_of(stress=True), "nan"), "part": "0.0"}
+"""What stands in a column that the file of an earlier version lacks."""
+
+
 class Curve:
     """The table LABEL-curve.txt, which ``numpy.genfromtxt(file, names=True)`` reads.
 
@@ -58,11 +62,14 @@ class Curve:
         self.columns = columns_of(stress)
         rows = []
         if last and self.path.exists():
-            for row in self.path.read_text(encoding="utf-8").splitlines():
+            head, *rest = self.path.read_text(encoding="utf-8").splitlines() or [""]
+            names = head.split()[1:]
+            for row in rest:
                 values = row.split()
-                whole = len(values) == len(self.columns) and values[0].isdigit()
+                whole = len(values) == len(names) > 0 and values[0].isdigit()
                 if whole and int(values[0]) <= last:
-                    rows.append(row + "\n")
+                    known = {**_UNKNOWN, **dict(zip(names, values, strict=True))}
+                    rows.append(" ".join(known[name] for name in self.columns) + "\n")
         write_whole(self.path, ("# " + " ".join(self.columns) + "\n" + "".join(rows)).encode())
 
     def append(self, step: Step) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,15 @@ CONVERGED, MAXITER, EARLY, STALLED = "converged", "maxiter", "early stopping", "
 TIME = "out of time"
 
 FPRANGE = "fprange."
+
+_NOW = tuple(field.name for field in fields(Step))
+_NO_PART = tuple(name for name in _NOW if name != "part")
+LAYOUTS = {
+    len(names): names
+    for names in (_NOW, _NO_PART, tuple(name for name in _NO_PART if "stress" not in name))
+}
+"""What the numbers of a step are, by how many there are: in this version, before fits began on
+part of the images, and before stresses were trained."""
 
 START_OVER = "remove it, or give --restart (restart=True in a script), to start over"
 
@@ -113,8 +122,17 @@ def ends_of(limits: LossFunction, schedule: Schedule, outcome: str | None) -> di
 
 
 def step_of(values: Array) -> Step:
-    """Return a step from its numbers in a checkpoint."""
-    return Step(int(values[0]), *values[1:].tolist())
+    """Return a step from its numbers in a checkpoint, of this version or an earlier one.
+
+    Raises
+    ------
+    ValueError
+        There are fewer or more numbers than any version has written.
+    """
+    if len(values) not in LAYOUTS:
+        raise ValueError(f"a step has {len(values)} numbers")
+    numbers = dict(zip(LAYOUTS[len(values)], values.tolist(), strict=True))
+    return Step(**{**numbers, "step": int(values[0])})
 
 
 def digest_of(data: bytes) -> str:

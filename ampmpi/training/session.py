@@ -303,6 +303,14 @@ class Session:
                 f"{dataset.n_shared} of the images given for validation are among those to train "
                 "on: they are trained on, and left out of the validation"
             )
+        asks = settings.schedule.patience is not None and not settings.usual_patience
+        if asks and not dataset.n_validation:
+            raise share(
+                InputError(
+                    f"patience is given, but of {dataset.n_training} images none is kept to "
+                    "validate on: give --validation or --validation-fraction, or leave it out"
+                )
+            )
         database = FingerprintDatabase(self.fingerprints)
         if self.maker is not None:
             self.descriptor = self.maker.make(dataset)

@@ -63,6 +63,9 @@ class Settings:
         Seed of that choice.
     schedule : Schedule
         When to validate and to save.
+    usual_patience : bool
+        The schedule's patience is a default, not asked for: without images to validate on it
+        has no effect, and is no error.
     memory : float or None
         Bytes that a rank may use; what its node has left by default.
     groups : int or None
@@ -107,6 +110,7 @@ class Settings:
     validation_fraction: float | None = 0.0
     seed: int = 0
     schedule: Schedule = field(default_factory=Schedule)
+    usual_patience: bool = False
     memory: float | None = None
     groups: int | None = None
     overwrite: bool = False

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import click
@@ -47,6 +47,7 @@ from ampmpi.model.batch import part_of
 from ampmpi.parallel.launch import StopRequest
 from ampmpi.plots import curve_figure, outcome
 from ampmpi.training import Schedule, dataset, shared_loss
+from ampmpi.training.curve import Step
 
 
 @pytest.fixture(autouse=True)
@@ -940,12 +941,61 @@ def test_an_element_to_validate_on_must_be_trained():
     assert not list(Path().glob("*.ampdb"))
 
 
+@pytest.mark.parametrize("lacks_stress", [False, True])
+def test_a_checkpoint_of_an_earlier_version_tells_the_same(lacks_stress):
+    images, validation = emt_images(6), emt_images(3, seed=7)
+    first = calculator(maxiter=20).train(images, validation=validation)
+    table = curve()
+    names = [field.name for field in fields(Step)]
+    older = [n for n in names if n != "part" and not (lacks_stress and "stress" in n)]
+    assert len(older) in (12, 16)
+    known = checkpoint.load("t-checkpoint.npz")
+    arrays = dict(known.arrays)
+    for name in ("best", "end"):
+        arrays[name] = arrays[name][[names.index(n) for n in older]]
+    checkpoint.save("t-checkpoint.npz", replace(known, arrays=arrays))
+    columns = [n for n in older if n in table.dtype.names]
+    rows = [[f"{row[n]:.0f}" if n == "step" else repr(float(row[n])) for n in columns]
+            for row in table]  # fmt: skip
+    Path("t-curve.txt").write_text(
+        "# " + " ".join(columns) + "\n" + "".join(" ".join(row) + "\n" for row in rows)
+    )
+    assert repr(calculator(maxiter=20).train(images, validation=validation).best) == repr(
+        first.best
+    )
+    longer = calculator(maxiter=30).train(images, validation=validation)
+    whole = calculator("whole", maxiter=30).train(images, validation=validation)
+    assert repr(longer.best) == repr(replace(whole.best, seconds=longer.best.seconds))
+    for name in table.dtype.names:
+        if name != "seconds":
+            np.testing.assert_array_equal(curve()[name], curve("whole")[name])
+
+
+def test_a_step_of_unknown_length_is_refused():
+    images = emt_images(3)
+    calculator(maxiter=5).train(images)
+    known = checkpoint.load("t-checkpoint.npz")
+    arrays = {**known.arrays, "end": known.arrays["end"][:13]}
+    checkpoint.save("t-checkpoint.npz", replace(known, arrays=arrays))
+    with pytest.raises(ModelError, match="lacks the result that it tells of"):
+        calculator(maxiter=5).train(images)
+
+
 def test_patience_needs_something_to_validate_on():
     write("set.traj", emt_images(2))
     with pytest.raises(InputError, match="--patience needs --validation"):
         run("set.traj", "--label", "t", "--cutoff", 4, "--patience", 5, "--validation-fraction", 0)
     with pytest.raises(InputError, match="patience needs validation images"):
         calculator().train(emt_images(2), schedule=Schedule(patience=5))
+
+
+def test_patience_of_few_images_needs_some_to_validate_on():
+    write("set.traj", emt_images(3))
+    common = ["set.traj", "--label", "t", "--cutoff", 4, "--hidden", 3, "--max-steps", 2]
+    with pytest.raises(InputError, match="patience is given, but of 3 images none is kept"):
+        run(*common, "--patience", 500)
+    assert not list(Path().glob("*.ampdb"))
+    assert "validating on 0" in run(*common)
 
 
 @pytest.mark.parametrize(("n", "expected"), [(19, 0), (20, 2), (96, 10)])
