@@ -16,6 +16,7 @@ restart takes the same way from there, and computes A again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -106,6 +107,12 @@ class Options:
     @classmethod
     def of(cls, regressor: Regressor) -> Options:
         """Return the options of a regressor; `InputError` where they are wrong."""
+        unknown = sorted(set(regressor.optimizer_kwargs) - {"method", "options"})
+        if unknown:
+            raise InputError(
+                f"Regressor: gauss-newton takes options, not {unknown[0]!r}: give "
+                "{'options': {…}}"
+            )
         given = dict(regressor.optimizer_kwargs.get("options") or {})
         fields = cls.__dataclass_fields__
         for name, value in given.items():
@@ -113,8 +120,10 @@ class Options:
                 raise InputError(
                     f"Regressor: gauss-newton has no option {name!r}; it takes {', '.join(fields)}"
                 )
-            if not (isinstance(value, int | float) and value > 0):
+            if not (isinstance(value, int | float) and 0 < value < math.inf):
                 raise InputError(f"Regressor: {name} is {value!r}; give a number above 0")
+            if name == "memory" and value < 1:
+                raise InputError(f"Regressor: memory is {value!r}; give a number of steps")
         if not regressor.lossprime:
             raise InputError("Regressor: gauss-newton needs the gradient; leave lossprime out")
         return cls(**given)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from ampmpi.model.gauss_newton import Evaluate, GaussNewton, Residuals
+from ampmpi.model.gauss_newton import Evaluate, GaussNewton, Options, Residuals
 from ampmpi.model.layers import Array
 from ampmpi.model.scipy_blocks import ScipyBlocks
 from ampmpi.model.settings import OPTIMIZERS, Regressor
@@ -43,6 +43,12 @@ OPTIMISERS: dict[str, Callable[..., Optimiser]] = {
     "gauss-newton": GaussNewton,
 }
 """What makes the optimiser of a name, from regressor, start, block and state."""
+
+
+def check_optimiser(regressor: Regressor) -> None:
+    """Refuse a regressor whose optimiser would not take its options, with `InputError`."""
+    if regressor.optimizer == "gauss-newton":
+        Options.of(regressor)
 
 
 def make_optimiser(

@@ -250,8 +250,8 @@ class Dataset:
         if not self.n_training_energies():
             raise share(
                 UnusableImagesError(
-                    "no image to train on has an energy of a weight above 0; give weights above 0, "
-                    "or train on the forces alone with --energy-coefficient 0 "
+                    "no image to train on has an energy of a weight above 0; give weights above "
+                    "0, and to train on the forces alone --energy-coefficient 0, too "
                     "(LossFunction(energy_coefficient=0) in a script)"
                 )
             )

@@ -202,7 +202,7 @@ class Fit:
         if terms is None or vector is not self.latest or end.part:
             terms = self._terms_at(vector)
         if end.part:
-            end = replace(end, loss=terms.loss, part=0.0, **self._training_errors(terms))
+            end = self._step(end.step, terms, end.seconds)
         end = self._validated(end, vector)  # the best one on a part of the images was not yet
         if terms.dloss_dparameters is not None:
             gradient = self.inputs.gradient_to_model(terms.dloss_dparameters)
@@ -279,13 +279,8 @@ class Fit:
                 "far out, or the parameters ran away; look for wrong images, or start again with "
                 "another seed or tanh as the activation"
             )
-        self.current = Step(
-            self.steps,
-            value,
-            **self._training_errors(terms, part),
-            part=float(part),
-            seconds=self.seconds + time.monotonic() - self.began,
-        )
+        seconds = self.seconds + time.monotonic() - self.began
+        self.current = self._step(self.steps, terms, seconds, part)
         self.latest, self.latest_terms = vector, terms
         gradient = terms.dloss_dparameters
         return value, np.zeros(0) if gradient is None else gradient
@@ -360,24 +355,22 @@ class Fit:
             val_stress_maxresid=stress_max,
         )
 
-    def _training_errors(self, terms: LossTerms, part: int = 0) -> dict[str, float]:
-        """Return the errors on the training images, or a part of them, by their names in a `Step`.
+    def _step(self, number: int, terms: LossTerms, seconds: float, part: int = 0) -> Step:
+        """Return a step with its errors on the training images, or a part of them.
 
         Sums over a part are there as `_terms_at` gives them.
         """
         known, scale = self.parts[part], self._scale_of(part)
-        energy, energy_max, force, force_max = self._errors(
-            terms, scale * known.n_energies, scale * known.n_forces
-        )
         stress, stress_max = self._stress_errors(terms, scale * known.n_stresses)
-        return {
-            "energy_rmse": energy,
-            "energy_maxresid": energy_max,
-            "force_rmse": force,
-            "force_maxresid": force_max,
-            "stress_rmse": stress,
-            "stress_maxresid": stress_max,
-        }
+        return Step(
+            number,
+            terms.loss,
+            *self._errors(terms, scale * known.n_energies, scale * known.n_forces),
+            part=float(part),
+            seconds=seconds,
+            stress_rmse=stress,
+            stress_maxresid=stress_max,
+        )
 
     def _errors(
         self, terms: LossTerms, n_energies: float, n_forces: float
@@ -435,8 +428,9 @@ class Fit:
         penalty, slope = overfit_term(network, vector, coefficients.overfit)
         gradient = None
         if with_gradient:
+            loss_at = partial(self._loss_at, part=part)
             gradient = slope + (
-                totals.gradient if d is None else numerical_gradient(partial(self._loss_at, part=part), vector, d)
+                totals.gradient if d is None else numerical_gradient(loss_at, vector, d)
             )
         return LossTerms(
             coefficients.weighted(totals) + penalty,

@@ -45,6 +45,7 @@ from ampmpi.members import Member, Queue, group_size, make_queue, prefix_of
 from ampmpi.model import LossFunction, amp_file
 from ampmpi.model.jacobian import matrix_bytes
 from ampmpi.model.loss import LossTerms
+from ampmpi.model.optimise import check_optimiser
 from ampmpi.model.scaling import CONSTANT, is_constant
 from ampmpi.parallel.comm import Communicator
 from ampmpi.parallel.failure import agree, on_all, share
@@ -135,6 +136,8 @@ class Session:
         on_all(comm, check_compiler)
         on_all(comm, settings.check)
         on_all(comm, members[0].model.lossfunction.settings)
+        for member in members:
+            on_all(comm, partial(check_optimiser, member.model.regressor))
         labels = sorted(set(comm.allgather(label)))
         if len(labels) > 1:
             raise share(

@@ -202,11 +202,21 @@ def test_a_state_of_something_else_is_refused():
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"maxiter": 3}, "has no option 'maxiter'"), ({"block": 0}, "block is 0")],
+    [
+        ({"maxiter": 3}, "has no option 'maxiter'"),
+        ({"block": 0}, "block is 0"),
+        ({"shift": float("inf")}, "shift is inf"),
+        ({"memory": 0.5}, "memory is 0.5"),
+    ],
 )
 def test_wrong_options_are_named(options, reason):
     with pytest.raises(InputError, match=reason):
         made(Problem(), **options)
+
+
+def test_keywords_of_scipy_are_not_passed_over():
+    with pytest.raises(InputError, match="takes options, not 'tol'"):
+        GaussNewton(Regressor("gauss-newton", {"tol": 1e-3}), np.zeros(2), 10)
 
 
 def test_it_needs_the_gradient():

@@ -1017,6 +1017,21 @@ def test_learning_few_images_by_heart_ends_by_patience():
     assert table["loss"][-1] < 1e-2 * table["loss"][0]
 
 
+def test_a_wrong_optimiser_is_refused_before_a_checkpoint_is_removed():
+    images = emt_images(4)
+    calculator(optimizer="gauss-newton", maxiter=4).train(images)
+    before = Path("t-checkpoint.npz").read_bytes()
+    for regressor in (
+        Regressor("gauss-newton", lossprime=False),
+        Regressor("gauss-newton", {"options": {"maxiter": 3}}),
+    ):
+        calc = calculator()
+        calc.model.regressor = regressor
+        with pytest.raises(InputError, match="gauss-newton"):
+            calc.train(images, restart=True, overwrite=True)
+    assert Path("t-checkpoint.npz").read_bytes() == before
+
+
 def test_a_start_on_part_of_the_images_goes_on_to_all(monkeypatch):
     monkeypatch.setattr("ampmpi.model.gauss_newton.ENOUGH", 0.3)
     calc = calculator(optimizer="gauss-newton", maxiter=50)
