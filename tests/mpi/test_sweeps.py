@@ -102,7 +102,7 @@ def test_a_sweep_whose_ranks_are_killed_ends_as_an_undisturbed_one(tmp_path):
 
 def test_a_warned_sweep_is_unfinished_and_goes_on(tmp_path):
     folder = made(tmp_path / "warned")
-    endless = [*SWEEP, "--max-steps", "1000000", "--energy-rmse", "1e-12"]
+    endless = [*SWEEP, "--max-steps", "1000000", "--energy-rmse", "1e-12", "--patience", "1000000"]
     job = start([*AMPMPI, *endless], 3, folder)
     wait_until(lambda: job.poll() is not None or bool(list(folder.glob("s-members/*-curve.txt"))))
     job.send_signal(signal.SIGUSR1)
