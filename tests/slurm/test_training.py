@@ -12,7 +12,10 @@ from ampmpi import Amp, FingerprintDatabase
 from ampmpi.cli.jobscript import templates
 
 EASY = ("--hidden", "3", "--energy-rmse", "0.5", "--force-rmse", "5")
-HARD = ("--hidden", "3,3", "--energy-rmse", "1e-9", "--max-steps", "1000000")
+HARD = (
+    "--hidden", "3,3", "--energy-rmse", "1e-9", "--max-steps", "1000000",
+    "--optimizer", "L-BFGS-B", "--validation-fraction", "0",
+)  # fmt: skip
 
 
 def test_train(way: str, folder: Folder):
