@@ -120,3 +120,28 @@ def make_environment(start, tables):
         np.empty((len(tables.radial_coefficients), most)),
         np.empty((len(tables.radial_coefficients), most)),
     )
+
+
+@inner
+def add_pull(centre, entry, neighbor, vectors, pull, forces, virial):
+    """Add what an energy's derivative by a neighbour's vector does to forces and virial.
+
+    `pull` is that of the neighbour in an entry of the list of `centre`.
+    """
+    for d in range(3):
+        forces[neighbor[entry], d] -= pull[d]
+        forces[centre, d] += pull[d]
+        for e in range(3):
+            virial[d, e] += pull[d] * vectors[entry, e]
+
+
+@inner
+def add_strain(gx, gy, gz, vector, strain):
+    """Add what a derivative by a neighbour's vector is by strain, in the order of Voigt."""
+    x, y, z = vector
+    strain[0] += gx * x
+    strain[1] += gy * y
+    strain[2] += gz * z
+    strain[3] += 0.5 * (gy * z + gz * y)
+    strain[4] += 0.5 * (gx * z + gz * x)
+    strain[5] += 0.5 * (gx * y + gy * x)

@@ -40,7 +40,7 @@ from .angular import (
     triplets,
 )
 from .compiled import SOURCES, entry, inner
-from .environment import as_tuple, make_environment, set_centre
+from .environment import add_pull, add_strain, as_tuple, make_environment, set_centre
 from .forces import HIGHEST_DEGREE, energy_gradient
 from .neighbors import can_be_searched, find_neighbors
 from .radial import NO_FACTOR
@@ -284,13 +284,8 @@ def add_forces(
         n = set_centre(i, s, species, start, neighbor, vectors, squares, tables, env)
         energy_gradient(s, n, tables, env, dE_dG[i], polynomial, gradient)
         for j in range(n):
-            near = start[i] + j
-            for d in range(3):
-                pull = gradient[d, j]
-                forces[neighbor[near], d] -= pull
-                forces[first + i, d] += pull
-                for e in range(3):
-                    virial[d, e] += pull * vectors[near, e]
+            pull = (gradient[0, j], gradient[1, j], gradient[2, j])
+            add_pull(first + i, start[i] + j, neighbor, vectors, pull, forces, virial)
 
 
 @entry
@@ -309,12 +304,6 @@ def add_strain_derivatives(
         gradient[:n] = 0.0
         add_derivatives(s, tables, env, values, slots, gradient)
         for j in range(n):
-            x, y, z = vectors[start[i] + j]
             for f in range(strains.shape[2]):
-                gx, gy, gz = gradient[j, 0, f], gradient[j, 1, f], gradient[j, 2, f]
-                strains[i, 0, f] += gx * x
-                strains[i, 1, f] += gy * y
-                strains[i, 2, f] += gz * z
-                strains[i, 3, f] += 0.5 * (gy * z + gz * y)
-                strains[i, 4, f] += 0.5 * (gx * z + gz * x)
-                strains[i, 5, f] += 0.5 * (gx * y + gy * x)
+                add_strain(gradient[j, 0, f], gradient[j, 1, f], gradient[j, 2, f],
+                           vectors[start[i] + j], strains[i, :, f])  # fmt: skip

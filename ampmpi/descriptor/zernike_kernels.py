@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compiled import SOURCES, entry, fast, inner
-from .environment import as_tuple, radial_factor
+from .environment import add_pull, add_strain, as_tuple, radial_factor
 from .kernels import fill_own_derivatives
 from .neighbors import can_be_searched, find_neighbors
 
@@ -239,6 +239,17 @@ def clear_gradient(n, env):
     env.across[:, :n] = 0.0
 
 
+@inner
+def gradient_at(j, env):
+    """Return the gradient by the vector of neighbour j."""
+    near, along, across = env.neighbors, env.along[j], env.across
+    return (
+        along * near[0, j] + across[0, j],
+        along * near[1, j] + across[1, j],
+        along * near[2, j] + across[2, j],
+    )
+
+
 @entry
 def add_fingerprints(
     first, species, start, neighbor, vectors, squares, tables, values, sources=SOURCES
@@ -288,7 +299,6 @@ def add_fingerprint_primes(
 ):
     """Set the features of each atom in `values` and add their derivatives to `primes`, zero."""
     env = make_environment(start, tables)
-    near = env.neighbors
     per_length = 1.0 / tables.cutoff
     pair = 0
     for i in range(len(start) - 1):
@@ -300,8 +310,10 @@ def add_fingerprint_primes(
             add_gradient(f, per_length, n, tables, env)
             for j in range(n):
                 slot = slots[start[i] + j]
-                for d in range(3):
-                    primes[slot, d, f] += env.along[j] * near[d, j] + env.across[d, j]
+                gx, gy, gz = gradient_at(j, env)
+                primes[slot, 0, f] += gx
+                primes[slot, 1, f] += gy
+                primes[slot, 2, f] += gz
         pair = fill_own_derivatives(i, slots[len(neighbor) + i], pairs, pair, primes)
 
 
@@ -312,7 +324,6 @@ def add_forces(
 ):  # fmt: skip
     """Add an energy's forces and its derivative by strain, given its derivative by features."""
     env = make_environment(start, tables)
-    near = env.neighbors
     per_length = 1.0 / tables.cutoff
     values = np.empty(len(tables.features))
     for i in range(len(start) - 1):
@@ -323,13 +334,8 @@ def add_forces(
         for f in range(tables.n_features[s]):
             add_gradient(f, per_length * dE_dG[i, f], n, tables, env)
         for j in range(n):
-            entry = start[i] + j
-            for d in range(3):
-                pull = env.along[j] * near[d, j] + env.across[d, j]
-                forces[neighbor[entry], d] -= pull
-                forces[first + i, d] += pull
-                for e in range(3):
-                    virial[d, e] += pull * vectors[entry, e]
+            pull = gradient_at(j, env)
+            add_pull(first + i, start[i] + j, neighbor, vectors, pull, forces, virial)
 
 
 @entry
@@ -338,7 +344,6 @@ def add_strain_derivatives(
 ):
     """Add the derivatives of each atom's features by strain, in the order of Voigt."""
     env = make_environment(start, tables)
-    near = env.neighbors
     per_length = 1.0 / tables.cutoff
     values = np.empty(len(tables.features))
     for i in range(len(start) - 1):
@@ -349,13 +354,5 @@ def add_strain_derivatives(
             clear_gradient(n, env)
             add_gradient(f, per_length, n, tables, env)
             for j in range(n):
-                x, y, z = vectors[start[i] + j]
-                gx = env.along[j] * near[0, j] + env.across[0, j]
-                gy = env.along[j] * near[1, j] + env.across[1, j]
-                gz = env.along[j] * near[2, j] + env.across[2, j]
-                strains[i, 0, f] += gx * x
-                strains[i, 1, f] += gy * y
-                strains[i, 2, f] += gz * z
-                strains[i, 3, f] += 0.5 * (gy * z + gz * y)
-                strains[i, 4, f] += 0.5 * (gx * z + gz * x)
-                strains[i, 5, f] += 0.5 * (gx * y + gy * x)
+                gx, gy, gz = gradient_at(j, env)
+                add_strain(gx, gy, gz, vectors[start[i] + j], strains[i, :, f])
