@@ -135,6 +135,23 @@ def check_symbols(elements: Any) -> tuple[str, ...]:
     return symbols
 
 
+def check_parameters(
+    kind: str, parameters: Mapping[str, Any], fixed: Mapping[str, str], others: set[str]
+) -> None:
+    """Raise `DescriptorError` unless parameters are those of a kind of descriptor.
+
+    Where those that are `fixed` are given, they have to be as they are there; `others` may be
+    anything.
+    """
+    for key, value in fixed.items():
+        if parameters.get(key, value) != value:
+            raise DescriptorError(
+                f"the descriptor's {key} is {parameters[key]!r}: only {value!r} can be used."
+            )
+    if unknown := sorted(set(parameters) - set(fixed) - others):
+        raise DescriptorError(f"a {kind} descriptor has no parameter {unknown[0]!r}.")
+
+
 def from_amp(parameters: Mapping[str, Any]) -> Settings:
     """Return the settings of Amp's parameters, as `Settings.to_amp` gives them.
 
@@ -143,14 +160,8 @@ def from_amp(parameters: Mapping[str, Any]) -> Settings:
     DescriptorError
         When they belong to another descriptor, or anything in them is wrong.
     """
-    expected = {"importname": IMPORTNAME, "mode": MODE, "version": VERSION}
-    for key, value in expected.items():
-        if parameters.get(key, value) != value:
-            raise DescriptorError(
-                f"the descriptor's {key} is {parameters[key]!r}: only {value!r} can be used."
-            )
-    if unknown := sorted(set(parameters) - set(expected) - {"cutoff", "Gs", "elements"}):
-        raise DescriptorError(f"a Gaussian descriptor has no parameter {unknown[0]!r}.")
+    fixed = {"importname": IMPORTNAME, "mode": MODE, "version": VERSION}
+    check_parameters("Gaussian", parameters, fixed, {"cutoff", "Gs", "elements"})
     if "cutoff" not in parameters:
         raise DescriptorError("the descriptor's parameters lack the cutoff.")
     return Settings.from_arguments(

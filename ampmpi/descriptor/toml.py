@@ -27,14 +27,16 @@ Long form::
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import DescriptorError
 from .cutoffs import Cutoff, as_cutoff, cutoff_from_arguments
 from .settings import Settings
 from .symmetry_functions import SymmetryFunction, check_element, make_symmetry_functions
+
+_T = TypeVar("_T")
 
 _KEYS = ("descriptor", "cutoff", "elements", "Gs", "make")
 _MAKE_KEYS = ("type", "etas", "offsets", "zetas", "gammas")
@@ -58,6 +60,22 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise DescriptorError(f"{path}: cannot be read as TOML ({error}).") from error
 
 
+def parse_toml(path: str | Path, parse: Callable[[dict[str, Any]], _T]) -> _T:
+    """Return what `parse` makes of the content of a TOML file.
+
+    Raises
+    ------
+    DescriptorError
+        When the file cannot be read, or `parse` finds something wrong in it; the message starts
+        with the file's name.
+    """
+    content = read_toml(path)
+    try:
+        return parse(content)
+    except DescriptorError as error:
+        raise DescriptorError(f"{path}: {error}") from error
+
+
 def read_settings(path: str | Path) -> Settings:
     """Read the settings of a `Gaussian` from a TOML file.
 
@@ -67,11 +85,7 @@ def read_settings(path: str | Path) -> Settings:
         When the file cannot be read or anything in it is wrong; the message
         starts with the file's name.
     """
-    content = read_toml(path)
-    try:
-        return _settings(content)
-    except DescriptorError as error:
-        raise DescriptorError(f"{path}: {error}") from error
+    return parse_toml(path, _settings)
 
 
 def write_settings(settings: Settings, remarks: Iterable[str] = ()) -> str:

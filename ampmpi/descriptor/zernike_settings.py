@@ -16,9 +16,9 @@ from ase.data import atomic_numbers
 
 from ..errors import DescriptorError
 from .cutoffs import Cutoff, as_cutoff, finite_number
-from .settings import MODE, check_symbols
+from .settings import MODE, check_parameters, check_symbols
 from .symmetry_functions import check_element
-from .toml import as_toml, cutoff_from_toml, read_toml
+from .toml import as_toml, cutoff_from_toml, parse_toml
 
 IMPORTNAME = ".descriptor.zernike.Zernike"
 VERSION = "2016.02"
@@ -169,14 +169,8 @@ def from_amp(parameters: Mapping[str, Any]) -> ZernikeSettings:
     DescriptorError
         When they belong to another descriptor, or anything in them is wrong.
     """
-    expected = {"importname": IMPORTNAME, "mode": MODE, "version": VERSION}
-    for key, value in expected.items():
-        if parameters.get(key, value) != value:
-            raise DescriptorError(
-                f"the descriptor's {key} is {parameters[key]!r}: only {value!r} can be used."
-            )
-    if unknown := sorted(set(parameters) - set(expected) - {"cutoff", "Gs", "nmax", "elements"}):
-        raise DescriptorError(f"a Zernike descriptor has no parameter {unknown[0]!r}.")
+    fixed = {"importname": IMPORTNAME, "mode": MODE, "version": VERSION}
+    check_parameters("Zernike", parameters, fixed, {"cutoff", "Gs", "nmax", "elements"})
     for key in ("cutoff", "nmax"):
         if key not in parameters:
             raise DescriptorError(f"the descriptor's parameters lack {key}.")
@@ -194,11 +188,7 @@ def read_settings(path: str | Path) -> ZernikeSettings:
         When the file cannot be read or anything in it is wrong; the message
         starts with the file's name.
     """
-    content = read_toml(path)
-    try:
-        return _from_toml(content)
-    except DescriptorError as error:
-        raise DescriptorError(f"{path}: {error}") from error
+    return parse_toml(path, _from_toml)
 
 
 def _from_toml(content: dict[str, Any]) -> ZernikeSettings:
