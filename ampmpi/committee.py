@@ -184,7 +184,7 @@ class Committee(ThreadSafeCalculator):
         else:
             self._calculate_each(sorted(wanted & set(Amp.implemented_properties)))
         if "forces_spread" in wanted:
-            self.results["forces_spread"] = self.results["forces_spread"]
+            _ = self.results["forces_spread"]  # computed and kept, for ASE to find
 
     def _calculate_each(self, properties: list[str]) -> None:
         """Calculate members that do not share neighbours one after the other."""

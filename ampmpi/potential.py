@@ -251,11 +251,7 @@ class Potential:
         all steps, so that their neighbours stay in the processor's cache. The arguments are those
         of the two, and an image that cannot be used shows in `Prediction.closest`.
         """
-
-        def near(first: int, last: int) -> NeighborList:
-            start = candidate_start[first : last + 1]
-            return self.neighbors_among(positions, start, candidate, species, first)
-
+        near = self._near(positions, candidate_start, candidate, species)
         return self._evaluate(species, len(candidate_start) - 1, near, forces)
 
     def member_forces(
@@ -277,12 +273,23 @@ class Potential:
         prediction: Prediction,
     ) -> FloatArray:
         """Return what `member_forces` does, given the arguments and result of `evaluate_among`."""
+        near = self._near(positions, candidate_start, candidate, species)
+        return self._member_forces(species, len(candidate_start) - 1, near, prediction)
+
+    def _near(
+        self,
+        positions: FloatArray,
+        candidate_start: NDArray[np.int64],
+        candidate: NDArray[np.int32],
+        species: NDArray[np.int64],
+    ) -> _Neighbors:
+        """Return the function that chooses the neighbours of some of the atoms."""
 
         def near(first: int, last: int) -> NeighborList:
             start = candidate_start[first : last + 1]
             return self.neighbors_among(positions, start, candidate, species, first)
 
-        return self._member_forces(species, len(candidate_start) - 1, near, prediction)
+        return near
 
     @property
     def _first(self) -> AtomCentered:
