@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ampmpi.errors import FileError
 from ampmpi.parallel.comm import Communicator
+from ampmpi.selection.writing import append_text
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -51,10 +52,8 @@ def gather_atoms(lmp: Any, comm: Communicator, numbers: NDArray[np.int64]) -> At
 
 def write_image(file: str, atoms: Atoms) -> None:
     """Append an image to an extended XYZ file; FileError where that is impossible."""
-    from ase.io import write
-
     try:
-        write(file, atoms, format="extxyz", append=True, parallel=False)
+        append_text(file, atoms)
     except OSError as error:
         raise FileError(
             f"{file}: {error.strerror}; give another file for the structures"

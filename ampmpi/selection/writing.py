@@ -5,6 +5,7 @@ They carry no energy and no forces: those of a committee must not be taken for r
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import tempfile
@@ -125,26 +126,11 @@ class ImageAppender:
         """
         try:
             if self.path.endswith(XYZ):
-                self._append_text(_as_text(image).encode())
+                append_text(self.path, image)
             else:
                 _to_trajectory(self.path, [image], "a")
         except OSError as error:
             raise _cannot(self.path, error) from error
-
-    def _append_text(self, data: bytes) -> None:
-        descriptor = os.open(
-            self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666
-        )
-        try:
-            before = os.fstat(descriptor).st_size
-            try:
-                while data:
-                    data = data[os.write(descriptor, data) :]
-            except BaseException:
-                os.ftruncate(descriptor, before)
-                raise
-        finally:
-            os.close(descriptor)
 
     def _check(self) -> None:
         """Find out whether the file ends with a whole image."""
@@ -168,6 +154,23 @@ class ImageAppender:
                 trajectory[-1]
         except Exception as error:  # ASE's reader raises anything
             raise ImageFileError(f"{wrong} ({describe(error)})") from error
+
+
+def append_text(path: str, image: Atoms) -> None:
+    """Append an image as extended XYZ, the whole of it or nothing; OSError where it cannot be."""
+    data = _as_text(image).encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except BaseException:
+            with contextlib.suppress(OSError):  # of a device
+                os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _as_text(image: Atoms) -> str:
