@@ -31,6 +31,7 @@ from ampmpi.images.labels import (
     stress_of,
 )
 from ampmpi.model.layers import Array
+from ampmpi.model.scaling import NARROWEST, beyond
 from ampmpi.text import amount, figures, plain
 
 if TYPE_CHECKING:
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
-# Width below which a range is a single value.
-NARROW = 1e-8
 
 GPA = 160.21766208
 """One eV/Å³ in GPa."""
@@ -82,7 +80,7 @@ class Excess:
 
     def __str__(self) -> str:
         trained = f"range {self.low:.4g} to {self.high:.4g} by {self.distance:.0%} of it"
-        if self.high - self.low <= NARROW:
+        if self.high - self.low <= NARROWEST:
             trained = f"range, which is {self.low:.4g} alone"
         return (
             f"atom {self.atom} ({self.symbol}), feature {self.feature} ({self.function}): "
@@ -449,9 +447,8 @@ def _outside(
     far = []
     for atom, symbol in enumerate(fingerprint.symbols):
         low, high = ranges[symbol].T
-        width = np.maximum(high - low, NARROW)
         values = fingerprint.values[atom, : len(low)]
-        distance = np.maximum(low - values, values - high) / width
+        distance = beyond(values, ranges[symbol])
         feature = int(distance.argmax())
         if distance[feature] > part:
             names = feature_names(descriptor, symbol)

@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ampmpi.errors import InputError
+from ampmpi.model.scaling import beyond
 from ampmpi.text import amount
 
 Array = NDArray[np.float64]
-
-NARROW = 1e-8
-"""Ranges that are narrower are taken for so wide, as the networks' scaling does."""
 
 OUTSIDE = ("warn", "stop", "ignore")
 
@@ -88,10 +86,8 @@ def outside_ranges(
     for number, element in enumerate(elements):
         some = np.flatnonzero(species == number)
         if len(some) and element in ranges:
-            low, high = ranges[element].T
-            slack = margin * np.maximum(high - low, NARROW)
-            values = features[some, : len(low)]
-            far[some] = ((values < low - slack) | (values > high + slack)).any(axis=1)
+            fprange = ranges[element]
+            far[some] = (beyond(features[some, : len(fprange)], fprange) > margin).any(axis=1)
     return far
 
 

@@ -142,6 +142,22 @@ def deviation_range(spread: Spread) -> Array:
     return np.stack([spread.mean - deviation, spread.mean + deviation], axis=1)
 
 
+def beyond(values: Array, fprange: Array) -> Array:
+    """Return how far features are outside a range, as parts of it; negative inside.
+
+    Parameters
+    ----------
+    values : (…, n_features) float array
+        Features of one atom, or of several of one element.
+    fprange : (n_features, 2) float array
+        Smallest and largest value of each feature in the training set; narrower ranges than
+        `NARROWEST` are taken for so wide.
+    """
+    low, high = fprange.T
+    outside: Array = np.maximum(low - values, values - high) / np.maximum(high - low, NARROWEST)
+    return outside
+
+
 def merge_ranges(ranges: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     """Join the feature ranges of parts of a set, by element."""
     merged: dict[str, Array] = {}

@@ -20,7 +20,14 @@ from ampmpi.parallel.failure import abort_on_error, agree, on_all, share
 from ampmpi.parallel.kernels import warm_up
 from ampmpi.parallel.schedule import block
 from ampmpi.selection.farthest import choose, nearest
-from ampmpi.selection.survey import Array, Surveyed, as_committee, check_quantile, survey
+from ampmpi.selection.survey import (
+    Array,
+    Surveyed,
+    as_committee,
+    check_quantile,
+    committee_spreads,
+    survey,
+)
 from ampmpi.selection.writing import with_spreads, write_images
 from ampmpi.text import amount, figures
 
@@ -301,14 +308,6 @@ def _select(
         largest=images.ref(int(indices[spreads.argmax()])),
         remarks=said,
     )
-
-
-def committee_spreads(committee: Committee, image: Atoms) -> Array:
-    """Return the spread of each atom's force, (n_atoms,) float array, eV/Å."""
-    committee.forget_neighbors()
-    committee.calculate(image, ["energy", "forces"])
-    spreads: Array = committee.results["forces_spread"]
-    return spreads
 
 
 def _survey(comm: Communicator, committee: Committee, images: Images, closest: float) -> Surveyed:

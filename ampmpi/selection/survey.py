@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from ampmpi.committee import Committee
 from ampmpi.descriptor import has_derivatives, in_words
 from ampmpi.errors import ImageError, InputError, ModelError, UnusableImagesError
-from ampmpi.evaluation import NARROW, LeftOut, bare
+from ampmpi.evaluation import LeftOut, bare
 from ampmpi.images import Images, open_images
 from ampmpi.images.checks import VARYING, problem, unreadable
 from ampmpi.images.distances import ratio, shortest
+from ampmpi.model.scaling import NARROWEST
 from ampmpi.text import plain
 
 if TYPE_CHECKING:
@@ -120,8 +121,7 @@ def survey(
                 try:
                     close = scale.shortest(one) < closest
                     if not close:
-                        committee.forget_neighbors()  # the same numbers on any number of ranks
-                        committee.calculate(one, ["energy", "forces"])
+                        spread = committee_spreads(committee, one)
                         vector = scale.vector(one)
                 except ImageError as error:
                     kind = f"cannot be described ({_reason(error)})"
@@ -133,7 +133,6 @@ def survey(
             if kind is not None:
                 left.append(LeftOut(images.ref(index), kind))
                 continue
-            spread = committee.results["forces_spread"]
             if not np.isfinite(spread).all():
                 left.append(LeftOut(images.ref(index), "has forces that are not finite"))
                 continue
@@ -150,6 +149,14 @@ def survey(
         np.array(vectors, dtype=np.float64).reshape(len(found), scale.n_components),
         left,
     )
+
+
+def committee_spreads(committee: Committee, image: Atoms) -> NDArray[np.float64]:
+    """Return the spread of each atom's force, (n_atoms,) float array, eV/Å."""
+    committee.forget_neighbors()  # the same numbers on any number of ranks
+    committee.calculate(image, ["energy", "forces"])
+    spreads: NDArray[np.float64] = committee.results["forces_spread"]
+    return spreads
 
 
 def _reason(error: ImageError) -> str:
@@ -183,7 +190,7 @@ class Scale:
         self.descriptor = member.descriptor.resolve(ranges)
         self.elements = tuple(sorted(ranges))
         self.low = [ranges[name][:, 0] for name in self.elements]
-        self.width = [np.maximum(np.ptp(ranges[name], axis=1), NARROW) for name in self.elements]
+        self.width = [np.maximum(np.ptp(ranges[name], axis=1), NARROWEST) for name in self.elements]
         self.n_components = sum(2 * len(low) + 1 for low in self.low)
 
     def vector(self, atoms: Atoms) -> Array:
