@@ -32,12 +32,24 @@ def amp(amp_python: str, tmp_path_factory: pytest.TempPathFactory) -> Ask:
     """Return a function that lets Amp do one thing of amp_side.py and returns its answer."""
     folder = tmp_path_factory.mktemp("amp")
 
+    return asker(amp_python, SCRIPT, folder)
+
+
+@pytest.fixture
+def ask(amp_python: str, tmp_path: Path, request: pytest.FixtureRequest) -> Ask:
+    """Return a function that lets Amp do one thing of the script that the module names as SIDE."""
+    return asker(amp_python, request.module.SIDE, tmp_path)
+
+
+def asker(python: str, script: Path, folder: Path) -> Ask:
+    """Return a function that lets Amp do one thing of a script and returns its answer."""
+
     def ask(command: str, images: list[Atoms] | None = None, **request: Any) -> Any:
         if images is not None:
             request["images"] = [plain(atoms) for atoms in images]
         (folder / "request.json").write_text(json.dumps(request))
         subprocess.run(
-            [amp_python, str(SCRIPT), command, "request.json", "answer.json"],
+            [python, str(script), command, "request.json", "answer.json"],
             cwd=folder,
             check=True,
             timeout=300,

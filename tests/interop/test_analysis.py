@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import plain
 from systems import images, with_energies
 
 from ampmpi import Amp, Committee, Gaussian, LossFunction, NeuralNetwork
@@ -34,24 +32,6 @@ calc = Amp(descriptor=Gaussian(cutoff=Cosine(4.0)),
            model=NeuralNetwork(hiddenlayers=(2,), randomseed=3), dblabel="../amp-db", cores=1)
 calc.model.lossfunction = LossFunction(convergence={"energy_rmse": 0.3, "force_rmse": 5.0})
 """
-
-
-@pytest.fixture
-def ask(amp_python, tmp_path):
-    """Return a function that lets Amp do one thing of analysis_side.py."""
-
-    def ask(command, atoms, **request):
-        request["images"] = [plain(image) for image in atoms]
-        (tmp_path / "request.json").write_text(json.dumps(request))
-        subprocess.run(
-            [amp_python, str(SIDE), command, "request.json", "answer.json"],
-            cwd=tmp_path,
-            check=True,
-            timeout=300,
-        )
-        return json.loads((tmp_path / "answer.json").read_text())
-
-    return ask
 
 
 @pytest.fixture

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase.constraints import FixAtoms
-from conftest import plain
 from systems import descriptors, images, organic, with_energies
 
 from ampmpi import Amp, Gaussian, LossFunction, NeuralNetwork, evaluate
@@ -19,24 +16,6 @@ from ampmpi.model.loss import loss_sums, overfit_term, scale_batch
 
 SIDE = Path(__file__).with_name("training_side.py")
 NAMES = ("bulk", "slab", "cluster", "molecule", "mixed pbc")
-
-
-@pytest.fixture
-def ask(amp_python, tmp_path):
-    """Return a function that lets Amp do one thing of training_side.py."""
-
-    def ask(command, atoms, **request):
-        request["images"] = [plain(image) for image in atoms]
-        (tmp_path / "request.json").write_text(json.dumps(request))
-        subprocess.run(
-            [amp_python, str(SIDE), command, "request.json", "answer.json"],
-            cwd=tmp_path,
-            check=True,
-            timeout=300,
-        )
-        return json.loads((tmp_path / "answer.json").read_text())
-
-    return ask
 
 
 def training_images():

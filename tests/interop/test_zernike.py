@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
 
 import numpy as np
 import pytest
 from amp_form import amp_form, assert_close, received
-from conftest import plain
 from systems import images, zernike_descriptors
-from test_training import SIDE, training_images
+from test_training import SIDE, training_images  # noqa: F401 - SIDE is for the fixture `ask`
 
 from ampmpi import (
     Amp,
@@ -31,24 +28,6 @@ KINDS = ("fingerprints", "fingerprint-primes")
 
 def some_images():
     return [images()[name] for name in NAMES]
-
-
-@pytest.fixture
-def ask(amp_python, tmp_path):
-    """Return a function that lets Amp do one thing of training_side.py."""
-
-    def ask(command, atoms, **request):
-        request["images"] = [plain(image) for image in atoms]
-        (tmp_path / "request.json").write_text(json.dumps(request))
-        subprocess.run(
-            [amp_python, str(SIDE), command, "request.json", "answer.json"],
-            cwd=tmp_path,
-            check=True,
-            timeout=300,
-        )
-        return json.loads((tmp_path / "answer.json").read_text())
-
-    return ask
 
 
 @pytest.mark.parametrize("case", ["nmax 3", "own weights"])
